@@ -1,0 +1,1 @@
+"""Measurements whose results are checked before they are timed."""

@@ -1,0 +1,29 @@
+"""Runs bundles on slides: read, cut, infer, stitch, write.
+
+    from glassrt.engine import open_bundle, open_slide, score
+
+    bundle = open_bundle()
+    with open_slide("slide.svs") as slide:
+        result = score(slide, bundle, "results/slide")
+    print(result.classes["gland"].area_mm2)
+
+Importing this loads no runtime; `score` and `open_backend` load the one that they use.
+"""
+
+from glassrt.engine.backends import open_backend
+from glassrt.engine.bundle import open_bundle
+from glassrt.engine.errors import GlassError
+from glassrt.engine.score import Result, score
+from glassrt.engine.segment import segment_image
+from glassrt.engine.slide import ArraySlide, open_slide
+
+__all__ = [
+    "ArraySlide",
+    "GlassError",
+    "Result",
+    "open_backend",
+    "open_bundle",
+    "open_slide",
+    "score",
+    "segment_image",
+]

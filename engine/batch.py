@@ -1,0 +1,123 @@
+"""Many slides: each on its own, one summary for all."""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from glassrt.engine.backends import Backend
+from glassrt.engine.bundle import Bundle
+from glassrt.engine.errors import GlassError, OutputError, UsageError
+from glassrt.engine.files import check_writable, replace_file
+from glassrt.engine.score import Result, score
+from glassrt.engine.segment import DEFAULT_READERS, Progress
+from glassrt.engine.slide import open_slide
+
+SUMMARY = "summary.csv"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one slide: its figures, or the one line that says why there are none."""
+
+    path: Path
+    result: Result | None = None
+    error: str = ""
+
+    @property
+    def status(self) -> str:
+        if self.result is None:
+            return "failed"
+        return "no tissue" if self.result.note else "scored"
+
+
+@dataclass(frozen=True)
+class Job:
+    """How every slide of a batch is scored. `mpp` replaces what the files say, `map_mpp` the map's pixel size."""
+
+    bundle: Bundle
+    backend: Backend
+    out: Path
+    mpp: float | None = None
+    map_mpp: float | None = None
+    readers: int = DEFAULT_READERS
+
+    def folder(self, path: Path) -> Path:
+        """Where the results of the slide at `path` go."""
+        return self.out / path.stem
+
+
+Start = Callable[[Path], Progress]
+
+
+@dataclass
+class Summary:
+    """The outcomes so far, kept in `summary.csv`, which is complete after every slide."""
+
+    job: Job
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def add(self, outcome: Outcome) -> None:
+        """Add an outcome and write the file anew, whole."""
+        self.outcomes.append(outcome)
+        text = io.StringIO()
+        rows = csv.writer(text)
+        names = [info.name for info in self.job.bundle.manifest.classes]
+        figures = ["tissue_mm2", "analysed_mm2"]
+        for name in names:
+            figures += [f"{name}_mm2", f"{name}_tissue_fraction", f"{name}_regions"]
+        rows.writerow(["slide", "status", *figures, "windows", "seconds", "error"])
+        for each in self.outcomes:
+            rows.writerow([each.path, each.status, *summary_figures(each.result, names, len(figures)), each.error])
+        with replace_file(self.job.out / SUMMARY) as beside:
+            beside.write_text(text.getvalue())
+
+
+def summary_figures(result: Result | None, names: Sequence[str], count: int) -> list[str]:
+    """A row's figures, or as many blanks."""
+    if result is None:
+        return [""] * (count + 2)
+    values: list[float] = [result.tissue_mm2, result.analysed_mm2]
+    for name in names:
+        found = result.classes[name]
+        values += [found.area_mm2, found.tissue_fraction, found.regions]
+    return [f"{value:.6g}" for value in [*values, result.windows["run"], result.seconds["total"]]]
+
+
+def score_batch(paths: Iterable[Path], job: Job, start: Start) -> list[Outcome]:
+    """Score every slide; one that fails does not stop the rest.
+
+    `start(path)` is called before each slide and returns its progress callback. Raises UsageError when two
+    slides would share a folder and OutputError when results cannot be written: then no later slide could.
+    """
+    paths = list(paths)
+    refuse_shared_folders(paths, job)
+    check_writable(job.out)
+    summary = Summary(job)
+    for path in paths:
+        summary.add(score_path(path, job, start(path)))
+    return summary.outcomes
+
+
+def score_path(path: Path, job: Job, progress: Progress) -> Outcome:
+    """Score one slide and turn whatever goes wrong with it into an outcome."""
+    try:
+        with open_slide(path, job.mpp) as slide:
+            folder = job.folder(path)
+            return Outcome(path, score(slide, job.bundle, folder, job.backend, job.map_mpp, job.readers, progress))
+    except (OutputError, UsageError):
+        raise
+    except GlassError as error:
+        return Outcome(path, error=str(error))
+    except Exception as error:  # whatever a broken slide sets off must not end a night's work
+        return Outcome(path, error=f"{path}: unexpected {type(error).__name__}: {error}")
+
+
+def refuse_shared_folders(paths: Sequence[Path], job: Job) -> None:
+    """Raise UsageError if the results of two slides would land in one folder."""
+    owners: dict[Path, Path] = {}
+    for path in paths:
+        other = owners.setdefault(job.folder(path), path)
+        if other is not path:
+            raise UsageError(f"{other} and {path} would both write to {job.folder(path)}: score them with two --out")

@@ -1,0 +1,148 @@
+"""A model on disk: the folder `NAME.glass/` with `manifest.json` and the graphs that it names."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from glassrt.engine.errors import BundleError
+from glassrt.engine.files import replace_folder
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "glas-glands.glass"
+
+Channel = Annotated[int, msgspec.Meta(ge=0, le=255)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of the manifest's parts: unknown keys and wrong types are refused with the key's path."""
+
+
+class ClassInfo(Strict, frozen=True):
+    """One class as users see it: its name and its RGB colour."""
+
+    name: str
+    color: tuple[Channel, Channel, Channel]
+
+
+class Graph(Strict, frozen=True):
+    """One ONNX file of a bundle: uint8 `[N, H, W, 3]` RGB in, float32 logits `[N, C, h, w]` out."""
+
+    file: str
+    sha256: str
+    precision: Precision = "fp32"
+    role: Literal["main"] = "main"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]+\.onnx", self.file):
+            raise ValueError(f"file {self.file!r} must be the plain name of an .onnx file in the bundle")
+        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise ValueError("sha256 must be 64 lower-case hexadecimal digits")
+
+
+class Manifest(Strict, frozen=True):
+    """What a bundle is and how its network is to be run.
+
+    Class 0 is the background: it has an area but no regions. `window` and `stride` are pixels at `mpp` times
+    the scale; `output_stride` is input pixels per logit. `verified` holds what was measured when it was made.
+    """
+
+    format: Literal[1]
+    kind: Literal["segmentation"]
+    name: str
+    classes: Annotated[tuple[ClassInfo, ...], msgspec.Meta(min_length=2, max_length=255)]
+    mpp: Positive
+    window: PositiveInt
+    stride: PositiveInt
+    output_stride: PositiveInt
+    scales: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)]
+    flips: bool
+    graphs: Annotated[tuple[Graph, ...], msgspec.Meta(min_length=1)]
+    trained: str
+    licence: str
+    verified: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        if self.stride > self.window:
+            raise ValueError(f"stride {self.stride} exceeds window {self.window}: pixels would be left out")
+        if self.window % self.output_stride:
+            raise ValueError(f"window {self.window} is no multiple of output_stride {self.output_stride}")
+        if len(set(self.scales)) < len(self.scales):
+            raise ValueError("a scale is named twice")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. `sha256` is that of the manifest, which in turn pins every graph."""
+
+    path: Path
+    manifest: Manifest
+    sha256: str
+
+    def read_graph(self, precision: Precision = "fp32") -> bytes:
+        """The bytes of a graph, given out only if their sha256 is the manifest's. Raises BundleError."""
+        graph = next((graph for graph in self.manifest.graphs if graph.precision == precision), None)
+        if graph is None:
+            held = ", ".join(graph.precision for graph in self.manifest.graphs)
+            raise BundleError(f"{self.path} has no {precision} graph; it holds {held}")
+        content = read_file(self.path / graph.file)
+        if hashlib.sha256(content).hexdigest() != graph.sha256:
+            raise BundleError(
+                f"{self.path / graph.file} is not the file its manifest names (sha256 differs): "
+                "copy or download the bundle again"
+            )
+        return content
+
+    def replace(self, scales: tuple[float, ...] | None = None, flips: bool | None = None) -> "Bundle":
+        """The same bundle run at other scales or with flips."""
+        changes: dict[str, Any] = {}
+        if scales is not None:
+            changes["scales"] = scales
+        if flips is not None:
+            changes["flips"] = flips
+        return Bundle(self.path, msgspec.structs.replace(self.manifest, **changes), self.sha256)
+
+
+def open_bundle(path: Path | str = DEFAULT_BUNDLE) -> Bundle:
+    """The bundle in folder `path`; without one, the gland bundle that ships with GlassRT.
+
+    Raises BundleError when the folder, its manifest or one of its graphs is missing or malformed.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise BundleError(f"{path} is no bundle: expected a folder NAME.glass with {MANIFEST} in it")
+    content = read_file(path / MANIFEST)
+    try:
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise BundleError(f"{path / MANIFEST}: {error}; the bundle is damaged or made by another version") from error
+    for graph in manifest.graphs:
+        if not (path / graph.file).is_file():
+            raise BundleError(f"{path / graph.file} is missing: copy or download the bundle again")
+    return Bundle(path, manifest, hashlib.sha256(content).hexdigest())
+
+
+def write_bundle(path: Path, manifest: Manifest, graphs: Mapping[str, bytes]) -> Bundle:
+    """Write a bundle whole or not at all; `graphs` maps each file that the manifest names to its bytes."""
+    with replace_folder(path) as beside:
+        for graph in manifest.graphs:
+            (beside / graph.file).write_bytes(graphs[graph.file])
+        text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+        (beside / MANIFEST).write_bytes(text + b"\n")
+    return open_bundle(path)
+
+
+def read_file(path: Path) -> bytes:
+    """All bytes of a file of a bundle."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror}): copy or download the bundle again") from error

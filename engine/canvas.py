@@ -1,0 +1,196 @@
+"""Window logits -> map of probabilities, tile by tile, in memory that does not grow with the slide.
+
+The multi-scale test (OEEM section 2.3): logits averaged over the windows that cover a pixel, resized to the
+map, softmax, probabilities averaged over views. The canvas keeps the networks' own small outputs and only
+upsamples them for the tile at hand, straight to the pixels that the map samples: a window of 320 pixels at
+output stride 16 waits as 3 kB, and pixels that no map pixel looks at are never computed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glassrt.engine.windows import Indices, Plan, Sampling, bands
+
+Floats = NDArray[np.float32]
+
+TILE = 512
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A finished part of the map, whose first pixel is (left, top) in map pixels.
+
+    `probabilities` is `[C, h, w]`, sums to 1 over C where `analysed` `[h, w]` and is 0 elsewhere.
+    """
+
+    top: int
+    left: int
+    probabilities: Floats
+    analysed: NDArray[np.bool_]
+
+
+class Canvas:
+    """Collects the logits of a plan's windows, in any order, and hands finished tiles to `sink`.
+
+    Tiles come top to bottom and left to right, each as soon as the last window of its band has arrived;
+    parts of the map that no window covers are not handed out.
+    """
+
+    def __init__(
+        self, plan: Plan, output_stride: int, map_size: tuple[int, int], sink: Callable[[Tile], None]
+    ) -> None:
+        self._plan, self._sink = plan, sink
+        self._map_width, map_height = map_size
+        self._bands = list(bands(map_height, TILE))
+        self._upsampling = upsampling_matrix(plan.window, output_stride)
+        self._across = [Sampling.between(self._map_width, view.width) for view in plan.views]
+        self._down = [Sampling.between(map_height, view.height) for view in plan.views]
+        self._columns = self._map_ranges(self._across, axis=1)
+        rows = self._map_ranges(self._down, axis=2)
+        self._first_band, self._last_band = rows[:, 0] // TILE, (rows[:, 1] - 1) // TILE
+        self._missing = np.zeros(len(self._bands) + 1, np.int64)
+        np.add.at(self._missing, self._first_band, 1)
+        np.add.at(self._missing, self._last_band + 1, -1)
+        self._missing = self._missing.cumsum()[:-1]
+        self._held: dict[int, Floats] = {}
+        self._by_band: list[list[int]] = [[] for _ in self._bands]
+        self._next_band = 0
+
+    def _map_ranges(self, samplings: list[Sampling], axis: int) -> Indices:
+        """`[n, 2]` first and end map pixel that each window has a share in, along one axis."""
+        ranges = np.zeros((len(self._plan.windows), 2), np.int64)
+        for view, sampling in enumerate(samplings):
+            mine = self._plan.windows[:, 0] == view
+            start = self._plan.windows[mine, axis]
+            ranges[mine] = np.column_stack(sampling.map_range(start, start + self._plan.window))
+        ranges[:, 1] = np.maximum(ranges[:, 1], ranges[:, 0] + 1)
+        return np.minimum(ranges, samplings[0].lower.size) if samplings else ranges
+
+    def add(self, indices: Indices, logits: Floats) -> None:
+        """Take the logits `[n, C, h, w]` of the plan's windows `indices`; they are copied."""
+        for index, one in zip(indices.tolist(), logits, strict=True):
+            flip = self._plan.views[self._plan.windows[index, 0]].flip
+            self._held[index] = (one[:, :, ::-1] if flip else one).copy()
+            first, last = self._first_band[index], self._last_band[index]
+            self._missing[first : last + 1] -= 1
+            for band in range(first, last + 1):
+                self._by_band[band].append(index)
+        while self._next_band < len(self._bands) and not self._missing[self._next_band]:
+            self._finish_band(self._next_band)
+            self._next_band += 1
+
+    def finish(self) -> None:
+        """Check that every band was handed out: all windows of the plan must have been added."""
+        if self._next_band == 0 and not len(self._plan.windows):
+            return
+        assert self._next_band == len(self._bands), "a window of the plan was never added"
+
+    def _finish_band(self, band: int) -> None:
+        indices = np.sort(np.array(self._by_band[band], np.int64))
+        top, bottom = self._bands[band]
+        for left, right in bands(self._map_width, TILE):
+            columns = self._columns[indices]
+            touching = indices[(columns[:, 0] < right) & (columns[:, 1] > left)]
+            if len(touching):
+                self._sink(self._compose(touching, top, bottom, left, right))
+        for index in indices.tolist():
+            if self._last_band[index] == band:
+                del self._held[index]
+        self._by_band[band] = []
+
+    def _compose(self, indices: Indices, top: int, bottom: int, left: int, right: int) -> Tile:
+        """Average the views over one tile."""
+        shape = (bottom - top, right - left)
+        total: Floats | None = None
+        seen = np.zeros(shape, np.float32)
+        views = self._plan.windows[indices, 0]
+        for view in np.unique(views).tolist():
+            probabilities, covered = self._compose_view(view, indices[views == view], top, bottom, left, right)
+            total = probabilities if total is None else np.add(total, probabilities, out=total)
+            seen += covered
+        assert total is not None
+        total /= np.maximum(seen, 1)
+        return Tile(top, left, total, seen > 0)
+
+    def _compose_view(
+        self, view: int, indices: Indices, top: int, bottom: int, left: int, right: int
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        """Probabilities `[C, h, w]` of one view over one tile, 0 where no window covers, and the cover."""
+        down, across = Slice.of(self._down[view], top, bottom), Slice.of(self._across[view], left, right)
+        classes = self._held[int(indices[0])].shape[0]
+        total = np.zeros((classes, len(down.needed), len(across.needed)), np.float32)
+        count = np.zeros(total.shape[1:], np.float32)
+        for index in indices.tolist():
+            _, x, y = self._plan.windows[index].tolist()
+            rows, columns = down.inside(y, self._plan.window), across.inside(x, self._plan.window)
+            upsample_rows = self._upsampling[down.needed[rows] - y]
+            upsample_columns = self._upsampling[across.needed[columns] - x]
+            total[:, rows, columns] += upsample_rows @ self._held[index] @ upsample_columns.T
+            count[rows, columns] += 1
+        total /= np.maximum(count, 1)
+        logits = interpolate(total, down, across)
+        if count.all():
+            return softmax(logits), np.ones(logits.shape[1:], np.bool_)
+        # Beside a gap, the samples that exist share the weight of those that do not.
+        cover = interpolate((count > 0).astype(np.float32)[None], down, across)[0]
+        covered = cover > 1e-6
+        logits /= np.where(covered, cover, 1)
+        return softmax(logits) * covered, covered
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A run of map pixels along one axis: the view's pixels it needs, and how they are mixed."""
+
+    needed: Indices
+    lower: Indices
+    upper: Indices
+    weight: Floats
+
+    @staticmethod
+    def of(sampling: Sampling, start: int, end: int) -> "Slice":
+        """Map pixels `start`...`end` of a sampling; a neighbour of no weight is not needed."""
+        lower, weight = sampling.lower[start:end], sampling.weight[start:end]
+        upper = np.where(weight > 0, sampling.upper[start:end], lower)
+        needed = np.unique(np.concatenate([lower, upper]))
+        return Slice(needed, np.searchsorted(needed, lower), np.searchsorted(needed, upper), weight)
+
+    def inside(self, start: int, length: int) -> slice:
+        """Which of the needed pixels lie in `start`...`start + length`."""
+        first, end = np.searchsorted(self.needed, [start, start + length])
+        return slice(int(first), int(end))
+
+    @property
+    def is_identity(self) -> bool:
+        return not self.weight.any() and len(self.needed) == len(self.lower)
+
+
+def interpolate(values: Floats, down: Slice, across: Slice) -> Floats:
+    """Mix `values` `[C, needed rows, needed columns]` to the map's pixels `[C, h, w]`."""
+    if not down.is_identity:
+        weight = down.weight[:, None]
+        values = values[:, down.lower] * (1 - weight) + values[:, down.upper] * weight
+    if not across.is_identity:
+        weight = across.weight
+        values = values[:, :, across.lower] * (1 - weight) + values[:, :, across.upper] * weight
+    return values
+
+
+def upsampling_matrix(window: int, output_stride: int) -> Floats:
+    """`[window, window / output_stride]`: bilinear upsampling along one axis, half-pixel centres."""
+    sampling = Sampling.between(window, window // output_stride)
+    matrix = np.zeros((window, window // output_stride), np.float32)
+    pixels = np.arange(window)
+    matrix[pixels, sampling.lower] += 1 - sampling.weight
+    matrix[pixels, sampling.upper] += sampling.weight
+    return matrix
+
+
+def softmax(logits: Floats) -> Floats:
+    """Softmax over the first axis."""
+    exponentials = np.exp(logits - logits.max(axis=0))
+    exponentials /= exponentials.sum(axis=0)
+    return exponentials

@@ -1,0 +1,164 @@
+"""The `glassrt` command. The other rooms add theirs through the entry-point group `glassrt.commands`."""
+
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from glassrt.engine.backends import DEFAULT_BATCH, open_backend
+from glassrt.engine.batch import Job, Outcome, score_batch
+from glassrt.engine.bundle import DEFAULT_BUNDLE, Bundle, open_bundle
+from glassrt.engine.errors import GlassError, UsageError
+from glassrt.engine.progress import Bars
+from glassrt.engine.segment import DEFAULT_READERS
+from glassrt.engine.slide import Slide, open_slide
+
+BAD_INPUT, SLIDES_FAILED = 2, 3
+
+app = typer.Typer(
+    help="Score whole-slide images with weakly supervised pathology models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; what a user can mend ends in one line and exit code 2."""
+    for entry in entry_points(group="glassrt.commands"):
+        entry.load()(app)
+    try:
+        app()
+    except GlassError as error:
+        print(f"glassrt: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+
+
+@app.command("score")
+def score_command(
+    slides: Annotated[list[Path], typer.Argument(help="Slides or images.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for summary.csv and one folder a slide.", show_default=False)],
+    bundle: Annotated[Path, typer.Option(help="Bundle to score with.", show_default="the one shipped")] = DEFAULT_BUNDLE,
+    backend: Annotated[str, typer.Option(help="auto, ort or openvino.")] = "auto",
+    scales: Annotated[str | None, typer.Option(help="Scales, e.g. 0.75,1,1.5.", show_default="the bundle's")] = None,
+    flip: Annotated[
+        bool | None, typer.Option("--flip/--no-flip", help="Average with mirrored windows.", show_default="the bundle's")
+    ] = None,
+    map_mpp: Annotated[
+        float | None, typer.Option(help="Micrometres per map pixel.", show_default="a quarter of a logit's")
+    ] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="Micrometres per slide pixel.", show_default="what the file says")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Windows per network call.")] = DEFAULT_BATCH,
+    readers: Annotated[int, typer.Option(min=1, help="Threads that read and cut.")] = DEFAULT_READERS,
+) -> None:
+    """Score slides: a map, regions, a picture and figures for each.
+
+    Exit code 3: some slides could not be scored (summary.csv says why); 2: nothing could be done.
+    """
+    opened = open_bundle(bundle).replace(parse_scales(scales), flip)
+    runtime = open_backend(opened, backend, batch)
+    console = Console()
+    console.print(
+        f"[bold]{opened.manifest.name}[/bold] with {runtime.name} {runtime.version} on {runtime.device}, "
+        f"scales {', '.join(f'{scale:g}' for scale in opened.manifest.scales)}"
+        f"{', mirrored too' if opened.manifest.flips else ''}"
+    )
+    job = Job(opened, runtime, out, mpp, map_mpp, readers)
+    with Bars(console, len(slides)) as bars:
+        outcomes = score_batch(slides, job, bars.start)
+    console.print(summary_table(outcomes, opened))
+    failed = [outcome for outcome in outcomes if outcome.result is None]
+    for outcome in failed:
+        print(f"glassrt: {outcome.error}", file=sys.stderr)
+    print(f"Results: {out / 'summary.csv'}")
+    for outcome in outcomes:
+        if outcome.result is not None:
+            print(f"  {job.folder(outcome.path)}/  overlay.png  map.ome.tif  regions.geojson  result.json")
+    if failed:
+        raise typer.Exit(SLIDES_FAILED)
+
+
+def parse_scales(text: str | None) -> tuple[float, ...] | None:
+    """Scales from `0.75,1,1.5`; UsageError for anything else."""
+    if text is None:
+        return None
+    try:
+        scales = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        scales = ()
+    if not scales or not all(0.1 <= scale <= 10 for scale in scales) or len(set(scales)) < len(scales):
+        raise UsageError(f"--scales {text}: expected different numbers from 0.1 to 10 with commas, as in 0.75,1,1.5")
+    return scales
+
+
+def summary_table(outcomes: list[Outcome], bundle: Bundle) -> Table:
+    """One row a slide: tissue, area and regions of each class but the background, windows, seconds."""
+    table = Table("slide", "status", "tissue mm²", header_style="bold")
+    found = [info.name for info in bundle.manifest.classes[1:]]
+    for name in found:
+        table.add_column(f"{name} mm²", justify="right")
+        table.add_column("of tissue", justify="right")
+        table.add_column("regions", justify="right")
+    table.add_column("windows", justify="right")
+    table.add_column("seconds", justify="right")
+    for outcome in outcomes:
+        row = [outcome.path.name, outcome.status]
+        if outcome.result is not None:
+            row.append(f"{outcome.result.tissue_mm2:.3f}")
+            for name in found:
+                figures = outcome.result.classes[name]
+                row += [f"{figures.area_mm2:.3f}", f"{figures.tissue_fraction:.1%}", f"{figures.regions}"]
+            row += [str(outcome.result.windows["run"]), f"{outcome.result.seconds['total']:.2f}"]
+        table.add_row(*row)
+    return table
+
+
+@app.command("info")
+def info_command(
+    path: Annotated[Path, typer.Argument(help="A slide, an image or a bundle folder.", show_default=False)],
+    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel, for files that do not say.")] = None,
+) -> None:
+    """Describe a slide or a bundle."""
+    table = Table(show_header=False)
+    if path.is_dir():
+        describe_bundle(table, open_bundle(path))
+    else:
+        with open_slide(path, mpp) as slide:
+            describe_slide(table, slide)
+    Console().print(table)
+
+
+def describe_bundle(table: Table, bundle: Bundle) -> None:
+    """Fill `table` with what a bundle's manifest says; its graphs are checked against their sha256."""
+    manifest = bundle.manifest
+    table.add_row("bundle", f"{manifest.name} ({manifest.kind})")
+    table.add_row("classes", ", ".join(info.name for info in manifest.classes))
+    table.add_row("resolution", f"{manifest.mpp:g} µm per pixel")
+    table.add_row("windows", f"{manifest.window} px, stride {manifest.stride}, output stride {manifest.output_stride}")
+    scales = ", ".join(f"{scale:g}" for scale in manifest.scales)
+    table.add_row("scales", f"{scales}{', mirrored too' if manifest.flips else ''}")
+    for graph in manifest.graphs:
+        size = len(bundle.read_graph(graph.precision))
+        table.add_row("graph", f"{graph.file}: {graph.precision}, {size / 1e6:.1f} MB, sha256 matches")
+    table.add_row("trained", manifest.trained)
+    table.add_row("licence", manifest.licence)
+    for name, value in manifest.verified.items():
+        table.add_row(f"verified: {name}", str(value))
+    table.add_row("sha256", bundle.sha256)
+
+
+def describe_slide(table: Table, slide: Slide) -> None:
+    """Fill `table` with a slide's source, size, resolution and levels."""
+    width, height = slide.level_sizes[0]
+    table.add_row("slide", slide.name)
+    table.add_row("read by", slide.source)
+    table.add_row("resolution", f"{slide.mpp:g} µm per pixel")
+    table.add_row("size", f"{width} x {height} px, {width * slide.mpp / 1e3:.2f} x {height * slide.mpp / 1e3:.2f} mm")
+    for level, size in enumerate(slide.level_sizes):
+        table.add_row(f"level {level}", f"{size[0]} x {size[1]} px, {slide.mpp * width / size[0]:.3g} µm per pixel")

@@ -1,0 +1,43 @@
+"""What can go wrong for a user, as one tree.
+
+GlassError
+├── UsageError          the command or call itself cannot work: options, output folder
+├── BundleError         a bundle is missing, altered or malformed
+├── SlideError          a slide is missing, broken, or lacks what scoring needs
+├── BackendUnavailable  a runtime or device that was asked for is not there
+├── OutputError         results cannot be written: full disk, no permission
+├── DatasetError        a data set is not laid out as published
+└── TrainingError       a training run cannot start or go on
+"""
+
+
+class GlassError(Exception):
+    """Base of every error that is the user's to mend; its message says what, where and what to do."""
+
+
+class UsageError(GlassError):
+    """The command or call itself cannot work."""
+
+
+class BundleError(GlassError):
+    """A bundle is missing, altered or malformed."""
+
+
+class SlideError(GlassError):
+    """A slide is missing, broken, or lacks what scoring needs."""
+
+
+class BackendUnavailable(GlassError):
+    """A runtime or device that was asked for is not there."""
+
+
+class OutputError(GlassError):
+    """Results cannot be written."""
+
+
+class DatasetError(GlassError):
+    """A data set is not laid out as published."""
+
+
+class TrainingError(GlassError):
+    """A training run cannot start or go on."""

@@ -1,0 +1,100 @@
+"""Files and folders that appear whole or not at all: written beside, flushed to disk, renamed."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from glassrt.engine.errors import OutputError
+
+STAGING_PREFIX = ".glassrt-"
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Yield a path to write; on success it becomes `path` in one step, on failure it is removed.
+
+    Raises OutputError when the disk is full or the folder cannot be written.
+    """
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=STAGING_PREFIX, suffix=path.suffix, dir=path.parent)
+        os.close(descriptor)
+        beside = Path(name)
+        try:
+            yield beside
+            beside.chmod(0o666 & ~current_umask())
+            flush_to_disk(beside)
+            beside.replace(path)
+            flush_to_disk(path.parent)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def replace_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; on success it becomes `path` in one step, on failure it is removed.
+
+    An older folder at `path` stays until the new one is complete. Raises OutputError as `replace_file` does.
+    """
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=path.parent))
+        try:
+            yield beside
+            beside.chmod(0o777 & ~current_umask())
+            for file in beside.rglob("*"):
+                flush_to_disk(file)
+            flush_to_disk(beside)
+            older = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=path.parent))
+            try:
+                if path.exists():
+                    path.rename(older / path.name)
+                beside.rename(path)
+            finally:
+                shutil.rmtree(older, ignore_errors=True)
+            flush_to_disk(path.parent)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise OutputError unless files can be made in `folder`, which is created where it is missing."""
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(prefix=STAGING_PREFIX, dir=folder):
+            pass
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says of a failed write into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OutputError(f"{path}: no space left to write it; free some or choose another --out") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise OutputError(f"{path}: no permission to write here; choose another --out") from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise OutputError(f"{path}: a file stands where a folder is needed; choose another --out") from error
+        raise
+
+
+def flush_to_disk(path: Path) -> None:
+    """fsync a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def current_umask() -> int:
+    """The process's umask; the operating system only tells it when it is set."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask

@@ -1,0 +1,138 @@
+"""read -> cut -> batch -> infer -> hand on, with a bounded number of windows under way.
+
+Threads read regions and cut windows while the calling thread runs the network. Windows arrive in the plan's
+order, so results do not depend on timing.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from glassrt.engine.backends import Backend, run_windows
+from glassrt.engine.slide import GridReader, Pixels, resample
+from glassrt.engine.windows import Indices, Part, Plan
+
+WINDOWS_AHEAD = 64  # cut and waiting: 20 MB at 320 pixels, two cells ahead of the network
+
+
+class Clock:
+    """Seconds that each stage was busy, summed over threads."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        """Add the time spent inside to `stage`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed = time.perf_counter() - start
+            with self._lock:
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + elapsed
+
+
+def infer_windows(
+    grid: GridReader,
+    plan: Plan,
+    backend: Backend,
+    readers: int,
+    consume: Callable[[Indices, NDArray[np.float32]], None],
+    clock: Clock,
+) -> None:
+    """Run every window of the plan through the backend and hand its logits to `consume(indices, logits)`.
+
+    The logits are valid during that call only. The last batch is filled up with blank windows.
+    """
+    with ThreadPoolExecutor(readers, thread_name_prefix="reader") as pool:
+        try:
+            for indices, batch in cut_batches(grid, plan, backend.batch, pool, readers, clock):
+                with clock.time("infer"):
+                    logits = run_windows(backend, batch)
+                with clock.time("stitch"):
+                    consume(indices, logits[: len(indices)])
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def cut_batches(
+    grid: GridReader, plan: Plan, size: int, pool: ThreadPoolExecutor, readers: int, clock: Clock
+) -> Iterator[tuple[Indices, Pixels]]:
+    """Yield (indices, windows `[size, H, W, 3]`) in order, cut ahead by the pool."""
+    regions: dict[int, Future[Pixels]] = {}
+    parts: dict[int, Future[Pixels]] = {}
+    cutting: deque[tuple[Indices, Future[Pixels]]] = deque()
+    ahead = readers + -(-WINDOWS_AHEAD // size)
+    for start in range(0, len(plan.windows), size):
+        indices = np.arange(start, min(start + size, len(plan.windows)))
+        # What a task waits for is handed to the pool before it, so no task waits for a later one.
+        cells, numbers = (dict.fromkeys(of[indices].tolist()) for of in (plan.cell_of, plan.part_of))
+        regions = {cell: regions.get(cell) or pool.submit(read_region, grid, plan, cell, clock) for cell in cells}
+        parts = {
+            number: parts.get(number)
+            or pool.submit(scale_part, plan, plan.parts[number], regions[plan.parts[number].cell], clock)
+            for number in numbers
+        }
+        cutting.append((indices, pool.submit(cut_batch, plan, indices, size, parts, clock)))
+        if len(cutting) > ahead:
+            oldest, batch = cutting.popleft()
+            yield oldest, batch.result()
+    while cutting:
+        oldest, batch = cutting.popleft()
+        yield oldest, batch.result()
+
+
+def read_region(grid: GridReader, plan: Plan, cell: int, clock: Clock) -> Pixels:
+    """The pixels that a cell's windows are cut from."""
+    box = plan.cells[cell]
+    with clock.time("read"):
+        return grid.read(box.left, box.top, *box.size)
+
+
+def scale_part(plan: Plan, part: Part, region: Future[Pixels], clock: Clock) -> Pixels:
+    """What a part's windows cover of the scaled image, bilinear from its cell's region.
+
+    An image that fits into one region is scaled as a whole in float64, which rounds as a plain statement of
+    the test does; beyond that a pixel in a thousand may round to the neighbouring grey value.
+    """
+    pixels, box, view, cell = region.result(), part.box, plan.views[part.view], plan.cells[part.cell]
+    with clock.time("cut"):
+        if (view.width, view.height) == plan.size:
+            return pixels[box.top - cell.top : box.bottom - cell.top, box.left - cell.left : box.right - cell.left]
+        if cell.size == plan.size and box.size == (view.width, view.height):
+            scaled = cv2.resize(pixels.astype(np.float64), box.size, interpolation=cv2.INTER_LINEAR)
+            return np.rint(scaled).astype(np.uint8)
+        across, down = plan.size[0] / view.width, plan.size[1] / view.height
+        offset_x = (box.left + 0.5) * across - 0.5 - cell.left
+        offset_y = (box.top + 0.5) * down - 0.5 - cell.top
+        return resample(pixels, np.array([[across, 0, offset_x], [0, down, offset_y]]), box.size)
+
+
+def cut_batch(plan: Plan, indices: Indices, size: int, parts: dict[int, Future[Pixels]], clock: Clock) -> Pixels:
+    """Windows `[size, H, W, 3]`, reflected where the image ends; those beyond `indices` are blank."""
+    pixels = {number: part.result() for number, part in parts.items()}
+    with clock.time("cut"):
+        batch = np.zeros((size, plan.window, plan.window, 3), np.uint8)
+        for out, index in zip(batch, indices.tolist(), strict=False):
+            number = int(plan.part_of[index])
+            view, x, y = plan.windows[index].tolist()
+            left, top = x - plan.parts[number].box.left, y - plan.parts[number].box.top
+            window = pixels[number][max(top, 0) : top + plan.window, max(left, 0) : left + plan.window]
+            height, width = window.shape[:2]
+            if (height, width) != out.shape[:2]:
+                before_y, before_x = max(-top, 0), max(-left, 0)
+                after_y, after_x = plan.window - height - before_y, plan.window - width - before_x
+                window = cv2.copyMakeBorder(  # type: ignore[assignment]
+                    window, before_y, after_y, before_x, after_x, cv2.BORDER_REFLECT_101
+                )
+            out[:] = window[:, ::-1] if plan.views[view].flip else window
+    return batch

@@ -1,0 +1,68 @@
+"""Multi-scale sliding-window segmentation of a slide or an image (OEEM section 2.3)."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glassrt.engine.backends import Backend
+from glassrt.engine.bundle import Bundle
+from glassrt.engine.canvas import Canvas, Tile
+from glassrt.engine.pipeline import Clock, infer_windows
+from glassrt.engine.slide import ArraySlide, GridReader
+from glassrt.engine.windows import Indices, Plan, plan
+
+Progress = Callable[[int, int], None]  # windows done, windows in all
+
+DEFAULT_READERS = 2
+
+
+def lay_windows(grid: GridReader, bundle: Bundle, tissue: NDArray[np.bool_] | None = None) -> Plan:
+    """The windows of a grid under the bundle's scales and flips; without those that hold no tissue."""
+    test = bundle.manifest
+    return plan((grid.width, grid.height), test.scales, test.flips, test.window, test.stride, tissue)
+
+
+def segment(
+    grid: GridReader,
+    windows: Plan,
+    bundle: Bundle,
+    backend: Backend,
+    map_size: tuple[int, int],
+    sink: Callable[[Tile], None],
+    readers: int = DEFAULT_READERS,
+    clock: Clock | None = None,
+    progress: Progress = lambda done, total: None,
+) -> None:
+    """Run the planned windows and hand finished tiles of the map to `sink`, from top to bottom.
+
+    `map_size` is (width, height); memory does not grow with it. `clock` collects seconds per stage.
+    """
+    canvas = Canvas(windows, bundle.manifest.output_stride, map_size, sink)
+    total, done = len(windows.windows), 0
+
+    def consume(indices: Indices, logits: NDArray[np.float32]) -> None:
+        nonlocal done
+        canvas.add(indices, logits)
+        done += len(indices)
+        progress(done, total)
+
+    infer_windows(grid, windows, backend, readers, consume, clock or Clock())
+    canvas.finish()
+
+
+def segment_image(pixels: NDArray[np.uint8], mpp: float, bundle: Bundle, backend: Backend) -> NDArray[np.float32]:
+    """Class probabilities `[C, H, W]` of a whole image, uint8 RGB `[H, W, 3]` at `mpp` micrometres per pixel.
+
+    The map has the size of the image at the bundle's mpp, which is the image's own where the two agree.
+    Every window is computed, whether it holds tissue or not.
+    """
+    grid = GridReader(ArraySlide(pixels, mpp), bundle.manifest.mpp)
+    probabilities = np.zeros((len(bundle.manifest.classes), grid.height, grid.width), np.float32)
+
+    def place(tile: Tile) -> None:
+        height, width = tile.analysed.shape
+        probabilities[:, tile.top : tile.top + height, tile.left : tile.left + width] = tile.probabilities
+
+    segment(grid, lay_windows(grid, bundle), bundle, backend, (grid.width, grid.height), place)
+    return probabilities

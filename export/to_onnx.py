@@ -1,0 +1,49 @@
+"""A segmentation network as an ONNX graph: uint8 RGB windows in, float32 logits out."""
+
+import io
+import warnings
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+OPSET = 18
+INPUT, OUTPUT, BATCH_AXIS = "image", "logits", "batch"
+
+
+class RawPixels(nn.Module):
+    """A network behind the bundle's contract: uint8 `[N, H, W, 3]` RGB -> float32 logits `[N, C, h, w]`."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.network(image.permute(0, 3, 1, 2).float())
+        return logits
+
+
+def export_graph(network: nn.Module, window: int) -> bytes:
+    """The network in inference mode as a checked ONNX model with a free batch size; batch norm is folded."""
+    wrapped = RawPixels(network).eval()
+    example = torch.zeros(2, window, window, 3, dtype=torch.uint8)
+    with torch.inference_mode():
+        wrapped(example)  # constants that depend on the size are made here, not in the graph
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        program = torch.onnx.export(
+            wrapped,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim(BATCH_AXIS)},),
+            verbose=False,
+        )
+    assert program is not None
+    buffer = io.BytesIO()
+    program.save(buffer)
+    model = onnx.load_from_string(buffer.getvalue())
+    onnx.checker.check_model(model, full_check=True)
+    return buffer.getvalue()

@@ -1,0 +1,84 @@
+"""`glassrt train` and `glassrt evaluate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from glassrt.engine.backends import open_backend
+from glassrt.engine.bundle import DEFAULT_BUNDLE, open_bundle
+from glassrt.engine.cli import parse_scales
+from glassrt.engine.errors import UsageError
+from glassrt.engine.files import replace_file
+
+CONFIGS = Path(__file__).parent / "configs"
+METRIC_COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+
+train_app = typer.Typer(help="Train networks.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this room's commands."""
+    app.add_typer(train_app, name="train")
+    app.command("evaluate")(evaluate_command)
+
+
+@train_app.callback()
+def train_group() -> None:
+    """Train networks."""
+
+
+@train_app.command("segment")
+def segment_command(
+    data: Annotated[Path, typer.Option(help="Folder of the published data set.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Run folder; a stopped run in it goes on.", show_default=False)],
+    config: Annotated[Path, typer.Option(help="TOML file.", show_default="segment.toml")] = CONFIGS / "segment.toml",
+) -> None:
+    """Train a segmentation network on full masks."""
+    try:
+        from glassrt.training.methods import segment
+    except ModuleNotFoundError as error:
+        raise UsageError(f"training needs {error.name}, which is not installed: pip install 'glassrt[train]'") from error
+    settings = segment.load_config(config)
+    with Progress(*METRIC_COLUMNS, TextColumn("loss {task.fields[loss]:.3f}")) as bars:
+        task = bars.add_task("steps", total=settings.steps, loss=float("nan"))
+        segment.train(
+            settings, data, out, lambda step, loss: bars.update(task, completed=step + 1, loss=loss, refresh=False)
+        )
+    print(f"{out / 'model.safetensors'}: export it with `glassrt export {out} --out NAME.glass`")
+
+
+def evaluate_command(
+    data: Annotated[Path, typer.Option(help="Folder of the published data set.", show_default=False)],
+    bundle: Annotated[Path, typer.Argument(help="Bundle to score.", show_default="the one shipped")] = DEFAULT_BUNDLE,
+    dataset: Annotated[str, typer.Option(help="glas.")] = "glas",
+    split: Annotated[str, typer.Option(help="train, testA or testB.")] = "testA",
+    scales: Annotated[str | None, typer.Option(help="Scales, e.g. 0.75,1,1.5.", show_default="the bundle's")] = None,
+    flip: Annotated[
+        bool | None, typer.Option("--flip/--no-flip", help="Average with mirrored windows.", show_default="the bundle's")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="auto, ort or openvino.")] = "auto",
+    json: Annotated[Path | None, typer.Option(help="File to write the scores to.", show_default=False)] = None,
+) -> None:
+    """Score a bundle against the masks of a labelled set."""
+    from glassrt.training.evaluate import evaluate
+
+    opened = open_bundle(bundle).replace(parse_scales(scales), flip)
+    runtime = open_backend(opened, backend)
+    with Progress(*METRIC_COLUMNS) as bars:
+        task = bars.add_task(f"{dataset} {split}", total=None)
+        report = evaluate(
+            opened, runtime, dataset, data, split, lambda done, total: bars.update(task, completed=done, total=total)
+        )
+    table = Table(title=f"{opened.manifest.name} on {dataset} {split}, {report['images']} images, {report['backend']}")
+    for name in report["scores"]:
+        table.add_column(name, justify="right")
+    table.add_row(*(f"{value:.2f}" for value in report["scores"].values()))
+    Console().print(table)
+    if json is not None:
+        with replace_file(json) as beside:
+            beside.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")

@@ -1,0 +1,79 @@
+"""Scores of a bundle on a labelled set, through the engine that serves it. No torch."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from glassrt.engine.backends import Backend
+from glassrt.engine.bundle import Bundle
+from glassrt.engine.errors import DatasetError
+from glassrt.engine.segment import segment_image
+from glassrt.training import metrics
+from glassrt.training.datasets import glas
+
+DATASETS = ("glas",)
+
+
+def evaluate(
+    bundle: Bundle,
+    backend: Backend,
+    dataset: str,
+    data: Path,
+    split: str,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Pixel and object scores of a gland bundle on a split, in percent, pooled over its images.
+
+    Objects are the 4-connected regions of the predicted class map that are not smaller than one logit, as
+    `glassrt score` writes them. `progress` is called with images done and in all. Raises DatasetError.
+    """
+    if dataset not in DATASETS:
+        raise DatasetError(f"--dataset {dataset} is not known; choose {', '.join(DATASETS)}")
+    names = tuple(info.name for info in bundle.manifest.classes)
+    if names != glas.CLASSES:
+        raise DatasetError(f"{bundle.path} tells {', '.join(names)} apart; GlaS needs {', '.join(glas.CLASSES)}")
+    images = glas.find_images(data, split)
+    counts = np.zeros((len(names), len(names)), np.int64)
+    objects = np.zeros(3, np.int64)
+    object_sums = np.zeros(4)
+    for done, image in enumerate(images, start=1):
+        truth = image.instances()
+        prediction = segment_image(image.pixels(), glas.MPP, bundle, backend).argmax(axis=0).astype(np.uint8)
+        if prediction.shape != truth.shape:
+            raise DatasetError(f"{image.image_path} and its mask differ in size")
+        counts += metrics.confusion((truth > 0).astype(np.uint8), prediction, len(names))
+        regions = drop_specks(prediction, bundle.manifest.output_stride**2)
+        objects += metrics.object_counts(truth, regions)
+        object_sums += metrics.object_dice_sums(truth, regions)
+        progress(done, len(images))
+    miou = metrics.mean_iou(counts)
+    scores = {
+        "mIoU": miou,
+        "Dice": float(metrics.dice_per_class(counts)[1]),
+        "2m/(1+m)": metrics.paper_dice(miou),
+        "pixel F1": metrics.pixel_f1(counts),
+        "object F1": metrics.object_f1(objects),
+        "object Dice": metrics.object_dice(object_sums),
+    }
+    return {
+        "dataset": dataset,
+        "split": split,
+        "images": len(images),
+        "bundle": {"name": bundle.manifest.name, "sha256": bundle.sha256},
+        "scales": bundle.manifest.scales,
+        "flips": bundle.manifest.flips,
+        "backend": f"{backend.name} {backend.version} on {backend.device}",
+        "scores": {name: round(100 * value, 3) for name, value in scores.items()},
+    }
+
+
+def drop_specks(prediction: NDArray[np.uint8], smallest: int) -> NDArray[np.uint8]:
+    """The prediction `[H, W]` (0 or 1) without 4-connected regions of fewer than `smallest` pixels."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(prediction, connectivity=4)
+    kept = stats[:, cv2.CC_STAT_AREA] >= smallest
+    kept[0] = False
+    return kept[labels].astype(np.uint8)

@@ -1,0 +1,1 @@
+"""Networks in torch, with the parameter names of the public weights that they load."""
