@@ -1,0 +1,77 @@
+"""`glassrt bench`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from glassrt.engine.backends import DEFAULT_BATCH
+from glassrt.engine.bundle import DEFAULT_BUNDLE, open_bundle
+from glassrt.engine.cli import parse_scales
+
+bench_app = typer.Typer(help="Measure GlassRT on this machine.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this room's commands."""
+    app.add_typer(bench_app, name="bench")
+
+
+@bench_app.command("slide")
+def slide_command(
+    slide: Annotated[Path, typer.Argument(help="Slide to score.", show_default=False)],
+    bundle: Annotated[Path, typer.Argument(help="Bundle.", show_default="the one shipped")] = DEFAULT_BUNDLE,
+    backend: Annotated[str, typer.Option(help="auto, ort or openvino.")] = "auto",
+    batch: Annotated[int, typer.Option(min=1, help="Windows per network call.")] = DEFAULT_BATCH,
+    scales: Annotated[str | None, typer.Option(help="Scales, e.g. 0.75,1,1.5.", show_default="the bundle's")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Counted runs.")] = 7,
+    json: Annotated[Path | None, typer.Option(help="File to write the figures to.", show_default=False)] = None,
+) -> None:
+    """Time `score` end to end against the bare network on the same windows."""
+    from glassrt.benchmarks.machine import write_report
+    from glassrt.benchmarks.slides import measure_overhead
+
+    console = Console()
+    with console.status("warming up") as status:
+        report = measure_overhead(
+            slide,
+            open_bundle(bundle).replace(parse_scales(scales)),
+            backend,
+            batch,
+            repeats,
+            lambda run: status.update(f"run {run} of {repeats}"),
+        )
+    table = Table(title=f"{report['slide']}, {report['backend']}", show_header=False)
+    table.add_row("windows", str(report["windows"]))
+    table.add_row("network alone", f"{report['bare_seconds']:.3f} s, {report['ms_per_window_bare']:.2f} ms a window")
+    table.add_row("score, end to end", f"{report['score_seconds']:.3f} s")
+    table.add_row("ratio", f"{report['ratio']:.3f}")
+    for name, seconds in report["stages"].items():
+        table.add_row(f"  {name}", f"{seconds:.3f} s")
+    console.print(table)
+    if json is not None:
+        write_report(json, report)
+
+
+@bench_app.command("memory")
+def memory_command(
+    data: Annotated[Path, typer.Option(help="Folder of the GlaS images.", show_default=False)],
+    side: Annotated[int, typer.Option(min=2048, help="Pixels along the made slide's side.")] = 30_000,
+    tissue: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the slide that is tissue.")] = 0.25,
+    json: Annotated[Path | None, typer.Option(help="File to write the figures to.", show_default=False)] = None,
+) -> None:
+    """Score a made slide of real tissue in its own process and report its peak memory."""
+    from glassrt.benchmarks.machine import write_report
+    from glassrt.benchmarks.slides import measure_memory
+
+    console = Console()
+    with console.status(f"a slide of {side} x {side} pixels"):
+        report = measure_memory(data, side, tissue)
+    console.print(
+        f"{side} x {side} px: peak {report['peak_rss_gb']:.2f} GB, {report['seconds']:.0f} s, "
+        f"{report['windows']['run']} windows, {report['windows']['skipped']} skipped"
+    )
+    if json is not None:
+        write_report(json, report)

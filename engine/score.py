@@ -87,7 +87,7 @@ def score(
         windows = lay_windows(grid, bundle, tissue)
         folder = stack.enter_context(replace_folder(Path(out)))
         planes = len(bundle.manifest.classes)
-        map_file = stack.enter_context(MapFile(folder, planes, map_size[1], map_size[0]))
+        map_file = stack.enter_context(MapFile(folder / "map.raw", planes, map_size[1], map_size[0]))
         writer = MapWriter(map_file)
         segment(grid, windows, bundle, backend, map_size, writer.place, readers, clock, progress)
         writer.finish()

@@ -1,0 +1,50 @@
+"""What a measurement was taken on, and its file."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from glassrt.engine.files import replace_file
+
+PACKAGES = ("glassrt", "numpy", "onnxruntime", "openvino", "openslide-python", "openslide-bin", "opencv-python-headless")
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores, load, system, date and the versions of what was measured."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "versions": versions,
+    }
+
+
+def processor_name() -> str:
+    """The processor as the system calls it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def write_report(path: Path, report: dict[str, Any]) -> None:
+    """Write a report with the machine it was measured on as indented JSON."""
+    content = msgspec.json.format(msgspec.json.encode({"machine": describe_machine(), **report}), indent=2)
+    with replace_file(path) as beside:
+        beside.write_bytes(content + b"\n")

@@ -1,0 +1,188 @@
+"""Result files: pyramidal OME-TIFF, GeoJSON, overlay picture, JSON. Each is written to the path given."""
+
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from glassrt.engine.bundle import ClassInfo
+from glassrt.engine.mapfile import NOT_ANALYSED, MapFile
+from glassrt.engine.regions import Region, Ring, signed_area
+from glassrt.engine.windows import bands
+
+TIFF_TILE = 512
+COMPRESSION_LEVEL = 4
+PNG_LEVEL = 1
+REGION_NAMESPACE = uuid.UUID("6b1fc1f5-98a8-4ef6-93ab-9a6c8d8c9f0e")
+TINT = 0.4
+
+
+def write_map(path: Path, map_file: MapFile, classes: Sequence[ClassInfo], mpp: float) -> None:
+    """Write the map as a tiled, compressed, pyramidal OME-TIFF: class numbers, then a probability plane a class.
+
+    `mpp` is the map's pixel size in micrometres. Levels halve until one tile holds them, class numbers by the
+    nearest pixel, probabilities by the mean.
+    """
+    with ExitStack() as stack:
+        levels = [map_file]
+        while max(levels[-1].height, levels[-1].width) > TIFF_TILE:
+            finer = levels[-1]
+            size = (-(-finer.height // 2), -(-finer.width // 2))
+            coarser = MapFile(path.with_name(f"level{len(levels)}.raw"), finer.planes, *size)
+            stack.enter_context(coarser)
+            halve(finer, coarser)
+            levels.append(coarser)
+        names = ["class", *(f"p({info.name})" for info in classes[1:])]
+        metadata = {
+            "axes": "CYX",
+            "Channel": {"Name": names},
+            "PhysicalSizeX": mpp,
+            "PhysicalSizeXUnit": "µm",
+            "PhysicalSizeY": mpp,
+            "PhysicalSizeYUnit": "µm",
+        }
+        big = sum(level.planes * level.height * level.width for level in levels) > 2**31
+        with tifffile.TiffWriter(path, bigtiff=big, ome=True) as file:
+            for index, level in enumerate(levels):
+                file.write(
+                    read_tiles(level),
+                    shape=(level.planes, level.height, level.width),
+                    dtype=np.uint8,
+                    tile=(TIFF_TILE, TIFF_TILE),
+                    photometric="minisblack",
+                    compression="adobe_deflate",
+                    compressionargs={"level": COMPRESSION_LEVEL},
+                    maxworkers=2,
+                    subifds=len(levels) - 1 if index == 0 else None,
+                    subfiletype=int(index > 0),
+                    resolution=(10000 / mpp / 2**index, 10000 / mpp / 2**index),
+                    resolutionunit="CENTIMETER",
+                    metadata=metadata if index == 0 else None,
+                )
+
+
+def halve(finer: MapFile, coarser: MapFile) -> None:
+    """Fill `coarser` from every second class pixel and the means of 2x2 probabilities."""
+    for top, bottom in bands(coarser.height, TIFF_TILE):
+        rows = np.empty((finer.planes, bottom - top, coarser.width), np.uint8)
+        end = min(2 * bottom, finer.height)
+        rows[0] = finer.read(0, 2 * top, end)[::2, ::2]
+        for plane in range(1, finer.planes):
+            values = finer.read(plane, 2 * top, end)
+            height, width = values.shape
+            padded = cv2.copyMakeBorder(values, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+            rows[plane] = cv2.resize(padded, (coarser.width, bottom - top), interpolation=cv2.INTER_AREA)
+        coarser.write_rows(top, rows)
+
+
+def read_tiles(level: MapFile) -> Iterator[NDArray[np.uint8]]:
+    """The tiles of a level in the order of a TIFF, plane by plane."""
+    for plane in range(level.planes):
+        for top, bottom in bands(level.height, TIFF_TILE):
+            rows = level.read(plane, top, bottom)
+            for left, right in bands(level.width, TIFF_TILE):
+                yield rows[:, left:right]
+
+
+def write_regions(
+    path: Path, regions: Iterable[Region], classes: Sequence[ClassInfo], to_base: tuple[float, float]
+) -> list[int]:
+    """Write one GeoJSON polygon a region, in level-0 pixels, as QuPath imports it; returns regions per class.
+
+    `to_base` is level-0 pixels per map pixel in x and y. Regions are written one by one as they come.
+    """
+    counts = [0] * len(classes)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write('{"type": "FeatureCollection", "features": [')
+        for number, region in enumerate(regions):
+            counts[region.class_index] += 1
+            feature = describe_region(region, classes[region.class_index], to_base, number)
+            file.write(("," if number else "") + "\n" + json.dumps(feature, separators=(",", ":")))
+        file.write("\n]}\n")
+    return counts
+
+
+def describe_region(
+    region: Region, info: ClassInfo, to_base: tuple[float, float], number: int
+) -> dict[str, Any]:
+    """One GeoJSON feature with QuPath's properties."""
+    first = region.rings[0][0].tolist()
+    return {
+        "type": "Feature",
+        "id": str(uuid.uuid5(REGION_NAMESPACE, f"{info.name} {number} {first}")),
+        "geometry": {
+            "type": "Polygon",
+            "coordinates": [close_ring(ring, to_base, hole=index > 0) for index, ring in enumerate(region.rings)],
+        },
+        "properties": {
+            "objectType": "annotation",
+            "classification": {"name": info.name, "color": list(info.color)},
+            "measurements": {
+                "Area um^2": round(region.area_um2, 3),
+                "Mean probability": round(region.mean_probability, 4),
+            },
+        },
+    }
+
+
+def close_ring(ring: Ring, to_base: tuple[float, float], hole: bool) -> list[list[float]]:
+    """A closed ring in level-0 pixels; outlines and holes run in the two directions of RFC 7946."""
+    if (signed_area(ring) < 0) != hole:
+        ring = ring[::-1]
+    points = np.round(ring * to_base, 2).tolist()
+    return [*points, points[0]]
+
+
+def write_overlay(
+    path: Path, thumbnail: NDArray[np.uint8], map_file: MapFile, classes: Sequence[ClassInfo]
+) -> None:
+    """Write a PNG: the thumbnail (RGB, of the whole slide) tinted and outlined by class, greyer where not analysed."""
+    height, width = thumbnail.shape[:2]
+    sampled = sample_classes(map_file, height, width)
+    picture = thumbnail.copy()
+    skipped = sampled == NOT_ANALYSED
+    picture[skipped] = (picture[skipped] * 0.7 + 60).astype(np.uint8)
+    for index, info in enumerate(classes[1:], start=1):
+        mask = sampled == index
+        picture[mask] = (picture[mask] * (1 - TINT) + np.array(info.color) * TINT).astype(np.uint8)
+        contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, contours, -1, info.color, 2)
+    draw_legend(picture, classes)
+    encoded, content = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
+    assert encoded
+    path.write_bytes(content.tobytes())
+
+
+def sample_classes(map_file: MapFile, height: int, width: int) -> NDArray[np.uint8]:
+    """The class plane by nearest pixels at another size, read row by row."""
+    rows = ((np.arange(height) + 0.5) * map_file.height / height).astype(int)
+    columns = ((np.arange(width) + 0.5) * map_file.width / width).astype(int)
+    sampled = np.empty((height, width), np.uint8)
+    previous = -1
+    for index, row in enumerate(rows.tolist()):
+        sampled[index] = sampled[index - 1] if row == previous else map_file.read(0, row, row + 1)[0, columns]
+        previous = row
+    return sampled
+
+
+def draw_legend(picture: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> None:
+    """A swatch and a name for every class that is drawn, in the upper left corner."""
+    for line, info in enumerate(classes[1:]):
+        top = 10 + 24 * line
+        cv2.rectangle(picture, (10, top), (28, top + 16), info.color, -1)
+        position = (34, top + 14)
+        cv2.putText(picture, info.name, position, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 3, cv2.LINE_AA)
+        cv2.putText(picture, info.name, position, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a struct or plain values as indented JSON."""
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
