@@ -11,7 +11,15 @@ import msgspec
 
 from glassrt.engine.files import replace_file
 
-PACKAGES = ("glassrt", "numpy", "onnxruntime", "openvino", "openslide-python", "openslide-bin", "opencv-python-headless")
+PACKAGES = (
+    "glassrt",
+    "numpy",
+    "onnxruntime",
+    "openvino",
+    "openslide-python",
+    "openslide-bin",
+    "opencv-python-headless",
+)
 
 
 def describe_machine() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from glassrt.engine.backends import Backend, open_backend, run_windows
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.errors import SlideError
 from glassrt.engine.pipeline import Clock, cut_batches
-from glassrt.engine.score import Result, find_tissue, open_grid, score
+from glassrt.engine.scoring import Result, find_tissue, open_grid, score
 from glassrt.engine.segment import lay_windows
 from glassrt.engine.slide import open_slide
 
@@ -97,7 +97,13 @@ def measure_memory(data: Path, side: int, tissue: float) -> Report:
         slide = Path(folder, "mosaic.tiff")
         Mosaic(data, side, tissue).write(slide)
         size = slide.stat().st_size
-        command = [str(Path(sys.executable).with_name("glassrt")), "score", str(slide), "--out", str(Path(folder, "out"))]
+        command = [
+            str(Path(sys.executable).with_name("glassrt")),
+            "score",
+            str(slide),
+            "--out",
+            str(Path(folder, "out")),
+        ]
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)

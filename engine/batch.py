@@ -9,8 +9,8 @@ from pathlib import Path
 from glassrt.engine.backends import Backend
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.errors import GlassError, OutputError, UsageError
-from glassrt.engine.files import check_writable, replace_file
-from glassrt.engine.score import Result, score
+from glassrt.engine.files import prepare_folder, replace_file
+from glassrt.engine.scoring import Result, score
 from glassrt.engine.segment import DEFAULT_READERS, Progress
 from glassrt.engine.slide import open_slide
 
@@ -93,7 +93,7 @@ def score_batch(paths: Iterable[Path], job: Job, start: Start) -> list[Outcome]:
     """
     paths = list(paths)
     refuse_shared_folders(paths, job)
-    check_writable(job.out)
+    prepare_folder(job.out)
     summary = Summary(job)
     for path in paths:
         summary.add(score_path(path, job, start(path)))

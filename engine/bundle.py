@@ -12,7 +12,6 @@ import msgspec
 from glassrt.engine.errors import BundleError
 from glassrt.engine.files import replace_folder
 
-FORMAT = 1
 MANIFEST = "manifest.json"
 DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "glas-glands.glass"
 

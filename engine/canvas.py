@@ -39,9 +39,7 @@ class Canvas:
     parts of the map that no window covers are not handed out.
     """
 
-    def __init__(
-        self, plan: Plan, output_stride: int, map_size: tuple[int, int], sink: Callable[[Tile], None]
-    ) -> None:
+    def __init__(self, plan: Plan, output_stride: int, map_size: tuple[int, int], sink: Callable[[Tile], None]) -> None:
         self._plan, self._sink = plan, sink
         self._map_width, map_height = map_size
         self._bands = list(bands(map_height, TILE))
@@ -130,7 +128,8 @@ class Canvas:
             upsample_columns = self._upsampling[across.needed[columns] - x]
             total[:, rows, columns] += upsample_rows @ self._held[index] @ upsample_columns.T
             count[rows, columns] += 1
-        total /= np.maximum(count, 1)
+        if count.max() > 1:
+            total /= np.maximum(count, 1)
         logits = interpolate(total, down, across)
         if count.all():
             return softmax(logits), np.ones(logits.shape[1:], np.bool_)
@@ -171,12 +170,20 @@ class Slice:
 def interpolate(values: Floats, down: Slice, across: Slice) -> Floats:
     """Mix `values` `[C, needed rows, needed columns]` to the map's pixels `[C, h, w]`."""
     if not down.is_identity:
-        weight = down.weight[:, None]
-        values = values[:, down.lower] * (1 - weight) + values[:, down.upper] * weight
+        lower, upper = values[:, down.lower], values[:, down.upper]
+        values = mix(lower, upper, down.weight[:, None])
     if not across.is_identity:
-        weight = across.weight
-        values = values[:, :, across.lower] * (1 - weight) + values[:, :, across.upper] * weight
+        lower, upper = values.take(across.lower, axis=2), values.take(across.upper, axis=2)
+        values = mix(lower, upper, across.weight)
     return values
+
+
+def mix(lower: Floats, upper: Floats, weight: Floats) -> Floats:
+    """`lower` + (`upper` - `lower`) * `weight`, in the memory of `upper`."""
+    upper -= lower
+    upper *= weight
+    upper += lower
+    return upper
 
 
 def upsampling_matrix(window: int, output_stride: int) -> Floats:
@@ -191,6 +198,6 @@ def upsampling_matrix(window: int, output_stride: int) -> Floats:
 
 def softmax(logits: Floats) -> Floats:
     """Softmax over the first axis."""
-    exponentials = np.exp(logits - logits.max(axis=0))
+    exponentials: Floats = np.exp(logits - logits.max(axis=0))
     exponentials /= exponentials.sum(axis=0)
     return exponentials

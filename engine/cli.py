@@ -42,11 +42,14 @@ def main() -> None:
 def score_command(
     slides: Annotated[list[Path], typer.Argument(help="Slides or images.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for summary.csv and one folder a slide.", show_default=False)],
-    bundle: Annotated[Path, typer.Option(help="Bundle to score with.", show_default="the one shipped")] = DEFAULT_BUNDLE,
+    bundle: Annotated[
+        Path, typer.Option(help="Bundle to score with.", show_default="the one shipped")
+    ] = DEFAULT_BUNDLE,
     backend: Annotated[str, typer.Option(help="auto, ort or openvino.")] = "auto",
     scales: Annotated[str | None, typer.Option(help="Scales, e.g. 0.75,1,1.5.", show_default="the bundle's")] = None,
     flip: Annotated[
-        bool | None, typer.Option("--flip/--no-flip", help="Average with mirrored windows.", show_default="the bundle's")
+        bool | None,
+        typer.Option("--flip/--no-flip", help="Average with mirrored windows.", show_default="the bundle's"),
     ] = None,
     map_mpp: Annotated[
         float | None, typer.Option(help="Micrometres per map pixel.", show_default="a quarter of a logit's")

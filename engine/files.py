@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,17 +22,18 @@ def replace_file(path: Path) -> Iterator[Path]:
     """
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=STAGING_PREFIX, suffix=path.suffix, dir=path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=staging_prefix(), suffix=path.suffix, dir=path.parent)
         os.close(descriptor)
-        beside = Path(name)
-        try:
+    beside = Path(name)
+    try:
+        with output_errors(path, while_filling=True):
             yield beside
             beside.chmod(0o666 & ~current_umask())
             flush_to_disk(beside)
             beside.replace(path)
             flush_to_disk(path.parent)
-        finally:
-            beside.unlink(missing_ok=True)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -42,14 +44,15 @@ def replace_folder(path: Path) -> Iterator[Path]:
     """
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=path.parent))
-        try:
+        beside = Path(tempfile.mkdtemp(prefix=staging_prefix(), dir=path.parent))
+    try:
+        with output_errors(path, while_filling=True):
             yield beside
             beside.chmod(0o777 & ~current_umask())
             for file in beside.rglob("*"):
                 flush_to_disk(file)
             flush_to_disk(beside)
-            older = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=path.parent))
+            older = Path(tempfile.mkdtemp(prefix=staging_prefix(), dir=path.parent))
             try:
                 if path.exists():
                     path.rename(older / path.name)
@@ -57,21 +60,48 @@ def replace_folder(path: Path) -> Iterator[Path]:
             finally:
                 shutil.rmtree(older, ignore_errors=True)
             flush_to_disk(path.parent)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
-def check_writable(folder: Path) -> None:
-    """Raise OutputError unless files can be made in `folder`, which is created where it is missing."""
+def prepare_folder(folder: Path) -> None:
+    """Make `folder` where it is missing, and remove what killed processes left half-written in it.
+
+    Raises OutputError unless files can be made there.
+    """
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(prefix=STAGING_PREFIX, dir=folder):
+        with tempfile.TemporaryFile(prefix=staging_prefix(), dir=folder):
             pass
+    for left in folder.glob(f"{STAGING_PREFIX}{socket.gethostname()}-*"):
+        owner = left.name.removeprefix(f"{STAGING_PREFIX}{socket.gethostname()}-").split("-")[0]
+        if owner.isdigit() and not is_running(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
+            left.unlink(missing_ok=True)
+
+
+def staging_prefix() -> str:
+    """The beginning of the names of half-written files: it tells whose they are."""
+    return f"{STAGING_PREFIX}{socket.gethostname()}-{os.getpid()}-"
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of this number exists on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextmanager
-def output_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says of a failed write into one clear line."""
+def output_errors(path: Path, while_filling: bool = False) -> Iterator[None]:
+    """Turn what the operating system says of a failed write into one clear line.
+
+    `while_filling`, other things happen inside, so only errors that speak of writing are turned.
+    """
     try:
         yield
     except OSError as error:
@@ -79,9 +109,11 @@ def output_errors(path: Path) -> Iterator[None]:
             raise OutputError(f"{path}: no space left to write it; free some or choose another --out") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise OutputError(f"{path}: no permission to write here; choose another --out") from error
+        if while_filling:
+            raise
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             raise OutputError(f"{path}: a file stands where a folder is needed; choose another --out") from error
-        raise
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another --out") from error
 
 
 def flush_to_disk(path: Path) -> None:

@@ -4,6 +4,7 @@ Plain reads and writes, no memory mapping: the pages of a mapping count as resid
 not grow with the slide.
 """
 
+import os
 from pathlib import Path
 from types import TracebackType
 
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 NOT_ANALYSED = 255
 """Class value of pixels outside every computed window."""
+
+WHOLE_ROWS = 32  # a part of the width is read row by row only when it is less than one in this many
 
 Bytes = NDArray[np.uint8]
 
@@ -25,31 +28,43 @@ class MapFile:
 
     def __init__(self, path: Path, planes: int, height: int, width: int) -> None:
         self.path, self.planes, self.height, self.width = path, planes, height, width
-        self._file = open(path, "x+b", buffering=0)  # noqa: SIM115 - close() owns it
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
 
     def write_rows(self, top: int, rows: Bytes) -> None:
         """Write `[planes, n, width]` as rows `top`...`top + n` of every plane."""
         for plane, content in enumerate(rows):
-            self._file.seek((plane * self.height + top) * self.width)
-            self._write(memoryview(np.ascontiguousarray(content)).cast("B"))
-
-    def _write(self, content: memoryview) -> None:
-        while content:  # an unbuffered write may take only a part
-            content = content[self._file.write(content) :]
+            offset = (plane * self.height + top) * self.width
+            rest = np.ascontiguousarray(content).data.cast("B")
+            while rest:  # one call may take only a part
+                written = os.pwrite(self._descriptor, rest, offset)
+                rest, offset = rest[written:], offset + written
 
     def read(self, plane: int, top: int, bottom: int, left: int = 0, right: int | None = None) -> Bytes:
-        """`[bottom - top, right - left]` of one plane; owned by the caller."""
+        """`[bottom - top, right - left]` of one plane; owned by the caller. Threads may read at once."""
         right = self.width if right is None else right
-        if (left, right) != (0, self.width):
-            return np.concatenate([self.read(plane, row, row + 1)[:, left:right] for row in range(top, bottom)])
-        self._file.seek((plane * self.height + top) * self.width)
-        rows = np.fromfile(self._file, np.uint8, (bottom - top) * self.width)
-        return rows.reshape(bottom - top, self.width)
+        rows = np.empty((bottom - top, right - left), np.uint8)
+        start = (plane * self.height + top) * self.width + left
+        if WHOLE_ROWS * (right - left) < self.width:
+            for index, row in enumerate(rows):
+                self._fill(row, start + index * self.width)
+            return rows
+        whole = np.empty((bottom - top, self.width), np.uint8)
+        self._fill(whole, start - left)
+        return whole[:, left:right]
+
+    def _fill(self, array: Bytes, offset: int) -> None:
+        rest = array.data.cast("B")
+        while rest:
+            count = os.preadv(self._descriptor, [rest], offset)
+            assert count, "rows were read before they were written"
+            rest, offset = rest[count:], offset + count
 
     def close(self) -> None:
         """Close and delete the file; harmless when done twice."""
-        self._file.close()
-        self.path.unlink(missing_ok=True)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> "MapFile":
         return self

@@ -62,7 +62,7 @@ def find_regions(map_file: MapFile, map_mpp: float, smallest_um2: float = 0.0, b
             if piece.pixels * pixel_um2 < smallest_um2:
                 continue
             mask = read_piece(map_file, piece)
-            rings = tuple(ring + (piece.left, piece.top) for ring in trace(mask))
+            rings = tuple(np.add(ring, (piece.left, piece.top)) for ring in trace(mask))
             mean = piece.probability_sum / (255 * piece.pixels)
             yield Region(class_index, piece.pixels * pixel_um2, mean, rings)
 
@@ -119,15 +119,25 @@ def read_piece(map_file: MapFile, piece: Piece) -> Mask:
 def trace(mask: Mask) -> list[Ring]:
     """Rings of a 4-connected mask along its pixel edges: the outline, then holes; simple, unclosed.
 
-    OpenCV traces pixel centres. So every pixel becomes 3x3 points of a lattice twice as fine, shared with its
-    neighbours, whose centres' outline is the pixels' edge.
+    A ring turns where an odd number of the four pixels around a grid point is set. Along a row of grid
+    points, edges join the turns pairwise from the left; along a column, from the top.
     """
-    mask = fill_corners(mask)
-    lattice = np.zeros((2 * mask.shape[0] + 1, 2 * mask.shape[1] + 1), np.uint8)
-    lattice[1::2, 1::2] = mask
-    lattice = cv2.dilate(lattice, np.ones((3, 3), np.uint8)).astype(np.uint8, copy=False)
-    contours, _ = cv2.findContours(lattice, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    rings = [contour[:, 0].astype(np.float64) / 2 for contour in contours]
+    padded = np.pad(fill_corners(mask), 1)
+    ys, xs = np.nonzero(padded[:-1, :-1] ^ padded[:-1, 1:] ^ padded[1:, :-1] ^ padded[1:, 1:])
+    by_column = np.lexsort((ys, xs))
+    in_column = np.empty_like(by_column)
+    in_column[by_column] = by_column[np.arange(len(by_column)) ^ 1]
+    partners, rings = in_column.tolist(), []
+    left = [True] * len(partners)
+    for start in range(len(partners)):
+        ring, turn = [], start
+        while left[turn]:
+            other = turn ^ 1  # turns are numbered along rows
+            left[turn] = left[other] = False
+            ring += [turn, other]
+            turn = partners[other]
+        if ring:
+            rings.append(np.column_stack([xs[ring], ys[ring]]).astype(np.float64))
     return sorted(rings, key=lambda ring: -abs(signed_area(ring)))
 
 

@@ -6,16 +6,18 @@ without seams.
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import cv2
 import numpy as np
 import openslide
 from numpy.typing import NDArray
 
-from glassrt.engine.errors import SlideError, UsageError
+from glassrt.engine.errors import GlassError, SlideError, UsageError
+from glassrt.engine.tiff_tiles import TiffTiles, open_tiles
 
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
@@ -38,7 +40,7 @@ class Slide(Protocol):
 
     def close(self) -> None: ...
 
-    def __enter__(self) -> "Slide": ...
+    def __enter__(self) -> Self: ...
 
     def __exit__(self, *exception: object) -> None: ...
 
@@ -51,7 +53,7 @@ class ArraySlide:
             raise SlideError(f"{name}: expected uint8 [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
         self.pixels, self.name, self.source = pixels, name, source
         self.mpp = check_mpp(mpp, name)
-        self.level_sizes = ((pixels.shape[1], pixels.shape[0]),)
+        self.level_sizes: tuple[Size, ...] = ((pixels.shape[1], pixels.shape[0]),)
 
     def read_level(self, level: int, level_xy: tuple[int, int], size: Size) -> Pixels:
         x, y = level_xy
@@ -60,7 +62,7 @@ class ArraySlide:
     def close(self) -> None:
         """Nothing to free: the caller owns the array."""
 
-    def __enter__(self) -> "ArraySlide":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -76,13 +78,31 @@ class OpenSlideSlide:
             self._file = openslide.OpenSlide(path)
         except openslide.OpenSlideError as error:
             raise SlideError(f"{path}: OpenSlide cannot read it ({error}); copy it again or convert it") from error
-        self.source = f"OpenSlide {self._file.properties.get(openslide.PROPERTY_NAME_VENDOR, 'unknown')}"
-        self.level_sizes = self._file.level_dimensions
+        self._tiles: TiffTiles | None = None
         try:
+            vendor = self._file.properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
+            self.source = f"OpenSlide {vendor}"
+            self.level_sizes = self._file.level_dimensions
             self.mpp = check_mpp(mpp, str(path)) if mpp is not None else self._stored_mpp(path)
-        except (SlideError, UsageError):
-            self._file.close()
+            self._tiles = open_tiles(path, vendor, self.level_sizes)
+            if self._tiles is not None and not self._tiles_agree():
+                self._tiles.close()
+                self._tiles = None
+        except GlassError:
+            self.close()
             raise
+
+    def _tiles_agree(self) -> bool:
+        """Whether tiles read directly have the very pixels that OpenSlide gives, on a piece of each level."""
+        assert self._tiles is not None
+        for level, (width, height) in enumerate(self.level_sizes):
+            size = (min(64, width), min(64, height))
+            middle = ((width - size[0]) // 2, (height - size[1]) // 2)
+            if level and self.level_sizes[0][0] % width:
+                continue  # OpenSlide interpolates where levels do not divide; level 0 stands for the file
+            if not np.array_equal(self._tiles.read(level, *middle, *size), self._paint(level, middle, size)):
+                return False
+        return True
 
     def _stored_mpp(self, path: Path) -> float:
         values = [self._file.properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
@@ -100,6 +120,11 @@ class OpenSlideSlide:
         return math.sqrt(x * y)
 
     def read_level(self, level: int, level_xy: tuple[int, int], size: Size) -> Pixels:
+        if self._tiles is not None:
+            return self._tiles.read(level, *level_xy, *size)
+        return self._paint(level, level_xy, size)
+
+    def _paint(self, level: int, level_xy: tuple[int, int], size: Size) -> Pixels:
         (base_width, base_height), (width, height) = self.level_sizes[0], self.level_sizes[level]
         base_xy = (round(level_xy[0] * base_width / width), round(level_xy[1] * base_height / height))
         try:
@@ -113,9 +138,11 @@ class OpenSlideSlide:
         return rgb  # type: ignore[return-value]
 
     def close(self) -> None:
+        if self._tiles is not None:
+            self._tiles.close()
         self._file.close()
 
-    def __enter__(self) -> "OpenSlideSlide":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -190,9 +217,21 @@ class GridReader:
         pixels = np.empty((height, width, 3), np.uint8)
         for top, rows in split(height, down.longest_run):
             for left, columns in split(width, across.longest_run):
-                pixels[top : top + rows, left : left + columns] = self._read_block(
-                    across, down, x + left, y + top, columns, rows
-                )
+                block = self._read_block(across, down, x + left, y + top, columns, rows)
+                pixels[top : top + rows, left : left + columns] = block
+        return pixels
+
+    def read_all(self, threads: int) -> Pixels:
+        """RGB `[height, width, 3]` of the whole grid, in strips shared among threads; for thumbnails."""
+        pixels = np.empty((self.height, self.width, 3), np.uint8)
+
+        def read_strip(strip: tuple[int, int]) -> None:
+            top, rows = strip
+            pixels[top : top + rows] = self.read(0, top, self.width, rows)
+
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(read_strip, split(self.height, -(-self.height // (2 * threads)))):
+                pass
         return pixels
 
     def _read_block(self, across: "Resampling", down: "Resampling", x: int, y: int, width: int, height: int) -> Pixels:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from glassrt.engine.bundle import FORMAT, Bundle, ClassInfo, Graph, Manifest, write_bundle
+from glassrt.engine.bundle import Bundle, ClassInfo, Graph, Manifest, write_bundle
 from glassrt.engine.errors import TrainingError
 from glassrt.export.to_onnx import export_graph
 from glassrt.training import checkpoint
@@ -28,7 +28,7 @@ def export_run(run: Path, out: Path, name: str) -> Bundle:
     checkpoint.load_into(network, tensors, file)
     graph = export_graph(network, config.crop)
     manifest = Manifest(
-        format=FORMAT,
+        format=1,
         kind="segmentation",
         name=name,
         classes=tuple(ClassInfo(each, color) for each, color in zip(glas.CLASSES, COLORS, strict=True)),

@@ -1,6 +1,5 @@
 """A segmentation network as an ONNX graph: uint8 RGB windows in, float32 logits out."""
 
-import io
 import warnings
 
 import onnx
@@ -42,8 +41,6 @@ def export_graph(network: nn.Module, window: int) -> bytes:
             verbose=False,
         )
     assert program is not None
-    buffer = io.BytesIO()
-    program.save(buffer)
-    model = onnx.load_from_string(buffer.getvalue())
+    model = program.model_proto
     onnx.checker.check_model(model, full_check=True)
-    return buffer.getvalue()
+    return bytes(model.SerializeToString())

@@ -42,7 +42,9 @@ def segment_command(
     try:
         from glassrt.training.methods import segment
     except ModuleNotFoundError as error:
-        raise UsageError(f"training needs {error.name}, which is not installed: pip install 'glassrt[train]'") from error
+        raise UsageError(
+            f"training needs {error.name}, which is not installed: pip install 'glassrt[train]'"
+        ) from error
     settings = segment.load_config(config)
     with Progress(*METRIC_COLUMNS, TextColumn("loss {task.fields[loss]:.3f}")) as bars:
         task = bars.add_task("steps", total=settings.steps, loss=float("nan"))
@@ -59,7 +61,8 @@ def evaluate_command(
     split: Annotated[str, typer.Option(help="train, testA or testB.")] = "testA",
     scales: Annotated[str | None, typer.Option(help="Scales, e.g. 0.75,1,1.5.", show_default="the bundle's")] = None,
     flip: Annotated[
-        bool | None, typer.Option("--flip/--no-flip", help="Average with mirrored windows.", show_default="the bundle's")
+        bool | None,
+        typer.Option("--flip/--no-flip", help="Average with mirrored windows.", show_default="the bundle's"),
     ] = None,
     backend: Annotated[str, typer.Option(help="auto, ort or openvino.")] = "auto",
     json: Annotated[Path | None, typer.Option(help="File to write the scores to.", show_default=False)] = None,

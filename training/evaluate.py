@@ -4,9 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from glassrt.engine.backends import Backend
 from glassrt.engine.bundle import Bundle
@@ -46,7 +44,7 @@ def evaluate(
         if prediction.shape != truth.shape:
             raise DatasetError(f"{image.image_path} and its mask differ in size")
         counts += metrics.confusion((truth > 0).astype(np.uint8), prediction, len(names))
-        regions = drop_specks(prediction, bundle.manifest.output_stride**2)
+        regions = metrics.find_objects(prediction == 1, bundle.manifest.output_stride**2)
         objects += metrics.object_counts(truth, regions)
         object_sums += metrics.object_dice_sums(truth, regions)
         progress(done, len(images))
@@ -69,11 +67,3 @@ def evaluate(
         "backend": f"{backend.name} {backend.version} on {backend.device}",
         "scores": {name: round(100 * value, 3) for name, value in scores.items()},
     }
-
-
-def drop_specks(prediction: NDArray[np.uint8], smallest: int) -> NDArray[np.uint8]:
-    """The prediction `[H, W]` (0 or 1) without 4-connected regions of fewer than `smallest` pixels."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(prediction, connectivity=4)
-    kept = stats[:, cv2.CC_STAT_AREA] >= smallest
-    kept[0] = False
-    return kept[labels].astype(np.uint8)

@@ -14,7 +14,7 @@ Array = NDArray[Any]
 
 NAMES = ("ort", "openvino")
 MODULES = {"ort": "onnxruntime", "openvino": "openvino"}
-DEFAULT_BATCH = 4
+DEFAULT_BATCH = 1  # on CPUs larger batches leave the caches and take longer a window
 
 
 class Backend(Protocol):

@@ -25,6 +25,8 @@ class OrtBackend:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # Threads that spin between calls take the cores from those that read and write.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_free_dimension_override_by_name("batch", batch)
         try:
             self._session = onnxruntime.InferenceSession(graph, options, providers=[PROVIDER])

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import openslide
 import pytest
+
 from glassrt.engine.errors import GlassError
 from glassrt.engine.slide import ArraySlide, GridReader, open_slide
 
@@ -77,7 +78,9 @@ def test_a_wrong_resolution_can_be_corrected(data: Path) -> None:
         assert slide.mpp == 0.499
 
 
-@pytest.mark.parametrize("pixels", [np.zeros((5, 5), np.uint8), np.zeros((5, 5, 3), np.float32), np.zeros((0, 5, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "pixels", [np.zeros((5, 5), np.uint8), np.zeros((5, 5, 3), np.float32), np.zeros((0, 5, 3), np.uint8)]
+)
 def test_arrays_of_another_form_are_refused(pixels: np.ndarray) -> None:
     with pytest.raises(GlassError, match="expected uint8"):
         ArraySlide(pixels, 0.5)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from glassrt.engine.windows import Sampling, plan, round_half_up, window_starts
 
 

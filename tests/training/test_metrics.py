@@ -93,10 +93,11 @@ def test_images_are_pooled_before_a_score_is_taken() -> None:
     assert metrics.mean_iou(large + small) != pytest.approx((metrics.mean_iou(large) + metrics.mean_iou(small)) / 2)
 
 
-def test_components_join_diagonal_neighbours() -> None:
-    assert metrics.components(grid("100 010 000") > 0).max() == 1
-    assert metrics.components(grid("101 000 101") > 0).max() == 4
-    assert metrics.components(grid("000") > 0).max() == 0
+def test_objects_are_joined_along_edges_and_specks_are_none() -> None:
+    assert metrics.find_objects(grid("100 010 000") > 0).max() == 2
+    assert metrics.find_objects(grid("101 000 101") > 0).max() == 4
+    assert metrics.find_objects(grid("000") > 0).max() == 0
+    assert np.array_equal(metrics.find_objects(grid("110 000 001") > 0, smallest=2) > 0, grid("110 000 000") > 0)
 
 
 OBJECTS = [
@@ -183,7 +184,7 @@ def test_object_counts_agree_with_a_plain_statement_of_the_challenge_on_real_gla
     glands: list[NDArray[np.uint8]],
 ) -> None:
     for mask in glands:
-        segmented = metrics.components(np.roll(mask, (12, -17), axis=(0, 1)) > 0)  # a poor but real segmentation
+        segmented = metrics.find_objects(np.roll(mask, (12, -17), axis=(0, 1)) > 0)  # a poor but real segmentation
         found = 0
         for number in range(1, segmented.max() + 1):
             numbers, shared = np.unique(mask[(segmented == number) & (mask > 0)], return_counts=True)

@@ -90,11 +90,11 @@ def augment(sample: Sample, crop: int, random: np.random.Generator) -> Sample:
     centre = np.array([margin_uniform(random, width, crop / 2), margin_uniform(random, height, crop / 2)])
     matrix = np.column_stack([turn, centre - turn @ np.full(2, (crop - 1) / 2)])
     inverse = cv2.WARP_INVERSE_MAP
-    pixels = cv2.warpAffine(
+    image = cv2.warpAffine(
         pixels, matrix, (crop, crop), flags=cv2.INTER_LINEAR | inverse, borderMode=cv2.BORDER_REFLECT_101
     )
-    mask = cv2.warpAffine(mask, matrix, (crop, crop), flags=cv2.INTER_NEAREST | inverse, borderValue=IGNORE)
-    return vary_stain(pixels, random), mask
+    labels = cv2.warpAffine(mask, matrix, (crop, crop), flags=cv2.INTER_NEAREST | inverse, borderValue=IGNORE)
+    return vary_stain(image.astype(np.uint8, copy=False), random), labels.astype(np.uint8, copy=False)
 
 
 def margin_uniform(random: np.random.Generator, length: int, margin: float) -> float:
@@ -111,7 +111,8 @@ def vary_stain(pixels: NDArray[np.uint8], random: np.random.Generator) -> NDArra
         varied = cv2.GaussianBlur(varied, (0, 0), random.uniform(0.3, 1.2))
     if random.random() < 0.2:
         varied = varied + random.normal(0, random.uniform(1, 6), size=varied.shape).astype(np.float32)
-    return np.clip(np.rint(varied), 0, 255).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.clip(np.rint(varied), 0, 255).astype(np.uint8)
+    return rounded
 
 
 def draw_batch(samples: list[Sample], config: SegmentConfig, step: int) -> tuple[Tensor, Tensor]:
@@ -155,7 +156,7 @@ def train(config: SegmentConfig, data: Path, run: Path, progress: Progress = lam
     network = PSPNet(len(glas.CLASSES), config.encoder, config.output_stride)
     network.encoder.load_state_dict(imagenet_weights())
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network.to(device=device, memory_format=torch.channels_last).train()
+    network.to(device).train()
     average = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.average_decay), use_buffers=True
     )

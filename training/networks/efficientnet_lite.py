@@ -57,18 +57,16 @@ class InvertedResidual(nn.Module):
         if self.expands:
             self._expand_conv = nn.Conv2d(inputs, hidden, 1, bias=False)
             self._bn0 = batch_norm(hidden)
-        self._depthwise_conv = SameConv2d(
-            hidden, hidden, kernel, stride, dilation=dilation, groups=hidden, bias=False
-        )
+        self._depthwise_conv = SameConv2d(hidden, hidden, kernel, stride, dilation=dilation, groups=hidden, bias=False)
         self._bn1 = batch_norm(hidden)
         self._project_conv = nn.Conv2d(hidden, outputs, 1, bias=False)
         self._bn2 = batch_norm(outputs)
         self.skips = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        y = F.relu6(self._bn1(self._depthwise_conv(y)))
-        y = self._bn2(self._project_conv(y))
+        wide = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+        wide = F.relu6(self._bn1(self._depthwise_conv(wide)))
+        y: Tensor = self._bn2(self._project_conv(wide))
         return x + y if self.skips else y
 
 
@@ -96,9 +94,7 @@ class EfficientNetLite(nn.Module):
                 if block_stride == 2 and stride_so_far == output_stride:
                     block_stride, dilation = 1, dilation * 2
                 stride_so_far *= block_stride
-                blocks.append(
-                    InvertedResidual(channels, outputs, kernel, block_stride, expansion, block_dilation)
-                )
+                blocks.append(InvertedResidual(channels, outputs, kernel, block_stride, expansion, block_dilation))
                 channels = outputs
             if stage == 4:
                 self.auxiliary_block, self.auxiliary_channels = len(blocks) - 1, channels

@@ -71,6 +71,9 @@ class PSPNet(nn.Module):
     `[N, classes, H / stride, W / stride]`; in training mode a pair, with the auxiliary head's logits second.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(self, classes: int, encoder: str = "efficientnet_lite0", output_stride: int = 16) -> None:
         super().__init__()
         self.output_stride = output_stride

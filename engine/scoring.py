@@ -28,7 +28,7 @@ from glassrt.engine.slide import GridReader, Pixels, Slide
 from glassrt.engine.tissue import tissue_mask
 from glassrt.engine.windows import Plan
 
-THUMBNAIL_SIDE = 1600
+THUMBNAIL_SIDE = 1024
 TISSUE_MPP = 8.0
 COARSEST_RATIO = 4.0  # a slide coarser than this many times the bundle's mpp shows none of what it learned
 MAP_PIXELS_PER_LOGIT = 4  # of the default map: finer than the network sees, coarse enough to store
@@ -83,7 +83,7 @@ def score(
         grid = open_grid(slide, bundle)
         map_size = choose_map_size(grid, bundle, map_mpp)
         with clock.time("tissue"):
-            thumbnail, tissue = find_tissue(slide)
+            thumbnail, tissue = find_tissue(slide, readers)
         windows = lay_windows(grid, bundle, tissue)
         folder = stack.enter_context(replace_folder(Path(out)))
         planes = len(bundle.manifest.classes)
@@ -128,12 +128,12 @@ def physical_mpp(slide: Slide, width: int, height: int) -> float:
     return slide.mpp * math.sqrt(base_width * base_height / (width * height))
 
 
-def find_tissue(slide: Slide) -> tuple[Pixels, NDArray[np.bool_]]:
+def find_tissue(slide: Slide, readers: int = DEFAULT_READERS) -> tuple[Pixels, NDArray[np.bool_]]:
     """A thumbnail of the slide, and the mask of its tissue at about 8 micrometres a pixel."""
     longest = max(slide.level_sizes[0])
     thumbnail_mpp = slide.mpp * max(1.0, longest / THUMBNAIL_SIDE)
     grid = GridReader(slide, thumbnail_mpp)
-    thumbnail = grid.read(0, 0, grid.width, grid.height)
+    thumbnail = grid.read_all(readers)
     shrink = min(1.0, thumbnail_mpp / TISSUE_MPP)
     size = (max(1, round(grid.width * shrink)), max(1, round(grid.height * shrink)))
     small = cv2.resize(thumbnail, size, interpolation=cv2.INTER_AREA) if shrink < 1 else thumbnail
@@ -193,11 +193,9 @@ def write_outputs(folder: Path, slide: Slide, bundle: Bundle, map_file: MapFile,
     # What is smaller than one logit lies below the network's resolution.
     smallest = (bundle.manifest.mpp * bundle.manifest.output_stride) ** 2
     write_map(folder / "map.ome.tif", map_file, classes, map_mpp)
-    counts = write_regions(
-        folder / "regions.geojson", find_regions(map_file, map_mpp, smallest), classes, to_base
-    )
     write_overlay(folder / "overlay.png", thumbnail, map_file, classes)
-    return counts
+    regions = find_regions(map_file, map_mpp, smallest)
+    return write_regions(folder / "regions.geojson", regions, classes, to_base)
 
 
 def summarise(

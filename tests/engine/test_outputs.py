@@ -1,0 +1,185 @@
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import openslide
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from shapely.geometry import Polygon, shape
+
+from glassrt.engine.bundle import ClassInfo
+from glassrt.engine.mapfile import NOT_ANALYSED, MapFile
+from glassrt.engine.outputs import write_map, write_overlay, write_regions
+from glassrt.engine.regions import find_regions, signed_area
+
+CLASSES = (ClassInfo("other", (200, 200, 200)), ClassInfo("gland", (30, 120, 220)))
+MakeMap = Callable[[NDArray[np.uint8]], MapFile]
+
+
+@pytest.fixture
+def make_map(tmp_path: Path) -> Iterator[MakeMap]:
+    """A map file of a class map; the probability of class 1 is 200 / 255 where it is."""
+    made: list[MapFile] = []
+
+    def make(classes: NDArray[np.uint8]) -> MapFile:
+        map_file = MapFile(tmp_path / f"map{len(made)}.raw", 2, *classes.shape)
+        map_file.write_rows(0, np.stack([classes, np.where(classes == 1, 200, 0).astype(np.uint8)]))
+        made.append(map_file)
+        return map_file
+
+    yield make
+    for map_file in made:
+        map_file.close()
+
+
+def draw(text: str) -> NDArray[np.uint8]:
+    """A class map from lines of `.` and `#`."""
+    return np.array([[character == "#" for character in line] for line in text.split()], np.uint8)
+
+
+def glas_classes(data: Path, name: str) -> NDArray[np.uint8]:
+    mask = cv2.imread(str(data / "glas" / f"{name}_anno.bmp"), cv2.IMREAD_UNCHANGED)
+    return (mask > 0).astype(np.uint8)
+
+
+def test_a_map_file_gives_back_what_was_written_in_any_part(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).integers(0, 256, (3, 90, 1000), dtype=np.uint8)
+    with MapFile(tmp_path / "map.raw", 3, 90, 1000) as map_file:
+        map_file.write_rows(40, rows[:, 40:])
+        map_file.write_rows(0, rows[:, :40])
+        assert np.array_equal(map_file.read(2, 0, 90), rows[2])
+        assert np.array_equal(map_file.read(1, 30, 50, 990, 1000), rows[1, 30:50, 990:])
+        assert np.array_equal(map_file.read(1, 30, 50, 100, 800), rows[1, 30:50, 100:800])
+    assert not (tmp_path / "map.raw").exists()
+
+
+@pytest.mark.parametrize(
+    ("picture", "areas", "holes"),
+    [
+        ("#", [1], [0]),
+        ("##. ##. ...", [4], [0]),
+        ("### #.# ###", [8], [1]),
+        ("##.## ##.##", [4, 4], [0, 0]),
+        ("#.. .#. ..#", [1, 1, 1], [0, 0, 0]),
+        ("##### #...# #.#.# #...# #####", [16, 1], [1, 0]),
+        ("#.#.# ##### #.#.#", [11], [0]),
+    ],
+)
+def test_polygons_have_the_area_and_the_holes_of_their_pixels(
+    make_map: MakeMap, picture: str, areas: list[int], holes: list[int]
+) -> None:
+    regions = list(find_regions(make_map(draw(picture)), map_mpp=1.0))
+    polygons = [Polygon(region.rings[0], region.rings[1:]) for region in regions]
+    assert sorted(region.area_um2 for region in regions) == sorted(areas)
+    assert sorted(polygon.area for polygon in polygons) == sorted(areas)
+    assert sorted(len(region.rings) - 1 for region in regions) == sorted(holes)
+    assert all(polygon.is_valid for polygon in polygons)
+    assert all(region.mean_probability == pytest.approx(200 / 255) for region in regions)
+
+
+def test_pixels_that_touch_by_a_corner_alone_are_joined_so_that_rings_stay_simple(make_map: MakeMap) -> None:
+    (region,) = find_regions(make_map(draw("##.. #.#. ###. ....")), map_mpp=1.0)
+    polygon = Polygon(region.rings[0], region.rings[1:])
+    assert polygon.is_valid
+    assert region.area_um2 <= polygon.area <= region.area_um2 + 1
+
+
+@pytest.mark.parametrize("name", ["train_1", "train_37", "testA_9"])
+@pytest.mark.parametrize("band", [1, 64, 4096])
+def test_real_glands_come_back_from_their_polygons_whatever_the_bands(
+    data: Path, make_map: MakeMap, name: str, band: int
+) -> None:
+    classes = glas_classes(data, name)
+    count = cv2.connectedComponents(classes, connectivity=4)[0]
+    regions = list(find_regions(make_map(classes), 2.0, band=band))
+    assert len(regions) == count - 1
+    assert sum(region.area_um2 for region in regions) == classes.sum() * 4
+    drawn = np.zeros(classes.shape, np.uint8)
+    for region in regions:
+        assert Polygon(region.rings[0], region.rings[1:]).is_valid
+        for x, y, value in fill(region.rings, classes.shape):
+            drawn[y, x] = value
+    assert (drawn != classes).mean() < 1e-4  # corners that were filled
+
+
+def fill(rings: tuple[NDArray[np.float64], ...], size: tuple[int, int]) -> Iterator[tuple[int, int, int]]:
+    """The pixels inside a polygon by the even-odd rule along each row of pixel centres."""
+    for y in range(size[0]):
+        crossings = []
+        for ring in rings:
+            for (x0, y0), (_, y1) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+                if min(y0, y1) < y + 0.5 < max(y0, y1):
+                    crossings.append(x0)
+        crossings.sort()
+        for start, end in zip(crossings[::2], crossings[1::2], strict=True):
+            for x in range(int(start), int(end)):
+                yield x, y, 1
+
+
+def test_small_regions_are_dropped(make_map: MakeMap) -> None:
+    map_file = make_map(draw("###.# ###.. ....#"))
+    assert [region.area_um2 for region in find_regions(map_file, 2.0, smallest_um2=8)] == [24]
+
+
+def test_geojson_is_what_qupath_reads(make_map: MakeMap, tmp_path: Path) -> None:
+    map_file = make_map(draw("....... .#####. .#...#. .#...#. .#####. ......."))
+    counts = write_regions(tmp_path / "r.geojson", find_regions(map_file, 2.0), CLASSES, (4.0, 5.0))
+    assert counts == [0, 1]
+    (feature,) = json.loads((tmp_path / "r.geojson").read_text())["features"]
+    polygon = shape(feature["geometry"])
+    assert polygon.is_valid
+    assert polygon.bounds == (4, 5, 24, 25)
+    assert polygon.area == 14 * 20
+    outline, hole = (np.array(ring) for ring in feature["geometry"]["coordinates"])
+    assert np.array_equal(outline[0], outline[-1])
+    assert np.array_equal(hole[0], hole[-1])
+    assert signed_area(outline[:-1]) > 0 > signed_area(hole[:-1])
+    assert feature["properties"]["classification"] == {"name": "gland", "color": [30, 120, 220]}
+    assert feature["properties"]["objectType"] == "annotation"
+    assert feature["properties"]["measurements"]["Area um^2"] == 14 * 4
+
+
+def test_geojson_without_regions_is_an_empty_collection(make_map: MakeMap, tmp_path: Path) -> None:
+    write_regions(tmp_path / "r.geojson", find_regions(make_map(np.zeros((5, 5), np.uint8)), 1.0), CLASSES, (1, 1))
+    assert json.loads((tmp_path / "r.geojson").read_text()) == {"type": "FeatureCollection", "features": []}
+
+
+def test_the_map_is_a_pyramidal_ome_tiff_with_physical_size(data: Path, make_map: MakeMap, tmp_path: Path) -> None:
+    classes = np.tile(glas_classes(data, "train_1"), (3, 3))
+    classes[:100] = NOT_ANALYSED
+    map_file = make_map(classes)
+    path = tmp_path / "map.ome.tif"
+    write_map(path, map_file, CLASSES, 2.48)
+    with tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        assert series.axes == "CYX"
+        assert np.array_equal(series.asarray()[0], classes)
+        assert np.array_equal(series.asarray()[1], map_file.read(1, 0, map_file.height))
+        assert [level.shape[1:] for level in series.levels] == [(1566, 2325), (783, 1163), (392, 582), (196, 291)]
+        assert np.array_equal(series.levels[1].asarray()[0], classes[::2, ::2])
+        assert file.pages[0].is_tiled
+        assert file.pages[0].compression == tifffile.COMPRESSION.ADOBE_DEFLATE
+        pixels = tifffile.xml2dict(file.ome_metadata)["OME"]["Image"]["Pixels"]
+    assert (pixels["PhysicalSizeX"], pixels["PhysicalSizeXUnit"], pixels["SizeC"]) == (2.48, "µm", 2)
+    assert [channel["Name"] for channel in pixels["Channel"]] == ["class", "p(gland)"]
+    with openslide.OpenSlide(path) as slide:
+        assert slide.dimensions == (2325, 1566)
+        assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(2.48)
+
+
+def test_the_overlay_shows_glands_in_their_colour_and_greys_what_was_not_analysed(
+    make_map: MakeMap, tmp_path: Path
+) -> None:
+    classes = np.zeros((100, 150), np.uint8)
+    classes[:, :50], classes[20:80, 80:130] = NOT_ANALYSED, 1
+    thumbnail = np.full((400, 600, 3), 240, np.uint8)
+    write_overlay(tmp_path / "o.png", thumbnail, make_map(classes), CLASSES)
+    picture = cv2.imread(str(tmp_path / "o.png"), cv2.IMREAD_COLOR_RGB)
+    assert picture.shape == thumbnail.shape
+    assert picture[200, 420].tolist() == [156, 192, 232]  # 60 % slide, 40 % class colour
+    assert tuple(picture[200, 320]) == CLASSES[1].color
+    assert picture[200, 270].tolist() == [240, 240, 240]
+    assert picture[350, 100].tolist() == [220, 220, 220]

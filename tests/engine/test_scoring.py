@@ -1,0 +1,153 @@
+"""One slide and many, as a library."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+
+from glassrt.engine import ArraySlide, open_bundle, open_slide, score
+from glassrt.engine.backends import Backend, open_backend
+from glassrt.engine.batch import Job, score_batch
+from glassrt.engine.errors import BackendUnavailable, GlassError, SlideError, UsageError
+from glassrt.engine.mapfile import NOT_ANALYSED
+from glassrt.engine.slide import read_image
+
+FILES = ["map.ome.tif", "overlay.png", "regions.geojson", "result.json"]
+BUNDLE = open_bundle()
+
+
+@pytest.fixture(scope="module")
+def backend() -> Backend:
+    return open_backend(BUNDLE)
+
+
+@pytest.fixture(scope="module")
+def demo_folder(demo_slide: Path, backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "slide"
+    with open_slide(demo_slide) as slide:
+        score(slide, BUNDLE, folder, backend)
+    return folder
+
+
+def test_a_slide_gets_its_four_files_and_nothing_else(demo_folder: Path) -> None:
+    assert sorted(path.name for path in demo_folder.iterdir()) == FILES
+    assert [path.name for path in demo_folder.parent.iterdir()] == ["slide"]
+
+
+def test_the_files_agree_with_each_other(demo_folder: Path) -> None:
+    result = json.loads((demo_folder / "result.json").read_text())
+    features = json.loads((demo_folder / "regions.geojson").read_text())["features"]
+    classes = tifffile.imread(demo_folder / "map.ome.tif")[0]
+    pixel_mm2 = result["map"]["mpp"] ** 2 / 1e6
+    assert result["classes"]["gland"]["regions"] == len(features)
+    assert result["classes"]["gland"]["area_mm2"] == pytest.approx((classes == 1).sum() * pixel_mm2)
+    assert result["classes"]["other"]["area_mm2"] == pytest.approx((classes == 0).sum() * pixel_mm2)
+    assert result["analysed_mm2"] == pytest.approx((classes != NOT_ANALYSED).sum() * pixel_mm2)
+    whole_mm2 = 2220 * 2967 * 0.499**2 / 1e6
+    assert classes.size * pixel_mm2 == pytest.approx(whole_mm2)
+    assert 0 < result["tissue_mm2"] < result["analysed_mm2"] < whole_mm2
+    assert result["bundle"]["sha256"] == BUNDLE.sha256
+    assert result["windows"]["run"] > 0 < result["windows"]["skipped"]
+    assert set(result["seconds"]) == {"tissue", "read", "cut", "infer", "stitch", "write", "total"}
+    overlay = cv2.imread(str(demo_folder / "overlay.png"))
+    assert overlay.shape[0] / overlay.shape[1] == pytest.approx(2967 / 2220, rel=0.01)
+
+
+def test_glands_are_found_where_they_are(data: Path, backend: Backend, tmp_path: Path) -> None:
+    """The map of a labelled image, as users get it, against its mask."""
+    pixels = read_image(data / "glas" / "testA_1.bmp")
+    truth = cv2.imread(str(data / "glas" / "testA_1_anno.bmp"), cv2.IMREAD_UNCHANGED) > 0
+    result = score(ArraySlide(pixels, 0.62005), BUNDLE, tmp_path / "out", backend, map_mpp=0.62005)
+    classes = tifffile.imread(tmp_path / "out" / "map.ome.tif")[0]
+    assert classes.shape == truth.shape
+    found = classes == 1
+    assert (found & truth).sum() / (found | truth).sum() > 0.7
+    assert result.classes["gland"].regions > 0
+
+
+def test_a_slide_without_tissue_gets_a_result_that_says_so(data: Path, backend: Backend, tmp_path: Path) -> None:
+    pixels = read_image(data / "slides" / "tissue" / "almost-white-1.png")
+    result = score(ArraySlide(pixels, 0.5), BUNDLE, tmp_path / "out", backend)
+    assert result.note.startswith("no tissue found")
+    assert result.windows["run"] == 0
+    assert result.classes["gland"].area_mm2 == 0
+    assert (tifffile.imread(tmp_path / "out" / "map.ome.tif")[0] == NOT_ANALYSED).all()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 900), (64, 64)])
+def test_the_smallest_images_are_scored(data: Path, backend: Backend, tmp_path: Path, shape: tuple[int, int]) -> None:
+    pixels = read_image(data / "glas" / "train_1.bmp")[: shape[0], :]
+    pixels = np.ascontiguousarray(np.tile(pixels, (1, 2, 1))[:, : shape[1]])
+    result = score(ArraySlide(pixels, 0.62005), BUNDLE, tmp_path / "out", backend)
+    assert result.map["size"] == (max(1, round(shape[1] / 4)), max(1, round(shape[0] / 4)))
+
+
+@pytest.mark.parametrize(("mpp", "map_mpp", "says"), [(3.0, None, "too coarse"), (0.5, 0.01, "finer than")])
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    data: Path, backend: Backend, tmp_path: Path, mpp: float, map_mpp: float | None, says: str
+) -> None:
+    pixels = read_image(data / "glas" / "train_1.bmp")
+    with pytest.raises(GlassError, match=says):
+        score(ArraySlide(pixels, mpp), BUNDLE, tmp_path / "out", backend, map_mpp)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scoring_again_replaces_the_older_result(demo_slide: Path, backend: Backend, tmp_path: Path) -> None:
+    (tmp_path / "slide").mkdir()
+    (tmp_path / "slide" / "stale.txt").write_text("older")
+    with open_slide(demo_slide) as slide:
+        score(slide, BUNDLE, tmp_path / "slide", backend)
+    assert sorted(path.name for path in (tmp_path / "slide").iterdir()) == FILES
+
+
+def test_a_slide_that_breaks_in_the_middle_leaves_nothing(demo_slide: Path, backend: Backend, tmp_path: Path) -> None:
+    content = bytearray(demo_slide.read_bytes())
+    content[400_000:600_000] = bytes(200_000)
+    broken = tmp_path / "broken.svs"
+    broken.write_bytes(content)
+    with open_slide(broken) as slide, pytest.raises(SlideError, match="damaged at"):
+        score(slide, BUNDLE, tmp_path / "out", backend)
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.svs"]
+
+
+def test_one_bad_slide_among_many_does_not_stop_the_rest(
+    data: Path, demo_slide: Path, backend: Backend, tmp_path: Path
+) -> None:
+    paths = [tmp_path / "missing.svs", data / "slides" / "broken.svs", demo_slide]
+    job = Job(BUNDLE, backend, tmp_path / "out")
+    outcomes = score_batch(paths, job, lambda path: lambda done, total: None)
+    assert [outcome.status for outcome in outcomes] == ["failed", "failed", "scored"]
+    assert "does not exist" in outcomes[0].error
+    with open(tmp_path / "out" / "summary.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["failed", "failed", "scored"]
+    assert float(rows[2]["tissue_mm2"]) > 0
+    assert rows[1]["error"] == outcomes[1].error
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [demo_slide.stem, "summary.csv"]
+
+
+def test_slides_that_would_share_a_folder_are_refused(demo_slide: Path, backend: Backend, tmp_path: Path) -> None:
+    twin = shutil.copy(demo_slide, tmp_path)
+    with pytest.raises(UsageError, match="would both write to"):
+        score_batch([demo_slide, Path(twin)], Job(BUNDLE, backend, tmp_path / "out"), lambda path: lambda d, t: None)
+
+
+def test_an_unknown_backend_is_refused() -> None:
+    with pytest.raises(UsageError, match="choose auto, ort or openvino"):
+        open_backend(BUNDLE, "tensorflow")
+
+
+def test_both_builds_of_onnx_runtime_at_once_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("onnxruntime", "onnxruntime_gpu"):
+        folder = tmp_path / f"{name}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(BackendUnavailable, match="pip uninstall"):
+        open_backend(BUNDLE, "ort")
