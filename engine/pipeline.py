@@ -114,7 +114,7 @@ def scale_part(plan: Plan, part: Part, region: Future[Pixels], clock: Clock) -> 
         across, down = plan.size[0] / view.width, plan.size[1] / view.height
         offset_x = (box.left + 0.5) * across - 0.5 - cell.left
         offset_y = (box.top + 0.5) * down - 0.5 - cell.top
-        return resample(pixels, np.array([[across, 0, offset_x], [0, down, offset_y]]), box.size)
+        return resample(pixels, (across, down), (offset_x, offset_y), box.size)
 
 
 def cut_batch(plan: Plan, indices: Indices, size: int, parts: dict[int, Future[Pixels]], clock: Clock) -> Pixels:

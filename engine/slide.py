@@ -24,6 +24,7 @@ Size = tuple[int, int]
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 PLAUSIBLE_MPP = (0.05, 20.0)  # finer than any objective resolves, coarser than any scan
+PATCH = 128  # grid pixels interpolated at a time
 MAX_READ_SIDE = 4096  # level pixels of one read: 64 MB as RGBA
 
 
@@ -235,14 +236,21 @@ class GridReader:
         return pixels
 
     def _read_block(self, across: "Resampling", down: "Resampling", x: int, y: int, width: int, height: int) -> Pixels:
-        first_x, last_x = across.level_range(x, width)
-        first_y, last_y = down.level_range(y, height)
-        block = self.slide.read_level(self.level, (first_x, first_y), (last_x - first_x, last_y - first_y))
         if across.is_identity and down.is_identity:
-            return block
+            return self.slide.read_level(self.level, (x, y), (width, height))
+        # Patches lie on a fixed lattice of the grid, so that a pixel is rounded alike in every region.
+        start_x, start_y = x - x % PATCH, y - y % PATCH
+        first_x, last_x = across.level_range(start_x, x + width)
+        first_y, last_y = down.level_range(start_y, y + height)
+        block = self.slide.read_level(self.level, (first_x, first_y), (last_x - first_x, last_y - first_y))
         block = average_blocks(block, across.block, down.block)
-        matrix = np.array([[across.ratio, 0, across.offset(x, first_x)], [0, down.ratio, down.offset(y, first_y)]])
-        return resample(block, matrix, (width, height))
+        pixels = np.empty((y + height - start_y, x + width - start_x, 3), np.uint8)
+        for top, rows in split(pixels.shape[0], PATCH):
+            for left, columns in split(pixels.shape[1], PATCH):
+                offset = across.offset(start_x + left, first_x), down.offset(start_y + top, first_y)
+                patch = resample(block, (across.ratio, down.ratio), offset, (columns, rows))
+                pixels[top : top + rows, left : left + columns] = patch
+        return pixels[y - start_y :, x - start_x :]
 
 
 @dataclass(frozen=True)
@@ -271,12 +279,10 @@ class Resampling:
         """Grid pixels that one read may cover."""
         return max(1, int((MAX_READ_SIDE - 4 * self.block) * self.length / self.level_length))
 
-    def level_range(self, start: int, count: int) -> tuple[int, int]:
-        """First and end level pixel that grid pixels `start`...`start + count` need, in whole blocks."""
-        if self.is_identity:
-            return start, start + count
+    def level_range(self, start: int, end: int) -> tuple[int, int]:
+        """First and end level pixel that grid pixels `start`...`end` need, in whole blocks."""
         low = math.floor(self._position(start))
-        high = math.floor(self._position(start + count - 1)) + 2
+        high = math.floor(self._position(end - 1)) + 2
         return max(0, low * self.block), min(self.level_length, high * self.block)
 
     def offset(self, start: int, level_start: int) -> float:
@@ -299,8 +305,12 @@ def average_blocks(pixels: Pixels, across: int, down: int) -> Pixels:
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
 
-def resample(pixels: Pixels, matrix: NDArray[np.float64], size: Size) -> Pixels:
-    """Bilinear samples at `matrix` @ (x, y, 1); beyond the border the nearest pixel."""
+def resample(pixels: Pixels, ratio: tuple[float, float], offset: tuple[float, float], size: Size) -> Pixels:
+    """Bilinear samples at `ratio` * (x, y) + `offset`, for x, y below `size`; beyond the border the nearest pixel."""
+    # From the nearest corner: OpenCV computes positions in float32, exact enough only while they are small.
+    corner_x, corner_y = (max(0, math.floor(each)) for each in offset)
+    pixels = pixels[corner_y:, corner_x:]
+    matrix = np.array([[ratio[0], 0, offset[0] - corner_x], [0, ratio[1], offset[1] - corner_y]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(pixels, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
 

@@ -29,6 +29,8 @@ def tissue_mask(pixels: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
     red, green, blue = (cv2.LUT(pixels[..., channel], densities[:, channel]) for channel in range(3))
     stained = (green > FAINTEST_GREEN) & (blue < HIGHEST_BLUE_TO_GREEN * green) & (red < HIGHEST_RED_TO_GREEN * green)
     pieces = drop_small(stained, SMALLEST_PIECE_UM2 / mpp**2)
+    if not pieces.any():
+        return pieces
     return ~drop_small(~pieces, SMALLEST_HOLE_UM2 / mpp**2)
 
 

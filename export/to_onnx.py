@@ -1,5 +1,6 @@
 """A segmentation network as an ONNX graph: uint8 RGB windows in, float32 logits out."""
 
+import logging
 import warnings
 
 import onnx
@@ -28,6 +29,7 @@ def export_graph(network: nn.Module, window: int) -> bytes:
     example = torch.zeros(2, window, window, 3, dtype=torch.uint8)
     with torch.inference_mode():
         wrapped(example)  # constants that depend on the size are made here, not in the graph
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not there
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own internals
         program = torch.onnx.export(

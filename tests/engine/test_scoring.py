@@ -108,7 +108,7 @@ def test_scoring_again_replaces_the_older_result(demo_slide: Path, backend: Back
 
 def test_a_slide_that_breaks_in_the_middle_leaves_nothing(demo_slide: Path, backend: Backend, tmp_path: Path) -> None:
     content = bytearray(demo_slide.read_bytes())
-    content[400_000:600_000] = bytes(200_000)
+    content[800_000:1_000_000] = bytes(200_000)
     broken = tmp_path / "broken.svs"
     broken.write_bytes(content)
     with open_slide(broken) as slide, pytest.raises(SlideError, match="damaged at"):

@@ -26,7 +26,6 @@ from glassrt.training.networks.efficientnet_lite import imagenet_weights
 from glassrt.training.networks.pspnet import PSPNet
 
 IGNORE = 255
-SAVE_EVERY = 100
 
 
 class SegmentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,6 +44,7 @@ class SegmentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     auxiliary_weight: float
     average_decay: float
     seed: int
+    save_every: int = 100
 
 
 def load_config(path: Path) -> SegmentConfig:
@@ -168,6 +168,7 @@ def train(config: SegmentConfig, data: Path, run: Path, progress: Progress = lam
     with open(run / "metrics.csv", "a", newline="") as file:
         metrics = csv.writer(file)
         for step in range(first, config.steps):
+            torch.manual_seed(config.seed + step)  # dropout, the same after a resume
             optimiser.param_groups[0]["lr"] = learning_rate(step, config)
             pixels, labels = (tensor.to(device) for tensor in draw_batch(samples, config, step))
             logits, auxiliary = network(pixels)
@@ -180,7 +181,7 @@ def train(config: SegmentConfig, data: Path, run: Path, progress: Progress = lam
             average.update_parameters(network)
             metrics.writerow([step, f"{loss.item():.5f}"])
             progress(step, loss.item())
-            if (step + 1) % SAVE_EVERY == 0 and step + 1 < config.steps:
+            if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
                 file.flush()
                 save_state(state_file, step + 1, config, network, average, optimiser)
     metadata = {"method": "segment", "config": msgspec.json.encode(config).decode()}
@@ -224,5 +225,4 @@ def resume(
     checkpoint.load_into(network, parts["network"], path)
     checkpoint.load_into(average, parts["average"], path)
     checkpoint.restore_optimiser(optimiser, parts["optimiser"])
-    torch.manual_seed(config.seed + int(metadata["step"]))  # dropout; data is drawn by step number
     return int(metadata["step"])

@@ -1,0 +1,102 @@
+"""From a run folder to a bundle that computes what torch computes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from glassrt.engine.backends import open_backend, run_windows
+from glassrt.engine.bundle import DEFAULT_BUNDLE
+from glassrt.engine.errors import TrainingError
+from glassrt.engine.slide import GridReader, open_slide
+from glassrt.export.bundle import export_run
+from glassrt.training import checkpoint
+from glassrt.training.methods import segment
+from glassrt.training.networks.pspnet import PSPNet
+
+CONFIG = segment.load_config(Path(segment.__file__).parents[1] / "configs" / "segment.toml")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a network of random weights whose batch norms have seen data."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    network = PSPNet(2)
+    with torch.no_grad():
+        for _ in range(3):
+            network(255 * torch.rand(2, 3, 128, 128))
+    metadata = {"method": "segment", "config": msgspec.json.encode(CONFIG).decode()}
+    checkpoint.save(folder / "model.safetensors", network.state_dict(), metadata)
+    return folder
+
+
+def test_the_graph_computes_what_torch_does_through_every_backend(run: Path, demo_slide: Path, tmp_path: Path) -> None:
+    bundle = export_run(run, tmp_path / "fresh.glass", "fresh")
+    with open_slide(demo_slide) as slide:
+        tissue = GridReader(slide, 0.62).read(300, 900, 320, 320)
+    noise = np.random.default_rng(0).integers(0, 256, tissue.shape, dtype=np.uint8)
+    windows = np.stack([tissue, noise, np.zeros_like(tissue), np.full_like(tissue, 255)])
+    network = PSPNet(2)
+    network.load_state_dict(checkpoint.load(run / "model.safetensors")[0])
+    with torch.inference_mode():
+        expected = network.eval()(torch.from_numpy(windows).permute(0, 3, 1, 2).float()).numpy()
+    for name in ("ort", "openvino"):
+        for batch in (1, 4):
+            backend = open_backend(bundle, name, batch)
+            logits = np.concatenate(
+                [run_windows(backend, windows[start : start + batch]).copy() for start in range(0, 4, batch)]
+            )
+            assert logits.shape == (4, 2, 20, 20)
+            assert np.abs(logits - expected).max() < 1e-4
+
+
+def test_the_graph_is_plain(run: Path, tmp_path: Path) -> None:
+    bundle = export_run(run, tmp_path / "fresh.glass", "fresh")
+    model = onnx.load_from_string(bundle.read_graph())
+    operations = {node.op_type for node in model.graph.node}
+    assert not operations & {"BatchNormalization", "Dropout", "Shape", "Gather", "Resize", "Identity"}
+    (image,) = model.graph.input
+    assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    dimensions = image.type.tensor_type.shape.dim
+    assert dimensions[0].dim_param == "batch"
+    assert [dimension.dim_value for dimension in dimensions][1:] == [320, 320, 3]
+
+
+def test_an_unfinished_run_cannot_be_exported_and_the_older_bundle_stays(run: Path, tmp_path: Path) -> None:
+    older = export_run(run, tmp_path / "fresh.glass", "fresh")
+    with pytest.raises(TrainingError, match="train the run to its end first"):
+        export_run(tmp_path, older.path, "fresh")
+    assert older.read_graph()
+
+
+def test_a_checkpoint_of_another_network_is_refused(run: Path, tmp_path: Path) -> None:
+    tensors, metadata = checkpoint.load(run / "model.safetensors")
+    tensors.pop("classify.1.bias")
+    checkpoint.save(tmp_path / "model.safetensors", tensors, metadata)
+    with pytest.raises(TrainingError, match=r"another network.*classify\.1\.bias"):
+        export_run(tmp_path, tmp_path / "fresh.glass", "fresh")
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"\x80\x04pickle")
+    with pytest.raises(TrainingError, match="not a readable safetensors file"):
+        export_run(tmp_path, tmp_path / "fresh.glass", "fresh")
+
+
+def test_the_command_names_its_folder(run: Path, tmp_path: Path) -> None:
+    glassrt = str(Path(sys.executable).with_name("glassrt"))
+    done = subprocess.run(
+        [glassrt, "export", run, "--out", tmp_path / "x"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "NAME.glass" in done.stderr
+
+
+def test_the_shipped_bundle_is_small() -> None:
+    assert sum(path.stat().st_size for path in DEFAULT_BUNDLE.iterdir()) <= 20e6
