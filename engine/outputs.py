@@ -147,8 +147,10 @@ def write_overlay(path: Path, thumbnail: NDArray[np.uint8], map_file: MapFile, c
     for index, info in enumerate(classes[1:], start=1):
         tints[index] = info.color
     tints[NOT_ANALYSED] = GREY
-    blended = cv2.addWeighted(thumbnail, 1 - TINT, tints[sampled], TINT, 0)
-    picture = np.where((sampled == 0)[..., None], thumbnail, blended)
+    colors = cv2.LUT(cv2.merge([sampled] * 3), tints[None])
+    blended = cv2.addWeighted(thumbnail, 1 - TINT, colors, TINT, 0)
+    picture = thumbnail.copy()
+    cv2.copyTo(blended, sampled, picture)  # where the class is not 0
     for index, info in enumerate(classes[1:], start=1):
         mask = (sampled == index).view(np.uint8)
         contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)

@@ -6,6 +6,7 @@ import math
 import platform
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -192,10 +193,13 @@ def write_outputs(folder: Path, slide: Slide, bundle: Bundle, map_file: MapFile,
     to_base = (base_width / map_file.width, base_height / map_file.height)
     # What is smaller than one logit lies below the network's resolution.
     smallest = (bundle.manifest.mpp * bundle.manifest.output_stride) ** 2
-    write_map(folder / "map.ome.tif", map_file, classes, map_mpp)
-    write_overlay(folder / "overlay.png", thumbnail, map_file, classes)
-    regions = find_regions(map_file, map_mpp, smallest)
-    return write_regions(folder / "regions.geojson", regions, classes, to_base)
+    with ThreadPoolExecutor(1, thread_name_prefix="writer") as pool:
+        overlay = pool.submit(write_overlay, folder / "overlay.png", thumbnail, map_file, classes)
+        write_map(folder / "map.ome.tif", map_file, classes, map_mpp)
+        regions = find_regions(map_file, map_mpp, smallest)
+        counts = write_regions(folder / "regions.geojson", regions, classes, to_base)
+        overlay.result()
+    return counts
 
 
 def summarise(
