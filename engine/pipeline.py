@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.backends import Backend, run_windows
-from glassrt.engine.slide import GridReader, Pixels, resample
+from glassrt.engine.grid import GridReader, resample
+from glassrt.engine.slide import Pixels
 from glassrt.engine.windows import Indices, Part, Plan
 
 WINDOWS_AHEAD = 64  # cut and waiting: 20 MB at 320 pixels, two cells ahead of the network

@@ -20,12 +20,13 @@ from glassrt.engine.bundle import Bundle
 from glassrt.engine.canvas import Tile
 from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.files import replace_folder
+from glassrt.engine.grid import GridReader
 from glassrt.engine.mapfile import NOT_ANALYSED, MapFile
 from glassrt.engine.outputs import write_json, write_map, write_overlay, write_regions
 from glassrt.engine.pipeline import Clock
 from glassrt.engine.regions import find_regions
 from glassrt.engine.segment import DEFAULT_READERS, Progress, lay_windows, segment
-from glassrt.engine.slide import GridReader, Pixels, Slide
+from glassrt.engine.slide import Pixels, Slide
 from glassrt.engine.tissue import tissue_mask
 from glassrt.engine.windows import Plan
 

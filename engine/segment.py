@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from glassrt.engine.backends import Backend
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.canvas import Canvas, Tile
+from glassrt.engine.grid import GridReader
 from glassrt.engine.pipeline import Clock, infer_windows
-from glassrt.engine.slide import ArraySlide, GridReader
+from glassrt.engine.slide import ArraySlide
 from glassrt.engine.windows import Indices, Plan, plan
 
 Progress = Callable[[int, int], None]  # windows done, windows in all

@@ -6,7 +6,8 @@ import openslide
 import pytest
 
 from glassrt.engine.errors import GlassError
-from glassrt.engine.slide import ArraySlide, GridReader, open_slide
+from glassrt.engine.grid import GridReader
+from glassrt.engine.slide import ArraySlide, open_slide
 
 
 def test_a_slide_at_its_own_resolution_is_read_as_openslide_reads_it(demo_slide: Path) -> None:

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from glassrt.engine.slide import GridReader, open_slide, read_image
+from glassrt.engine.grid import GridReader
+from glassrt.engine.slide import open_slide, read_image
 from glassrt.engine.tissue import tissue_mask
 
 TILE_MPP = 4.0

@@ -13,7 +13,8 @@ import torch
 from glassrt.engine.backends import open_backend, run_windows
 from glassrt.engine.bundle import DEFAULT_BUNDLE
 from glassrt.engine.errors import TrainingError
-from glassrt.engine.slide import GridReader, open_slide
+from glassrt.engine.grid import GridReader
+from glassrt.engine.slide import open_slide
 from glassrt.export.bundle import export_run
 from glassrt.training import checkpoint
 from glassrt.training.methods import segment

@@ -1,0 +1,153 @@
+"""A slide resampled to any resolution, read region by region.
+
+Frames: `level` is a stored pyramid level, `grid` the slide at the wanted mpp. A grid pixel's value depends on
+its position alone, never on the region it was read with, so regions tile without seams.
+"""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from glassrt.engine.slide import Pixels, Size, Slide
+
+PATCH = 128  # grid pixels interpolated at a time
+MAX_READ_SIDE = 4096  # level pixels of one read: 64 MB as RGBA
+SAME_MPP = 0.005  # relative; closer than any scanner's calibration
+
+
+@dataclass(frozen=True)
+class GridReader:
+    """A slide resampled to `mpp`: the grid of `width` x `height` pixels, read region by region.
+
+    Reads from the nearest finer level: averaged over whole blocks of level pixels, then bilinear with
+    half-pixel centres. A slide already at `mpp` is read as it is. Regions must lie inside the grid.
+    """
+
+    slide: Slide
+    mpp: float
+    width: int = field(init=False)
+    height: int = field(init=False)
+    level: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        base_width, base_height = self.slide.level_sizes[0]
+        ratio = self.mpp / self.slide.mpp
+        if abs(ratio - 1) < SAME_MPP:
+            ratio = 1.0
+        width, height = (max(1, math.floor(side / ratio + 0.5)) for side in (base_width, base_height))
+        finer = [index for index, size in enumerate(self.slide.level_sizes) if size[0] >= 0.99 * width]
+        object.__setattr__(self, "width", width)
+        object.__setattr__(self, "height", height)
+        object.__setattr__(self, "level", finer[-1] if finer else 0)
+
+    def read(self, x: int, y: int, width: int, height: int) -> Pixels:
+        """RGB `[height, width, 3]` of the region whose first grid pixel is (x, y); owned by the caller."""
+        level_width, level_height = self.slide.level_sizes[self.level]
+        across = Resampling(level_width, self.width)
+        down = Resampling(level_height, self.height)
+        pixels = np.empty((height, width, 3), np.uint8)
+        for top, rows in split(height, down.longest_run):
+            for left, columns in split(width, across.longest_run):
+                block = self._read_block(across, down, x + left, y + top, columns, rows)
+                pixels[top : top + rows, left : left + columns] = block
+        return pixels
+
+    def read_all(self, threads: int) -> Pixels:
+        """RGB `[height, width, 3]` of the whole grid, in strips shared among threads; for thumbnails."""
+        pixels = np.empty((self.height, self.width, 3), np.uint8)
+
+        def read_strip(strip: tuple[int, int]) -> None:
+            top, rows = strip
+            pixels[top : top + rows] = self.read(0, top, self.width, rows)
+
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(read_strip, split(self.height, -(-self.height // (2 * threads)))):
+                pass
+        return pixels
+
+    def _read_block(self, across: "Resampling", down: "Resampling", x: int, y: int, width: int, height: int) -> Pixels:
+        if across.is_identity and down.is_identity:
+            return self.slide.read_level(self.level, (x, y), (width, height))
+        # Patches lie on a fixed lattice of the grid, so that a pixel is rounded alike in every region.
+        start_x, start_y = x - x % PATCH, y - y % PATCH
+        first_x, last_x = across.level_range(start_x, x + width)
+        first_y, last_y = down.level_range(start_y, y + height)
+        block = self.slide.read_level(self.level, (first_x, first_y), (last_x - first_x, last_y - first_y))
+        block = average_blocks(block, across.block, down.block)
+        pixels = np.empty((y + height - start_y, x + width - start_x, 3), np.uint8)
+        for top, rows in split(pixels.shape[0], PATCH):
+            for left, columns in split(pixels.shape[1], PATCH):
+                offset = across.offset(start_x + left, first_x), down.offset(start_y + top, first_y)
+                patch = resample(block, (across.ratio, down.ratio), offset, (columns, rows))
+                pixels[top : top + rows, left : left + columns] = patch
+        return pixels[y - start_y :, x - start_x :]
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """One axis from a level of `level_length` pixels to a grid of `length`: blocks averaged, then bilinear."""
+
+    level_length: int
+    length: int
+
+    @property
+    def block(self) -> int:
+        """Level pixels averaged into one before interpolation, so that nothing is skipped."""
+        return max(1, int(self.level_length / self.length + 1e-6))
+
+    @property
+    def ratio(self) -> float:
+        """Averaged pixels per grid pixel, below 2."""
+        return self.level_length / self.length / self.block
+
+    @property
+    def is_identity(self) -> bool:
+        return self.level_length == self.length
+
+    @property
+    def longest_run(self) -> int:
+        """Grid pixels that one read may cover."""
+        return max(1, int((MAX_READ_SIDE - 4 * self.block) * self.length / self.level_length))
+
+    def level_range(self, start: int, end: int) -> tuple[int, int]:
+        """First and end level pixel that grid pixels `start`...`end` need, in whole blocks."""
+        low = math.floor(self._position(start))
+        high = math.floor(self._position(end - 1)) + 2
+        return max(0, low * self.block), min(self.level_length, high * self.block)
+
+    def offset(self, start: int, level_start: int) -> float:
+        """Position of grid pixel `start` among the averaged pixels that begin at `level_start`."""
+        return self._position(start) - level_start / self.block
+
+    def _position(self, index: int) -> float:
+        return ((index + 0.5) * self.level_length / self.length - self.block / 2) / self.block
+
+
+def average_blocks(pixels: Pixels, across: int, down: int) -> Pixels:
+    """Means over blocks of `across` x `down` pixels; the last block may be cut short by the slide's border."""
+    if across == down == 1:
+        return pixels
+    height, width = pixels.shape[:2]
+    missing_x, missing_y = -width % across, -height % down
+    if missing_x or missing_y:
+        pixels = cv2.copyMakeBorder(pixels, 0, missing_y, 0, missing_x, cv2.BORDER_REPLICATE)  # type: ignore[assignment]
+    size = (pixels.shape[1] // across, pixels.shape[0] // down)
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+
+
+def resample(pixels: Pixels, ratio: tuple[float, float], offset: tuple[float, float], size: Size) -> Pixels:
+    """Bilinear samples at `ratio` * (x, y) + `offset`, for x, y below `size`; beyond the border the nearest pixel."""
+    # From the nearest corner: OpenCV computes positions in float32, exact enough only while they are small.
+    corner_x, corner_y = (max(0, math.floor(each)) for each in offset)
+    pixels = pixels[corner_y:, corner_x:]
+    matrix = np.array([[ratio[0], 0, offset[0] - corner_x], [0, ratio[1], offset[1] - corner_y]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(pixels, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
+
+
+def split(length: int, longest: int) -> list[tuple[int, int]]:
+    """(start, count) of consecutive runs of at most `longest` that make up `length`."""
+    return [(start, min(longest, length - start)) for start in range(0, length, longest)]
