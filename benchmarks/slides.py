@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from glassrt.benchmarks.mosaic import Mosaic
@@ -17,7 +18,8 @@ from glassrt.engine.backends import Backend, open_backend, run_windows
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.errors import SlideError
 from glassrt.engine.pipeline import Clock, cut_batches
-from glassrt.engine.scoring import Result, find_tissue, open_grid, score
+from glassrt.engine.results import Result
+from glassrt.engine.scoring import find_tissue, open_grid, score
 from glassrt.engine.segment import lay_windows
 from glassrt.engine.slide import open_slide
 
@@ -112,8 +114,6 @@ def measure_memory(data: Path, side: int, tissue: float) -> Report:
         if process.returncode:
             raise SlideError(f"{slide}: glassrt score ended with exit code {process.returncode}")
         result = Path(folder, "out", "mosaic", "result.json").read_text()
-    import msgspec
-
     figures = msgspec.json.decode(result)
     return {
         "side": side,

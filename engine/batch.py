@@ -10,7 +10,8 @@ from glassrt.engine.backends import Backend
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.errors import GlassError, OutputError, UsageError
 from glassrt.engine.files import prepare_folder, replace_file
-from glassrt.engine.scoring import Result, score
+from glassrt.engine.results import Result
+from glassrt.engine.scoring import score
 from glassrt.engine.segment import DEFAULT_READERS, Progress
 from glassrt.engine.slide import open_slide
 
@@ -63,25 +64,24 @@ class Summary:
         self.outcomes.append(outcome)
         text = io.StringIO()
         rows = csv.writer(text)
-        names = [info.name for info in self.job.bundle.manifest.classes]
-        figures = ["tissue_mm2", "analysed_mm2"]
-        for name in names:
-            figures += [f"{name}_mm2", f"{name}_tissue_fraction", f"{name}_regions"]
-        rows.writerow(["slide", "status", *figures, "windows", "seconds", "error"])
+        found = [info.name for info in self.job.bundle.manifest.classes[1:]]
+        figures = [
+            f"{name}_{figure}" for name in found for figure in ("mm2", "probability", "tissue_fraction", "regions")
+        ]
+        rows.writerow(["slide", "status", "tissue_mm2", "analysed_mm2", *figures, "windows", "seconds", "error"])
         for each in self.outcomes:
-            rows.writerow([each.path, each.status, *summary_figures(each.result, names, len(figures)), each.error])
+            values = summary_figures(each.result, found) if each.result else [""] * (len(figures) + 4)
+            rows.writerow([each.path, each.status, *values, each.error])
         with replace_file(self.job.out / SUMMARY) as beside:
             beside.write_text(text.getvalue())
 
 
-def summary_figures(result: Result | None, names: Sequence[str], count: int) -> list[str]:
-    """A row's figures, or as many blanks."""
-    if result is None:
-        return [""] * (count + 2)
-    values: list[float] = [result.tissue_mm2, result.analysed_mm2]
+def summary_figures(result: Result, names: Sequence[str]) -> list[str]:
+    """The figures of a row: of the slide, of each class in `names`, and of the work."""
+    values: list[float | None] = [result.tissue_mm2, result.analysed_mm2]
     for name in names:
         found = result.classes[name]
-        values += [found.area_mm2, found.tissue_fraction, found.regions]
+        values += [found.area_mm2, found.mean_probability, found.tissue_fraction, found.regions]
     return [f"{value:.6g}" for value in [*values, result.windows["run"], result.seconds["total"]]]
 
 

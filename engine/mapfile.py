@@ -11,6 +11,8 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from glassrt.engine.canvas import Tile
+
 NOT_ANALYSED = 255
 """Class value of pixels outside every computed window."""
 
@@ -73,3 +75,51 @@ class MapFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class MapWriter:
+    """Takes a canvas's tiles and writes the map file row by row.
+
+    `size` is the map's (width, height). `pixels` counts the analysed pixels of each class, `probability` sums
+    each class's over all of them.
+    """
+
+    def __init__(self, map_file: MapFile) -> None:
+        self._file = map_file
+        self.size = (map_file.width, map_file.height)
+        self._top = 0
+        self._rows = self._blank(0)
+        self.pixels = np.zeros(map_file.planes, np.int64)
+        self.probability = np.zeros(map_file.planes)
+
+    def _blank(self, height: int) -> NDArray[np.uint8]:
+        rows = np.zeros((self._file.planes, height, self._file.width), np.uint8)
+        rows[0] = NOT_ANALYSED
+        return rows
+
+    def place(self, tile: Tile) -> None:
+        """Add one tile; tiles come in bands from top to bottom."""
+        height, width = tile.analysed.shape
+        if tile.top != self._top or not self._rows.shape[1]:
+            self._flush(tile.top)
+            self._rows = self._blank(height)
+        classes = tile.probabilities.argmax(axis=0)
+        columns = slice(tile.left, tile.left + width)
+        self._rows[0, :, columns] = np.where(tile.analysed, classes, NOT_ANALYSED)
+        self._rows[1:, :, columns] = np.rint(tile.probabilities[1:] * 255)
+        self.probability += tile.probabilities.sum(axis=(1, 2), dtype=np.float64)
+        self.pixels += np.bincount(classes[tile.analysed], minlength=len(self.pixels))
+
+    def finish(self) -> None:
+        """Write what is left, down to the map's last row."""
+        self._flush(self._file.height)
+
+    def _flush(self, next_top: int) -> None:
+        if self._rows.shape[1]:
+            self._file.write_rows(self._top, self._rows)
+        top = self._top + self._rows.shape[1]
+        while top < next_top:
+            blank = self._blank(min(512, next_top - top))
+            self._file.write_rows(top, blank)
+            top += blank.shape[1]
+        self._top, self._rows = next_top, self._blank(0)

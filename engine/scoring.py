@@ -1,63 +1,33 @@
 """One slide: tissue -> windows -> map -> files and figures."""
 
 import contextlib
-import importlib.metadata
 import math
-import platform
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import cv2
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.backends import Backend, open_backend
 from glassrt.engine.bundle import Bundle
-from glassrt.engine.canvas import Tile
 from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.files import replace_folder
 from glassrt.engine.grid import GridReader
-from glassrt.engine.mapfile import NOT_ANALYSED, MapFile
+from glassrt.engine.mapfile import MapFile, MapWriter
 from glassrt.engine.outputs import write_json, write_map, write_overlay, write_regions
 from glassrt.engine.pipeline import Clock
 from glassrt.engine.regions import find_regions
+from glassrt.engine.results import Result, physical_mpp, summarise
 from glassrt.engine.segment import DEFAULT_READERS, Progress, lay_windows, segment
 from glassrt.engine.slide import Pixels, Slide
 from glassrt.engine.tissue import tissue_mask
-from glassrt.engine.windows import Plan
 
 THUMBNAIL_SIDE = 1024
 TISSUE_MPP = 8.0
 COARSEST_RATIO = 4.0  # a slide coarser than this many times the bundle's mpp shows none of what it learned
 MAP_PIXELS_PER_LOGIT = 4  # of the default map: finer than the network sees, coarse enough to store
-
-
-class ClassResult(msgspec.Struct, frozen=True):
-    """What was found of one class. Areas in mm2; `tissue_fraction` of the tissue area; regions of class 0 are none."""
-
-    area_mm2: float
-    tissue_fraction: float
-    regions: int
-
-
-class Result(msgspec.Struct, frozen=True):
-    """The figures of one scored slide, as `result.json` holds them."""
-
-    slide: dict[str, Any]
-    bundle: dict[str, Any]
-    backend: dict[str, Any]
-    tissue_mm2: float
-    analysed_mm2: float
-    classes: dict[str, ClassResult]
-    map: dict[str, Any]
-    windows: dict[str, int]
-    seconds: dict[str, float]
-    versions: dict[str, str]
-    note: str
 
 
 def score(
@@ -96,7 +66,7 @@ def score(
         with clock.time("write"):
             counts = write_outputs(folder, slide, bundle, map_file, thumbnail)
         clock.seconds["total"] = time.perf_counter() - start
-        result = summarise(slide, bundle, backend, map_file, tissue, windows, writer.pixels, counts, clock)
+        result = summarise(slide, bundle, backend, tissue, windows, writer, counts, clock)
         write_json(folder / "result.json", result)
         map_file.close()
     return result
@@ -124,12 +94,6 @@ def choose_map_size(grid: GridReader, bundle: Bundle, map_mpp: float | None) -> 
     return max(1, math.floor(grid.width * ratio + 0.5)), max(1, math.floor(grid.height * ratio + 0.5))
 
 
-def physical_mpp(slide: Slide, width: int, height: int) -> float:
-    """Micrometres per pixel of a picture of the whole slide, `width` x `height`."""
-    base_width, base_height = slide.level_sizes[0]
-    return slide.mpp * math.sqrt(base_width * base_height / (width * height))
-
-
 def find_tissue(slide: Slide, readers: int = DEFAULT_READERS) -> tuple[Pixels, NDArray[np.bool_]]:
     """A thumbnail of the slide, and the mask of its tissue at about 8 micrometres a pixel."""
     longest = max(slide.level_sizes[0])
@@ -140,50 +104,6 @@ def find_tissue(slide: Slide, readers: int = DEFAULT_READERS) -> tuple[Pixels, N
     size = (max(1, round(grid.width * shrink)), max(1, round(grid.height * shrink)))
     small = cv2.resize(thumbnail, size, interpolation=cv2.INTER_AREA) if shrink < 1 else thumbnail
     return thumbnail, tissue_mask(small.astype(np.uint8, copy=False), thumbnail_mpp / shrink)
-
-
-class MapWriter:
-    """Takes a canvas's tiles and writes the map file row by row; counts pixels per class.
-
-    `pixels` has one count a class.
-    """
-
-    def __init__(self, map_file: MapFile) -> None:
-        self._file = map_file
-        self._top = 0
-        self._rows = self._blank(0)
-        self.pixels = np.zeros(map_file.planes, np.int64)
-
-    def _blank(self, height: int) -> NDArray[np.uint8]:
-        rows = np.zeros((self._file.planes, height, self._file.width), np.uint8)
-        rows[0] = NOT_ANALYSED
-        return rows
-
-    def place(self, tile: Tile) -> None:
-        """Add one tile; tiles come in bands from top to bottom."""
-        height, width = tile.analysed.shape
-        if tile.top != self._top or not self._rows.shape[1]:
-            self._flush(tile.top)
-            self._rows = self._blank(height)
-        classes = tile.probabilities.argmax(axis=0)
-        columns = slice(tile.left, tile.left + width)
-        self._rows[0, :, columns] = np.where(tile.analysed, classes, NOT_ANALYSED)
-        self._rows[1:, :, columns] = np.rint(tile.probabilities[1:] * 255)
-        self.pixels += np.bincount(classes[tile.analysed], minlength=len(self.pixels))
-
-    def finish(self) -> None:
-        """Write what is left, down to the map's last row."""
-        self._flush(self._file.height)
-
-    def _flush(self, next_top: int) -> None:
-        if self._rows.shape[1]:
-            self._file.write_rows(self._top, self._rows)
-        top = self._top + self._rows.shape[1]
-        while top < next_top:
-            blank = self._blank(min(512, next_top - top))
-            self._file.write_rows(top, blank)
-            top += blank.shape[1]
-        self._top, self._rows = next_top, self._blank(0)
 
 
 def write_outputs(folder: Path, slide: Slide, bundle: Bundle, map_file: MapFile, thumbnail: Pixels) -> list[int]:
@@ -201,53 +121,3 @@ def write_outputs(folder: Path, slide: Slide, bundle: Bundle, map_file: MapFile,
         counts = write_regions(folder / "regions.geojson", regions, classes, to_base)
         overlay.result()
     return counts
-
-
-def summarise(
-    slide: Slide,
-    bundle: Bundle,
-    backend: Backend,
-    map_file: MapFile,
-    tissue: NDArray[np.bool_],
-    windows: Plan,
-    pixels: NDArray[np.int64],
-    counts: list[int],
-    clock: Clock,
-) -> Result:
-    """The figures of a finished slide."""
-    manifest = bundle.manifest
-    map_mpp = physical_mpp(slide, map_file.width, map_file.height)
-    base_width, base_height = slide.level_sizes[0]
-    tissue_mm2 = base_width * base_height * slide.mpp**2 / 1e6 * float(tissue.mean())
-    areas = pixels * map_mpp**2 / 1e6
-    classes = {
-        info.name: ClassResult(float(area), float(area) / tissue_mm2 if tissue_mm2 else 0.0, count)
-        for info, area, count in zip(manifest.classes, areas, counts, strict=True)
-    }
-    return Result(
-        slide={"name": slide.name, "source": slide.source, "size": slide.level_sizes[0], "mpp": slide.mpp},
-        bundle={
-            "name": manifest.name,
-            "sha256": bundle.sha256,
-            "precision": "fp32",
-            "scales": manifest.scales,
-            "flips": manifest.flips,
-        },
-        backend={"name": backend.name, "device": backend.device, "version": backend.version, "batch": backend.batch},
-        tissue_mm2=tissue_mm2,
-        analysed_mm2=float(areas.sum()),
-        classes=classes,
-        map={"mpp": map_mpp, "size": (map_file.width, map_file.height)},
-        windows={"run": len(windows.windows), "skipped": windows.skipped},
-        seconds=dict(clock.seconds),
-        versions=dict(package_versions()),
-        note="" if tissue.any() else "no tissue found: nothing was analysed",
-    )
-
-
-def package_versions() -> Iterator[tuple[str, str]]:
-    """Versions of what the result depends on."""
-    yield "python", platform.python_version()
-    for name in ("glassrt", "numpy", "openslide-python", "openslide-bin", "opencv-python-headless"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            yield name, importlib.metadata.version(name)

@@ -1,0 +1,108 @@
+"""The figures of a scored slide."""
+
+import contextlib
+import importlib.metadata
+import math
+import platform
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from glassrt.engine.backends import Backend
+from glassrt.engine.bundle import Bundle
+from glassrt.engine.mapfile import MapWriter
+from glassrt.engine.pipeline import Clock
+from glassrt.engine.slide import Slide
+from glassrt.engine.windows import Plan
+
+
+class ClassResult(msgspec.Struct, frozen=True):
+    """What was found of one class in the analysed part of a slide.
+
+    `area_mm2` of the pixels where it is the likeliest, `mean_probability` over all analysed pixels; for every
+    class but the background also the share of the tissue's area and the number of connected regions.
+    """
+
+    area_mm2: float
+    mean_probability: float
+    tissue_fraction: float | None
+    regions: int | None
+
+
+class Result(msgspec.Struct, frozen=True):
+    """The figures of one scored slide, as `result.json` holds them."""
+
+    slide: dict[str, Any]
+    bundle: dict[str, Any]
+    backend: dict[str, Any]
+    tissue_mm2: float
+    analysed_mm2: float
+    classes: dict[str, ClassResult]
+    map: dict[str, Any]
+    windows: dict[str, int]
+    seconds: dict[str, float]
+    versions: dict[str, str]
+    note: str
+
+
+def summarise(
+    slide: Slide,
+    bundle: Bundle,
+    backend: Backend,
+    tissue: NDArray[np.bool_],
+    windows: Plan,
+    written: MapWriter,
+    regions: Sequence[int],
+    clock: Clock,
+) -> Result:
+    """The figures of a finished slide; `regions` counts them for each class."""
+    manifest, (width, height) = bundle.manifest, written.size
+    map_mpp = physical_mpp(slide, width, height)
+    base_width, base_height = slide.level_sizes[0]
+    tissue_mm2 = base_width * base_height * slide.mpp**2 / 1e6 * float(tissue.mean())
+    analysed = max(1, int(written.pixels.sum()))
+    classes = {}
+    for index, info in enumerate(manifest.classes):
+        area = float(written.pixels[index]) * map_mpp**2 / 1e6
+        probability = float(written.probability[index]) / analysed
+        if index:
+            fraction = area / tissue_mm2 if tissue_mm2 else 0.0
+            classes[info.name] = ClassResult(area, probability, fraction, regions[index])
+        else:
+            classes[info.name] = ClassResult(area, probability, None, None)
+    return Result(
+        slide={"name": slide.name, "source": slide.source, "size": slide.level_sizes[0], "mpp": slide.mpp},
+        bundle={
+            "name": manifest.name,
+            "sha256": bundle.sha256,
+            "precision": "fp32",
+            "scales": manifest.scales,
+            "flips": manifest.flips,
+        },
+        backend={"name": backend.name, "device": backend.device, "version": backend.version, "batch": backend.batch},
+        tissue_mm2=tissue_mm2,
+        analysed_mm2=sum(found.area_mm2 for found in classes.values()),
+        classes=classes,
+        map={"mpp": map_mpp, "size": (width, height)},
+        windows={"run": len(windows.windows), "skipped": windows.skipped},
+        seconds=dict(clock.seconds),
+        versions=dict(package_versions()),
+        note="" if tissue.any() else "no tissue found: nothing was analysed",
+    )
+
+
+def physical_mpp(slide: Slide, width: int, height: int) -> float:
+    """Micrometres per pixel of a picture of the whole slide, `width` x `height`."""
+    base_width, base_height = slide.level_sizes[0]
+    return slide.mpp * math.sqrt(base_width * base_height / (width * height))
+
+
+def package_versions() -> Iterator[tuple[str, str]]:
+    """Versions of what the result depends on."""
+    yield "python", platform.python_version()
+    for name in ("glassrt", "numpy", "openslide-python", "openslide-bin", "opencv-python-headless"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            yield name, importlib.metadata.version(name)
