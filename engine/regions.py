@@ -13,7 +13,7 @@ from glassrt.engine.windows import bands
 Mask = NDArray[np.bool_]
 Ring = NDArray[np.float64]
 
-BAND = 1024  # map rows labelled at a time
+BAND_PIXELS = 4_000_000  # of the map labelled at a time: 100 MB of labels and sums
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ class Piece:
         self.right, self.bottom = max(self.right, other.right), max(self.bottom, other.bottom)
 
 
-def find_regions(map_file: MapFile, map_mpp: float, smallest_um2: float = 0.0, band: int = BAND) -> Iterator[Region]:
+def find_regions(
+    map_file: MapFile, map_mpp: float, smallest_um2: float = 0.0, band_pixels: int = BAND_PIXELS
+) -> Iterator[Region]:
     """The regions of every class but 0 that are not smaller than `smallest_um2`, class by class from the top.
 
     The map is labelled in bands of rows; then each region is read again by its bounding box, so a region as
@@ -58,7 +60,7 @@ def find_regions(map_file: MapFile, map_mpp: float, smallest_um2: float = 0.0, b
     """
     pixel_um2 = map_mpp**2
     for class_index in range(1, map_file.planes):
-        for piece in label_class(map_file, class_index, band):
+        for piece in label_class(map_file, class_index, max(1, band_pixels // map_file.width)):
             if piece.pixels * pixel_um2 < smallest_um2:
                 continue
             mask = read_piece(map_file, piece)
@@ -82,22 +84,23 @@ def label_class(map_file: MapFile, class_index: int, band: int) -> list[Piece]:
     for top, bottom in bands(map_file.height, band):
         mask = map_file.read(0, top, bottom) == class_index
         probability = map_file.read(class_index, top, bottom)
-        numbers = label_band(mask, probability, class_index, top, len(pieces), pieces)
+        uppermost, lowermost = label_band(mask, probability, class_index, top, pieces)
         parents.extend(range(len(parents), len(pieces)))
-        touching = (above >= 0) & (numbers[0] >= 0)
-        for upper, lower in np.unique(np.stack([above, numbers[0]])[:, touching], axis=1).T.tolist():
+        touching = (above >= 0) & (uppermost >= 0)
+        for upper, lower in np.unique(np.stack([above, uppermost])[:, touching], axis=1).T.tolist():
             first, second = sorted((root(upper), root(lower)))
             if first != second:
                 parents[second] = first
                 pieces[first].absorb(pieces[second])
-        above = numbers[-1]
+        above = lowermost
     return [piece for index, piece in enumerate(pieces) if parents[index] == index]
 
 
 def label_band(
-    mask: Mask, probability: NDArray[np.uint8], class_index: int, top: int, first: int, pieces: list[Piece]
-) -> NDArray[np.int64]:
-    """Append the band's pieces to `pieces`; returns each pixel's piece number from `first` on, -1 outside."""
+    mask: Mask, probability: NDArray[np.uint8], class_index: int, top: int, pieces: list[Piece]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Append the band's pieces to `pieces`; returns the piece of each pixel in its first and last row, -1 outside."""
+    first = len(pieces)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=4)
     sums = np.bincount(labels.ravel(), weights=probability.ravel(), minlength=count)
     for label in range(1, count):
@@ -105,7 +108,8 @@ def label_band(
         column = left + int(np.argmax(labels[row, left : left + width] == label))
         box = (left, top + row, left + width, top + row + height)
         pieces.append(Piece(class_index, pixels, int(sums[label]), *box, (column, top + row)))
-    return np.where(labels > 0, labels.astype(np.int64) + first - 1, -1)
+    rows = (np.where(labels[row] > 0, labels[row].astype(np.int64) + first - 1, -1) for row in (0, -1))
+    return next(rows), next(rows)
 
 
 def read_piece(map_file: MapFile, piece: Piece) -> Mask:
