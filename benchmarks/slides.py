@@ -31,7 +31,7 @@ def measure_overhead(
 ) -> Report:
     """Seconds of `score` from an opened backend to written files, against the bare network on the same batches.
 
-    The two are run in turn, so that a machine whose speed drifts slows both; medians count.
+    The network is timed before and after each run, so that a machine whose speed drifts slows both; medians count.
     """
     backend = open_backend(bundle, backend_name, batch)
     windows = slide_windows(path, bundle, backend)
@@ -39,14 +39,15 @@ def measure_overhead(
     result: Result | None = None
     with tempfile.TemporaryDirectory() as folder:
         for repeat in range(repeats + 1):
-            seconds = time_bare(backend, windows)
+            before = time_bare(backend, windows)
             start = time.perf_counter()
             with open_slide(path) as slide:
                 result = score(slide, bundle, Path(folder, "out"), backend)
             elapsed = time.perf_counter() - start
+            after = time_bare(backend, windows)
             progress(repeat)
-            if repeat:  # the first pair warms up
-                bare.append(seconds)
+            if repeat:  # the first round warms up
+                bare.append((before + after) / 2)
                 whole.append(elapsed)
                 stages.append(result.seconds)
     backend.close()

@@ -131,7 +131,7 @@ def open_bundle(path: Path | str = DEFAULT_BUNDLE) -> Bundle:
 
 def write_bundle(path: Path, manifest: Manifest, graphs: Mapping[str, bytes]) -> Bundle:
     """Write a bundle whole or not at all; `graphs` maps each file that the manifest names to its bytes."""
-    with replace_folder(path) as beside:
+    with replace_folder(path, MANIFEST) as beside:
         for graph in manifest.graphs:
             (beside / graph.file).write_bytes(graphs[graph.file])
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -57,7 +58,7 @@ def score_command(
     mpp: Annotated[
         float | None, typer.Option(help="Micrometres per slide pixel.", show_default="what the file says")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Windows per network call.")] = DEFAULT_BATCH,
+    batch: Annotated[int, typer.Option(min=1, max=256, help="Windows per network call.")] = DEFAULT_BATCH,
     readers: Annotated[int, typer.Option(min=1, help="Threads that read and cut.")] = DEFAULT_READERS,
 ) -> None:
     """Score slides: a map, regions, a picture and figures for each.
@@ -101,13 +102,13 @@ def parse_scales(text: str | None) -> tuple[float, ...] | None:
 
 
 def summary_table(outcomes: list[Outcome], bundle: Bundle) -> Table:
-    """One row a slide: tissue, area and regions of each class but the background, windows, seconds."""
-    table = Table("slide", "status", "tissue mm²", header_style="bold")
+    """One row a slide: tissue; area, share of the tissue and regions of each class but the background; the work."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("slide", overflow="fold")
     found = [info.name for info in bundle.manifest.classes[1:]]
-    for name in found:
-        table.add_column(f"{name} mm²", justify="right")
-        table.add_column("of tissue", justify="right")
-        table.add_column("regions", justify="right")
+    table.add_column("status")
+    for heading in ("tissue mm²", *(text for name in found for text in (f"{name} mm²", "share", "regions"))):
+        table.add_column(heading, justify="right")
     table.add_column("windows", justify="right")
     table.add_column("seconds", justify="right")
     for outcome in outcomes:

@@ -37,11 +37,15 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replace_folder(path: Path) -> Iterator[Path]:
+def replace_folder(path: Path, marker: str) -> Iterator[Path]:
     """Yield an empty folder to fill; on success it becomes `path` in one step, on failure it is removed.
 
-    An older folder at `path` stays until the new one is complete. Raises OutputError as `replace_file` does.
+    An older folder at `path` stays until the new one is complete. It is replaced only if it is empty or holds
+    a file named `marker`, as the new one will: anything else is not ours to delete, such as the data folder
+    that stands beside a MIRAX slide. Raises OutputError then, and as `replace_file` does.
     """
+    if path.exists() and not (path.is_dir() and ((path / marker).is_file() or not any(path.iterdir()))):
+        raise OutputError(f"{path} stands in the way and was not written by GlassRT; choose another --out")
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=staging_prefix(), dir=path.parent))

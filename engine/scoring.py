@@ -24,6 +24,7 @@ from glassrt.engine.segment import DEFAULT_READERS, Progress, lay_windows, segme
 from glassrt.engine.slide import Pixels, Slide
 from glassrt.engine.tissue import tissue_mask
 
+RESULT = "result.json"
 THUMBNAIL_SIDE = 1024
 TISSUE_MPP = 8.0
 COARSEST_RATIO = 4.0  # a slide coarser than this many times the bundle's mpp shows none of what it learned
@@ -57,7 +58,7 @@ def score(
         with clock.time("tissue"):
             thumbnail, tissue = find_tissue(slide, readers)
         windows = lay_windows(grid, bundle, tissue)
-        folder = stack.enter_context(replace_folder(Path(out)))
+        folder = stack.enter_context(replace_folder(Path(out), RESULT))
         planes = len(bundle.manifest.classes)
         map_file = stack.enter_context(MapFile(folder / "map.raw", planes, map_size[1], map_size[0]))
         writer = MapWriter(map_file)
@@ -67,7 +68,7 @@ def score(
             counts = write_outputs(folder, slide, bundle, map_file, thumbnail)
         clock.seconds["total"] = time.perf_counter() - start
         result = summarise(slide, bundle, backend, tissue, windows, writer, counts, clock)
-        write_json(folder / "result.json", result)
+        write_json(folder / RESULT, result)
         map_file.close()
     return result
 
@@ -88,7 +89,7 @@ def choose_map_size(grid: GridReader, bundle: Bundle, map_mpp: float | None) -> 
     grid_mpp = physical_mpp(grid.slide, grid.width, grid.height)
     if map_mpp is None:
         map_mpp = grid_mpp * max(1, bundle.manifest.output_stride / MAP_PIXELS_PER_LOGIT)
-    if map_mpp < 0.999 * min(grid_mpp, bundle.manifest.mpp):
+    if not map_mpp >= 0.999 * min(grid_mpp, bundle.manifest.mpp):  # so that NaN is refused too
         raise UsageError(f"--map-mpp {map_mpp:g} is finer than the bundle's {bundle.manifest.mpp:g}: nothing to gain")
     ratio = grid_mpp / map_mpp
     return max(1, math.floor(grid.width * ratio + 0.5)), max(1, math.floor(grid.height * ratio + 0.5))

@@ -1,6 +1,7 @@
 """Slides: what OpenSlide opens, plain images, arrays in memory."""
 
 import math
+import os
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -150,6 +151,8 @@ def open_slide(path: Path | str, mpp: float | None = None) -> Slide:
     path = Path(path)
     if not path.exists():
         raise SlideError(f"{path} does not exist")
+    if not os.access(path, os.R_OK):
+        raise SlideError(f"{path}: no permission to read it")
     if openslide.OpenSlide.detect_format(path) is not None:
         return OpenSlideSlide(path, mpp)
     if path.suffix.lower() not in IMAGE_SUFFIXES:
@@ -162,7 +165,15 @@ def open_slide(path: Path | str, mpp: float | None = None) -> Slide:
 
 def read_image(path: Path) -> Pixels:
     """RGB `[H, W, 3]` of a plain image file."""
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    level = cv2.utils.logging.setLogLevel(
+        cv2.utils.logging.LOG_LEVEL_SILENT
+    )  # OpenCV tells of broken files on standard error as well
+    try:
+        pixels = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        raise SlideError(f"{path}: not a readable image ({error.err}); tile it as a TIFF slide") from error
+    finally:
+        cv2.utils.logging.setLogLevel(level)
     if pixels is None:
         raise SlideError(f"{path}: not a readable image; copy it again or convert it")
     return pixels.astype(np.uint8, copy=False)

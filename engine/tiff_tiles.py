@@ -66,8 +66,8 @@ def open_tiles(path: Path, vendor: str, level_sizes: tuple[tuple[int, int], ...]
         with tifffile.TiffFile(path) as file:
             plain: list[Any] = [page for page in file.pages if is_plain(page)]
             pages = {(page.imagewidth, page.imagelength): page for page in plain}
-            if not set(level_sizes) <= set(pages):
-                return None
+            if len(pages) < len(plain) or not set(level_sizes) <= set(pages):
+                return None  # pages of one size, such as focal planes, are OpenSlide's to choose from
             chosen = [pages[size] for size in level_sizes]
             for page in chosen:
                 _ = page.decode, page.jpegtables  # both are read from the file when first used

@@ -59,6 +59,8 @@ def open_backend(bundle: Bundle, name: str = "auto", batch: int = DEFAULT_BATCH,
         raise BackendUnavailable(
             f"backend {name} needs {error.name}, which is not installed: pip install 'glassrt[cpu]'"
         ) from error
+    except ImportError as error:
+        raise BackendUnavailable(f"backend {name} is installed but cannot be loaded: {error}") from error
 
 
 def run_windows(backend: Backend, windows: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ import tifffile
 from glassrt.engine import ArraySlide, open_bundle, open_slide, score
 from glassrt.engine.backends import Backend, open_backend
 from glassrt.engine.batch import Job, score_batch
-from glassrt.engine.errors import BackendUnavailable, GlassError, SlideError, UsageError
+from glassrt.engine.errors import BackendUnavailable, GlassError, OutputError, SlideError, UsageError
 from glassrt.engine.mapfile import NOT_ANALYSED
 from glassrt.engine.slide import read_image
 
@@ -100,10 +100,27 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 
 def test_scoring_again_replaces_the_older_result(demo_slide: Path, backend: Backend, tmp_path: Path) -> None:
     (tmp_path / "slide").mkdir()
+    (tmp_path / "slide" / "result.json").write_text("older")
     (tmp_path / "slide" / "stale.txt").write_text("older")
     with open_slide(demo_slide) as slide:
         score(slide, BUNDLE, tmp_path / "slide", backend)
     assert sorted(path.name for path in (tmp_path / "slide").iterdir()) == FILES
+
+
+@pytest.mark.parametrize("theirs", ["Slidedat.ini", None])
+def test_what_glassrt_did_not_write_is_never_replaced(
+    demo_slide: Path, backend: Backend, tmp_path: Path, theirs: str | None
+) -> None:
+    """A MIRAX slide's data folder, and a slide without a suffix, stand where the results would go."""
+    if theirs:
+        (tmp_path / "slide").mkdir()
+        (tmp_path / "slide" / theirs).write_text("precious")
+    else:
+        (tmp_path / "slide").write_text("precious")
+    with open_slide(demo_slide) as slide, pytest.raises(OutputError, match="not written by GlassRT"):
+        score(slide, BUNDLE, tmp_path / "slide", backend)
+    assert [path.name for path in tmp_path.iterdir()] == ["slide"]
+    assert (tmp_path / "slide" / (theirs or "")).read_text() == "precious"
 
 
 def test_a_slide_that_breaks_in_the_middle_leaves_nothing(demo_slide: Path, backend: Backend, tmp_path: Path) -> None:
