@@ -64,8 +64,10 @@ class Canvas:
             mine = self._plan.windows[:, 0] == view
             start = self._plan.windows[mine, axis]
             ranges[mine] = np.column_stack(sampling.map_range(start, start + self._plan.window))
+        # On a map so coarse that no pixel of it lies in a window, the nearest one stands for it.
+        ranges[:, 0] = np.minimum(ranges[:, 0], samplings[0].lower.size - 1)
         ranges[:, 1] = np.maximum(ranges[:, 1], ranges[:, 0] + 1)
-        return np.minimum(ranges, samplings[0].lower.size) if samplings else ranges
+        return ranges
 
     def add(self, indices: Indices, logits: Floats) -> None:
         """Take the logits `[n, C, h, w]` of the plan's windows `indices`; they are copied."""

@@ -88,7 +88,19 @@ def test_the_smallest_images_are_scored(data: Path, backend: Backend, tmp_path: 
     assert result.map["size"] == (max(1, round(shape[1] / 4)), max(1, round(shape[0] / 4)))
 
 
-@pytest.mark.parametrize(("mpp", "map_mpp", "says"), [(3.0, None, "too coarse"), (0.5, 0.01, "finer than")])
+@pytest.mark.parametrize("map_mpp", [3.0, 100.0, 5000.0])
+def test_maps_of_any_coarseness_are_written(demo_slide: Path, backend: Backend, tmp_path: Path, map_mpp: float) -> None:
+    with open_slide(demo_slide) as slide:
+        result = score(slide, BUNDLE, tmp_path / "out", backend, map_mpp)
+    width, height = result.map["size"]
+    assert width == max(1, round(2220 * 0.499 / map_mpp))
+    assert tifffile.imread(tmp_path / "out" / "map.ome.tif").shape == (2, height, width)
+
+
+@pytest.mark.parametrize(
+    ("mpp", "map_mpp", "says"),
+    [(3.0, None, "too coarse"), (0.5, 0.01, "finer than"), (0.5, float("nan"), "finer than")],
+)
 def test_what_cannot_work_is_refused_before_anything_is_written(
     data: Path, backend: Backend, tmp_path: Path, mpp: float, map_mpp: float | None, says: str
 ) -> None:

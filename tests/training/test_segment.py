@@ -102,6 +102,8 @@ def test_a_run_learns_and_resumes_exactly_after_a_kill(data: Path, tmp_path: Pat
     assert first.keys() == second.keys()
     assert all(torch.allclose(first[name].float(), second[name].float(), atol=1e-5) for name in first)
     assert not (broken / "state.safetensors").exists()
+    steps = [line.split(",")[0] for line in (broken / "metrics.csv").read_text().splitlines()]
+    assert steps == ["step", *map(str, range(SHORT.steps))]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import cv2
 import msgspec
@@ -165,7 +165,7 @@ def train(config: SegmentConfig, data: Path, run: Path, progress: Progress = lam
     first = resume(state_file, config, network, average, optimiser) if state_file.exists() else 0
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.toml").write_text(as_toml(config))
-    with open(run / "metrics.csv", "a", newline="") as file:
+    with open_metrics(run / "metrics.csv", first) as file:
         metrics = csv.writer(file)
         for step in range(first, config.steps):
             torch.manual_seed(config.seed + step)  # dropout, the same after a resume
@@ -187,6 +187,13 @@ def train(config: SegmentConfig, data: Path, run: Path, progress: Progress = lam
     metadata = {"method": "segment", "config": msgspec.json.encode(config).decode()}
     checkpoint.save(run / "model.safetensors", average.module.state_dict(), metadata)
     state_file.unlink(missing_ok=True)
+
+
+def open_metrics(path: Path, first: int) -> TextIO:
+    """The metrics file, open for the rows from step `first` on; what a killed run wrote beyond is dropped."""
+    lines = path.read_text().splitlines(keepends=True) if first else ["step,loss\n"]
+    path.write_text("".join(lines[: first + 1]))
+    return open(path, "a", newline="")
 
 
 def save_state(
