@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.canvas import Tile
+from glassrt.engine.windows import bands
 
 NOT_ANALYSED = 255
 """Class value of pixels outside every computed window."""
 
 WHOLE_ROWS = 32  # a part of the width is read row by row only when it is less than one in this many
+READ_AHEAD = 4_000_000  # bytes of whole rows read at a time for a part of their width
 
 Bytes = NDArray[np.uint8]
 
@@ -46,13 +48,17 @@ class MapFile:
         right = self.width if right is None else right
         rows = np.empty((bottom - top, right - left), np.uint8)
         start = (plane * self.height + top) * self.width + left
-        if WHOLE_ROWS * (right - left) < self.width:
+        if right - left == self.width:
+            self._fill(rows, start)
+        elif WHOLE_ROWS * (right - left) < self.width:
             for index, row in enumerate(rows):
                 self._fill(row, start + index * self.width)
-            return rows
-        whole = np.empty((bottom - top, self.width), np.uint8)
-        self._fill(whole, start - left)
-        return whole[:, left:right]
+        else:
+            for first, end in bands(bottom - top, max(1, READ_AHEAD // self.width)):
+                whole = np.empty((end - first, self.width), np.uint8)
+                self._fill(whole, start - left + first * self.width)
+                rows[first:end] = whole[:, left:right]
+        return rows
 
     def _fill(self, array: Bytes, offset: int) -> None:
         rest = array.data.cast("B")

@@ -1,6 +1,5 @@
 """Result files: pyramidal OME-TIFF, GeoJSON, overlay picture, JSON. Each is written to the path given."""
 
-import json
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -15,10 +14,11 @@ from numpy.typing import NDArray
 
 from glassrt.engine.bundle import ClassInfo
 from glassrt.engine.mapfile import NOT_ANALYSED, MapFile
-from glassrt.engine.regions import Region, Ring, signed_area
+from glassrt.engine.regions import Region, Ring
 from glassrt.engine.windows import bands
 
 TIFF_TILE = 512
+TIFF_BUFFER = 16_000_000  # bytes of tiles that wait for compression; tifffile's own choice is 256 MB
 COMPRESSION_LEVEL = 4
 REGION_NAMESPACE = uuid.UUID("6b1fc1f5-98a8-4ef6-93ab-9a6c8d8c9f0e")
 TINT = 0.4
@@ -61,6 +61,7 @@ def write_map(path: Path, map_file: MapFile, classes: Sequence[ClassInfo], mpp: 
                     compression="adobe_deflate",
                     compressionargs={"level": COMPRESSION_LEVEL},
                     maxworkers=2,
+                    buffersize=TIFF_BUFFER,
                     subifds=len(levels) - 1 if index == 0 else None,
                     subfiletype=int(index > 0),
                     resolution=(10000 / mpp / 2**index, 10000 / mpp / 2**index),
@@ -100,13 +101,13 @@ def write_regions(
     `to_base` is level-0 pixels per map pixel in x and y. Regions are written one by one as they come.
     """
     counts = [0] * len(classes)
-    with open(path, "w", encoding="utf-8") as file:
-        file.write('{"type": "FeatureCollection", "features": [')
+    with open(path, "wb") as file:
+        file.write(b'{"type": "FeatureCollection", "features": [')
         for number, region in enumerate(regions):
             counts[region.class_index] += 1
             feature = describe_region(region, classes[region.class_index], to_base, number)
-            file.write(("," if number else "") + "\n" + json.dumps(feature, separators=(",", ":")))
-        file.write("\n]}\n")
+            file.write((b",\n" if number else b"\n") + msgspec.json.encode(feature))
+        file.write(b"\n]}\n")
     return counts
 
 
@@ -118,11 +119,11 @@ def describe_region(region: Region, info: ClassInfo, to_base: tuple[float, float
         "id": str(uuid.uuid5(REGION_NAMESPACE, f"{info.name} {number} {first}")),
         "geometry": {
             "type": "Polygon",
-            "coordinates": [close_ring(ring, to_base, hole=index > 0) for index, ring in enumerate(region.rings)],
+            "coordinates": [encode_ring(ring, to_base) for ring in region.rings],
         },
         "properties": {
             "objectType": "annotation",
-            "classification": {"name": info.name, "color": list(info.color)},
+            "classification": {"name": info.name, "color": info.color},
             "measurements": {
                 "Area um^2": round(region.area_um2, 3),
                 "Mean probability": round(region.mean_probability, 4),
@@ -131,16 +132,17 @@ def describe_region(region: Region, info: ClassInfo, to_base: tuple[float, float
     }
 
 
-def close_ring(ring: Ring, to_base: tuple[float, float], hole: bool) -> list[list[float]]:
-    """A closed ring in level-0 pixels; outlines and holes run in the two directions of RFC 7946."""
-    if (signed_area(ring) < 0) != hole:
-        ring = ring[::-1]
+def encode_ring(ring: Ring, to_base: tuple[float, float]) -> msgspec.Raw:
+    """The JSON of a ring, closed and in level-0 pixels; as Python numbers it would take ten times the memory.
+
+    A region's rings already run in the two directions of RFC 7946.
+    """
     points = np.round(ring * to_base, 2).tolist()
-    return [*points, points[0]]
+    return msgspec.Raw(msgspec.json.encode([*points, points[0]]))
 
 
-def write_overlay(path: Path, thumbnail: NDArray[np.uint8], map_file: MapFile, classes: Sequence[ClassInfo]) -> None:
-    """Write a PNG: the thumbnail (RGB, of the whole slide) tinted and outlined by class, greyer where not analysed."""
+def draw_overlay(thumbnail: NDArray[np.uint8], map_file: MapFile, classes: Sequence[ClassInfo]) -> NDArray[np.uint8]:
+    """The thumbnail (RGB, of the whole slide) tinted and outlined by class, greyer where not analysed."""
     height, width = thumbnail.shape[:2]
     sampled = sample_classes(map_file, height, width)
     tints = np.zeros((256, 3), np.uint8)
@@ -156,22 +158,23 @@ def write_overlay(path: Path, thumbnail: NDArray[np.uint8], map_file: MapFile, c
         contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, contours, -1, info.color, 2)
     draw_legend(picture, classes)
-    # Runs alone compress photographs as well as searching for repeats, and faster.
-    options = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-    encoded, content = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
+    return picture
+
+
+def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write an RGB picture as PNG."""
+    encoded, content = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     assert encoded
     path.write_bytes(content.tobytes())
 
 
 def sample_classes(map_file: MapFile, height: int, width: int) -> NDArray[np.uint8]:
-    """The class plane by nearest pixels at another size, read in bands."""
+    """The class plane by nearest pixels at another size; only rows that are shown are read."""
     rows = ((np.arange(height) + 0.5) * map_file.height / height).astype(int)
     columns = ((np.arange(width) + 0.5) * map_file.width / width).astype(int)
-    sampled = np.empty((height, width), np.uint8)
-    for top, bottom in bands(height, 64):
-        first, end = int(rows[top]), int(rows[bottom - 1]) + 1
-        sampled[top:bottom] = map_file.read(0, first, end)[np.ix_(rows[top:bottom] - first, columns)]
-    return sampled
+    shown, index = np.unique(rows, return_inverse=True)
+    sampled = np.stack([map_file.read(0, row, row + 1)[0, columns] for row in shown.tolist()])
+    return sampled[index]
 
 
 def draw_legend(picture: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> None:

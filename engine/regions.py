@@ -1,4 +1,4 @@
-"""Connected regions of the map as polygons, in memory that grows with a region, not with the slide."""
+"""Connected regions of the map as polygons, in memory that grows with the largest region, not with the slide."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.mapfile import MapFile
-from glassrt.engine.windows import bands
+from glassrt.engine.windows import Indices, bands
 
 Mask = NDArray[np.bool_]
 Ring = NDArray[np.float64]
@@ -20,7 +20,9 @@ BAND_PIXELS = 4_000_000  # of the map labelled at a time: 100 MB of labels and s
 class Region:
     """One 4-connected region of a class other than 0.
 
-    `rings` are `[n, 2]` x, y corners in map pixels along pixel edges: the outline first, then holes.
+    `rings` are `[n, 2]` x, y corners in map pixels along pixel edges: the outline first, which runs from the x
+    to the y axis, then holes, which run the other way. The area is that of the region's pixels; where two
+    pixels touch by a corner alone, the rings hold one more so that they are simple.
     """
 
     class_index: int
@@ -53,10 +55,10 @@ class Piece:
 def find_regions(
     map_file: MapFile, map_mpp: float, smallest_um2: float = 0.0, band_pixels: int = BAND_PIXELS
 ) -> Iterator[Region]:
-    """The regions of every class but 0 that are not smaller than `smallest_um2`, class by class from the top.
+    """The regions of every class but 0 that are not smaller than `smallest_um2`, class by class, as they end.
 
-    The map is labelled in bands of rows; then each region is read again by its bounding box, so a region as
-    large as the slide needs as much memory as the slide's map.
+    The map is labelled in bands of rows; then each region is read again by its bounding box. Memory is that of
+    a band, or of the largest box at a byte a pixel: 400 MB for a region across 20000 x 20000 map pixels.
     """
     pixel_um2 = map_mpp**2
     for class_index in range(1, map_file.planes):
@@ -69,10 +71,31 @@ def find_regions(
             yield Region(class_index, piece.pixels * pixel_um2, mean, rings)
 
 
-def label_class(map_file: MapFile, class_index: int, band: int) -> list[Piece]:
-    """All regions of one class, whole, with those that cross bands joined."""
-    pieces: list[Piece] = []
-    parents: list[int] = []
+def label_class(map_file: MapFile, class_index: int, band: int) -> Iterator[Piece]:
+    """The regions of one class, each as soon as it is whole: no more than those that reach the next band wait."""
+    pieces: list[Piece] = []  # those in the row above the band
+    above = np.full(map_file.width, -1)  # the piece of each pixel in that row
+    for top, bottom in bands(map_file.height, band):
+        mask = map_file.read(0, top, bottom) == class_index
+        probability = map_file.read(class_index, top, bottom)
+        uppermost, lowermost = label_band(mask, probability, class_index, top, pieces)
+        roots = join(pieces, above, uppermost)
+        inside = lowermost >= 0
+        reaching, above[inside] = np.unique(roots[lowermost[inside]], return_inverse=True)
+        above[~inside] = -1
+        whole = roots == np.arange(len(pieces))
+        whole[reaching] = False
+        yield from (pieces[index] for index in np.flatnonzero(whole).tolist())
+        pieces = [pieces[index] for index in reaching.tolist()]
+    yield from pieces
+
+
+def join(pieces: list[Piece], above: Indices, below: Indices) -> Indices:
+    """Let the first of the pieces that touch across a seam absorb the others; returns the first for each piece.
+
+    `above` and `below` are the pieces of the pixels on the seam's two sides, -1 outside.
+    """
+    parents = list(range(len(pieces)))
 
     def root(index: int) -> int:
         while parents[index] != index:
@@ -80,20 +103,13 @@ def label_class(map_file: MapFile, class_index: int, band: int) -> list[Piece]:
             index = parents[index]
         return index
 
-    above = np.full(map_file.width, -1)  # the piece of each pixel in the row above the band
-    for top, bottom in bands(map_file.height, band):
-        mask = map_file.read(0, top, bottom) == class_index
-        probability = map_file.read(class_index, top, bottom)
-        uppermost, lowermost = label_band(mask, probability, class_index, top, pieces)
-        parents.extend(range(len(parents), len(pieces)))
-        touching = (above >= 0) & (uppermost >= 0)
-        for upper, lower in np.unique(np.stack([above, uppermost])[:, touching], axis=1).T.tolist():
-            first, second = sorted((root(upper), root(lower)))
-            if first != second:
-                parents[second] = first
-                pieces[first].absorb(pieces[second])
-        above = lowermost
-    return [piece for index, piece in enumerate(pieces) if parents[index] == index]
+    touching = (above >= 0) & (below >= 0)
+    for upper, lower in np.unique(np.stack([above, below])[:, touching], axis=1).T.tolist():
+        first, second = sorted((root(upper), root(lower)))
+        if first != second:
+            parents[second] = first
+            pieces[first].absorb(pieces[second])
+    return np.array([root(index) for index in parents], np.int64)
 
 
 def label_band(
@@ -113,48 +129,69 @@ def label_band(
 
 
 def read_piece(map_file: MapFile, piece: Piece) -> Mask:
-    """The mask of one region within its bounding box."""
-    classes = map_file.read(0, piece.top, piece.bottom, piece.left, piece.right)
-    _, labels = cv2.connectedComponents((classes == piece.class_index).view(np.uint8), connectivity=4)
+    """The mask of one region within its bounding box and a margin of one pixel."""
+    height, width = piece.bottom - piece.top, piece.right - piece.left
+    marked = np.zeros((height + 2, width + 2), np.uint8)
+    for top, bottom in bands(height, max(1, BAND_PIXELS // width)):
+        classes = map_file.read(0, piece.top + top, piece.top + bottom, piece.left, piece.right)
+        marked[1 + top : 1 + bottom, 1:-1] = classes == piece.class_index
     column, row = piece.seed
-    return labels == labels[row - piece.top, column - piece.left]  # type: ignore[no-any-return]
+    cv2.floodFill(marked, None, (column - piece.left + 1, row - piece.top + 1), 2, flags=4)
+    marked >>= 1  # the region's 2 becomes 1, the 1 of its neighbours 0
+    return marked.view(np.bool_)
 
 
-def trace(mask: Mask) -> list[Ring]:
-    """Rings of a 4-connected mask along its pixel edges: the outline, then holes; simple, unclosed.
+def trace(mask: Mask) -> Iterator[Ring]:
+    """Rings of a 4-connected mask along its pixel edges: simple, unclosed, the outline first, then holes.
 
-    A ring turns where an odd number of the four pixels around a grid point is set. Along a row of grid
-    points, edges join the turns pairwise from the left; along a column, from the top.
+    The mask has an empty margin of one pixel, where x and y are -1; its corners are filled in place. Outlines
+    run from the x to the y axis, holes the other way. A ring turns where an odd number of the four pixels
+    around a grid point is set. Along a row of grid points, edges join the turns pairwise from the left; along
+    a column, from the top.
     """
-    padded = np.pad(fill_corners(mask), 1)
-    ys, xs = np.nonzero(padded[:-1, :-1] ^ padded[:-1, 1:] ^ padded[1:, :-1] ^ padded[1:, 1:])
+    fill_corners(mask)
+    ys, xs = find_turns(mask)
     by_column = np.lexsort((ys, xs))
     in_column = np.empty_like(by_column)
     in_column[by_column] = by_column[np.arange(len(by_column)) ^ 1]
-    partners, rings = in_column.tolist(), []
-    left = [True] * len(partners)
-    for start in range(len(partners)):
+    partners, points = in_column.tolist(), np.column_stack([xs, ys]).astype(np.float64)
+    left = bytearray(b"\1") * len(partners)
+    for start in range(0, len(partners), 2):
         ring, turn = [], start
         while left[turn]:
             other = turn ^ 1  # turns are numbered along rows
             left[turn] = left[other] = False
             ring += [turn, other]
             turn = partners[other]
-        if ring:
-            rings.append(np.column_stack([xs[ring], ys[ring]]).astype(np.float64))
-    return sorted(rings, key=lambda ring: -abs(signed_area(ring)))
+        if ring:  # it begins in its upper left corner to the right; the uppermost of all is the outline
+            yield points[ring if start == 0 else ring[::-1]]
 
 
-def fill_corners(mask: Mask) -> Mask:
-    """The mask with a pixel added wherever two touch by a corner alone: rings must not touch themselves."""
-    mask = mask.copy()
-    while True:
-        a, b, c, d = mask[:-1, :-1], mask[:-1, 1:], mask[1:, :-1], mask[1:, 1:]
-        falling, rising = a & d & ~b & ~c, b & c & ~a & ~d
-        if not (falling.any() or rising.any()):
-            return mask
-        mask[:-1, 1:] |= falling
-        mask[:-1, :-1] |= rising
+def find_turns(mask: Mask) -> tuple[Indices, Indices]:
+    """y and x of the grid points around which an odd number of pixels is set, row by row."""
+    rows, columns = [], []
+    for top, bottom in bands(mask.shape[0] - 1, max(1, BAND_PIXELS // mask.shape[1])):
+        upper, lower = mask[top:bottom], mask[top + 1 : bottom + 1]
+        ys, xs = np.nonzero(upper[:, :-1] ^ upper[:, 1:] ^ lower[:, :-1] ^ lower[:, 1:])
+        rows.append(ys + top)
+        columns.append(xs)
+    return np.concatenate(rows), np.concatenate(columns)
+
+
+def fill_corners(mask: Mask) -> None:
+    """Add a pixel wherever two touch by a corner alone: rings must not touch themselves."""
+    found = True
+    while found:
+        found = False
+        for top, bottom in bands(mask.shape[0] - 1, max(1, BAND_PIXELS // mask.shape[1])):
+            upper, lower = mask[top:bottom], mask[top + 1 : bottom + 1]
+            a, b, c, d = upper[:, :-1], upper[:, 1:], lower[:, :-1], lower[:, 1:]
+            apart = (a ^ b) & (a ^ c)
+            falling, rising = apart & a & d, apart & ~a & ~d
+            if falling.any() or rising.any():
+                found = True
+                upper[:, 1:] |= falling
+                upper[:, :-1] |= rising
 
 
 def signed_area(ring: Ring) -> float:

@@ -16,7 +16,7 @@ from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.files import replace_folder
 from glassrt.engine.grid import GridReader
 from glassrt.engine.mapfile import MapFile, MapWriter
-from glassrt.engine.outputs import write_json, write_map, write_overlay, write_regions
+from glassrt.engine.outputs import draw_overlay, write_json, write_map, write_png, write_regions
 from glassrt.engine.pipeline import Clock
 from glassrt.engine.regions import find_regions
 from glassrt.engine.results import Result, physical_mpp, summarise
@@ -116,7 +116,7 @@ def write_outputs(folder: Path, slide: Slide, bundle: Bundle, map_file: MapFile,
     # What is smaller than one logit lies below the network's resolution.
     smallest = (bundle.manifest.mpp * bundle.manifest.output_stride) ** 2
     with ThreadPoolExecutor(1, thread_name_prefix="writer") as pool:
-        overlay = pool.submit(write_overlay, folder / "overlay.png", thumbnail, map_file, classes)
+        overlay = pool.submit(write_png, folder / "overlay.png", draw_overlay(thumbnail, map_file, classes))
         write_map(folder / "map.ome.tif", map_file, classes, map_mpp)
         regions = find_regions(map_file, map_mpp, smallest)
         counts = write_regions(folder / "regions.geojson", regions, classes, to_base)

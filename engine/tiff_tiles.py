@@ -5,6 +5,7 @@ same to the bit, which opening checks on a tile; what is not plainly tiled RGB s
 """
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from glassrt.engine.errors import SlideError
 Pixels = NDArray[np.uint8]
 
 VENDORS = ("aperio", "generic-tiff")
+CACHE_BYTES = 64_000_000  # of decoded tiles: neighbouring regions share those on their border
 COMPRESSIONS = (1, 5, 7, 8)  # none, LZW, JPEG, deflate
 
 
@@ -26,22 +28,24 @@ class TiffTiles:
     def __init__(self, path: Path, pages: list[Any]) -> None:
         self._path, self._pages = path, pages
         self._descriptor = os.open(path, os.O_RDONLY)
+        tile_bytes = max(page.tilewidth * page.tilelength * 3 for page in pages)
+        self._decode = lru_cache(max(1, CACHE_BYTES // tile_bytes))(self._decode_tile)
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """RGB `[height, width, 3]` of a region inside the level; SlideError where a tile is damaged."""
-        page = self._pages[level]
-        tile_height, tile_width = page.tile
+        tile_height, tile_width = self._pages[level].tile
         pixels = np.empty((height, width, 3), np.uint8)
         for row in range(y // tile_height, -(-(y + height) // tile_height)):
             for column in range(x // tile_width, -(-(x + width) // tile_width)):
-                tile = self._decode(page, row, column)
+                tile = self._decode(level, row, column)
                 top, left = row * tile_height, column * tile_width
                 first_y, first_x = max(y, top), max(x, left)
                 part = tile[first_y - top : y + height - top, first_x - left : x + width - left]
                 pixels[first_y - y : first_y - y + len(part), first_x - x : first_x - x + part.shape[1]] = part
         return pixels
 
-    def _decode(self, page: Any, row: int, column: int) -> Pixels:
+    def _decode_tile(self, level: int, row: int, column: int) -> Pixels:
+        page = self._pages[level]
         index = row * -(-page.imagewidth // page.tilewidth) + column
         content = os.pread(self._descriptor, page.databytecounts[index], page.dataoffsets[index])
         try:
@@ -53,6 +57,7 @@ class TiffTiles:
 
     def close(self) -> None:
         """Close the file; harmless when done twice."""
+        self._decode.cache_clear()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -12,7 +12,7 @@ from shapely.geometry import Polygon, shape
 
 from glassrt.engine.bundle import ClassInfo
 from glassrt.engine.mapfile import NOT_ANALYSED, MapFile
-from glassrt.engine.outputs import write_map, write_overlay, write_regions
+from glassrt.engine.outputs import draw_overlay, write_map, write_png, write_regions
 from glassrt.engine.regions import find_regions, signed_area
 
 CLASSES = (ClassInfo("other", (200, 200, 200)), ClassInfo("gland", (30, 120, 220)))
@@ -176,7 +176,7 @@ def test_the_overlay_shows_glands_in_their_colour_and_greys_what_was_not_analyse
     classes = np.zeros((100, 150), np.uint8)
     classes[:, :50], classes[20:80, 80:130] = NOT_ANALYSED, 1
     thumbnail = np.full((400, 600, 3), 240, np.uint8)
-    write_overlay(tmp_path / "o.png", thumbnail, make_map(classes), CLASSES)
+    write_png(tmp_path / "o.png", draw_overlay(thumbnail, make_map(classes), CLASSES))
     picture = cv2.imread(str(tmp_path / "o.png"), cv2.IMREAD_COLOR_RGB)
     assert picture.shape == thumbnail.shape
     assert picture[200, 420].tolist() == [156, 192, 232]  # 60 % slide, 40 % class colour
