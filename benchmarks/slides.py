@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from glassrt.engine.segment import lay_windows
 from glassrt.engine.slide import open_slide
 
 Report = dict[str, Any]
+
+BARE_WINDOWS = 256  # 80 MB
 
 
 def measure_overhead(
@@ -70,9 +73,7 @@ def measure_overhead(
 
 
 def slide_windows(path: Path, bundle: Bundle, backend: Backend) -> list[np.ndarray]:
-    """All full batches of a slide's windows, at most 32 of them."""
-    from concurrent.futures import ThreadPoolExecutor
-
+    """Full batches of a slide's windows: all of them, or enough for some seconds."""
     with open_slide(path) as slide, ThreadPoolExecutor(2) as pool:
         grid = open_grid(slide, bundle)
         plan = lay_windows(grid, bundle, find_tissue(slide)[1])
@@ -83,7 +84,7 @@ def slide_windows(path: Path, bundle: Bundle, backend: Backend) -> list[np.ndarr
         ]
     if not batches:
         raise SlideError(f"{path}: fewer than {backend.batch} windows hold tissue; choose a larger slide")
-    return batches[:32]
+    return batches[: max(1, BARE_WINDOWS // backend.batch)]
 
 
 def time_bare(backend: Backend, windows: list[np.ndarray]) -> float:

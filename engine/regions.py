@@ -58,7 +58,8 @@ def find_regions(
     """The regions of every class but 0 that are not smaller than `smallest_um2`, class by class, as they end.
 
     The map is labelled in bands of rows; then each region is read again by its bounding box. Memory is that of
-    a band, or of the largest box at a byte a pixel: 400 MB for a region across 20000 x 20000 map pixels.
+    a band, or of the largest region: a byte for each pixel of its box and about 200 for each corner of its
+    rings, so 400 MB and more for one across 20000 x 20000 map pixels.
     """
     pixel_um2 = map_mpp**2
     for class_index in range(1, map_file.planes):
@@ -192,9 +193,3 @@ def fill_corners(mask: Mask) -> None:
                 found = True
                 upper[:, 1:] |= falling
                 upper[:, :-1] |= rising
-
-
-def signed_area(ring: Ring) -> float:
-    """Area inside an unclosed ring; positive where it runs from the x to the y axis."""
-    x, y = ring.T
-    return float(np.dot(x, np.roll(y, -1)) - np.dot(np.roll(x, -1), y)) / 2

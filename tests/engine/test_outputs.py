@@ -1,4 +1,7 @@
+import errno
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,11 +12,12 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from shapely.geometry import Polygon, shape
+from shapely.geometry.polygon import LinearRing
 
 from glassrt.engine.bundle import ClassInfo
 from glassrt.engine.mapfile import NOT_ANALYSED, MapFile
 from glassrt.engine.outputs import draw_overlay, write_map, write_png, write_regions
-from glassrt.engine.regions import find_regions, signed_area
+from glassrt.engine.regions import find_regions
 
 CLASSES = (ClassInfo("other", (200, 200, 200)), ClassInfo("gland", (30, 120, 220)))
 MakeMap = Callable[[NDArray[np.uint8]], MapFile]
@@ -43,17 +47,6 @@ def draw(text: str) -> NDArray[np.uint8]:
 def glas_classes(data: Path, name: str) -> NDArray[np.uint8]:
     mask = cv2.imread(str(data / "glas" / f"{name}_anno.bmp"), cv2.IMREAD_UNCHANGED)
     return (mask > 0).astype(np.uint8)
-
-
-def test_a_map_file_gives_back_what_was_written_in_any_part(tmp_path: Path) -> None:
-    rows = np.random.default_rng(0).integers(0, 256, (3, 90, 1000), dtype=np.uint8)
-    with MapFile(tmp_path / "map.raw", 3, 90, 1000) as map_file:
-        map_file.write_rows(40, rows[:, 40:])
-        map_file.write_rows(0, rows[:, :40])
-        assert np.array_equal(map_file.read(2, 0, 90), rows[2])
-        assert np.array_equal(map_file.read(1, 30, 50, 990, 1000), rows[1, 30:50, 990:])
-        assert np.array_equal(map_file.read(1, 30, 50, 100, 800), rows[1, 30:50, 100:800])
-    assert not (tmp_path / "map.raw").exists()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +129,8 @@ def test_geojson_is_what_qupath_reads(make_map: MakeMap, tmp_path: Path) -> None
     outline, hole = (np.array(ring) for ring in feature["geometry"]["coordinates"])
     assert np.array_equal(outline[0], outline[-1])
     assert np.array_equal(hole[0], hole[-1])
-    assert signed_area(outline[:-1]) > 0 > signed_area(hole[:-1])
+    assert LinearRing(outline).is_ccw
+    assert not LinearRing(hole).is_ccw
     assert feature["properties"]["classification"] == {"name": "gland", "color": [30, 120, 220]}
     assert feature["properties"]["objectType"] == "annotation"
     assert feature["properties"]["measurements"]["Area um^2"] == 14 * 4
@@ -164,6 +158,7 @@ def test_the_map_is_a_pyramidal_ome_tiff_with_physical_size(data: Path, make_map
         assert file.pages[0].compression == tifffile.COMPRESSION.ADOBE_DEFLATE
         pixels = tifffile.xml2dict(file.ome_metadata)["OME"]["Image"]["Pixels"]
     assert (pixels["PhysicalSizeX"], pixels["PhysicalSizeXUnit"], pixels["SizeC"]) == (2.48, "µm", 2)
+    assert (pixels["PhysicalSizeY"], pixels["DimensionOrder"], pixels["Type"]) == (2.48, "XYCZT", "uint8")
     assert [channel["Name"] for channel in pixels["Channel"]] == ["class", "p(gland)"]
     with openslide.OpenSlide(path) as slide:
         assert slide.dimensions == (2325, 1566)
@@ -183,3 +178,89 @@ def test_the_overlay_shows_glands_in_their_colour_and_greys_what_was_not_analyse
     assert tuple(picture[200, 320]) == CLASSES[1].color
     assert picture[200, 270].tolist() == [240, 240, 240]
     assert picture[350, 100].tolist() == [220, 220, 220]
+
+
+def test_a_map_larger_than_the_thumbnail_is_shown_where_it_lies(make_map: MakeMap, tmp_path: Path) -> None:
+    classes = np.zeros((900, 1300), np.uint8)
+    classes[300:600, 650:] = 1
+    write_png(tmp_path / "o.png", draw_overlay(np.full((90, 130, 3), 240, np.uint8), make_map(classes), CLASSES))
+    picture = cv2.imread(str(tmp_path / "o.png"), cv2.IMREAD_COLOR_RGB)
+    tinted = (picture[:, 100] != 240).any(axis=1)
+    assert np.flatnonzero(tinted).tolist() == list(range(29, 61))  # 30 to 59, and the line around it
+
+
+LARGE_MAP = """
+import sys
+from pathlib import Path
+import numpy as np
+from glassrt.engine.bundle import ClassInfo
+from glassrt.engine.mapfile import MapFile
+from glassrt.engine.outputs import write_map
+
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+folder = Path(sys.argv[1])
+with MapFile(folder / "map.raw", 2, 20000, 20000) as map_file:
+    slope = np.add.outer(np.arange(50), np.arange(20000)) // 79
+    rows = np.stack([slope % 256 > 127, slope % 256]).astype(np.uint8)
+    for top in range(0, 20000, 50):
+        map_file.write_rows(top, rows)
+    before = peak()
+    write_map(folder / "map.ome.tif", map_file, [ClassInfo("other", (0, 0, 0)), ClassInfo("gland", (9, 9, 9))], 2.0)
+    print((peak() - before) // 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
+def test_a_large_map_is_written_in_bounded_memory(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LARGE_MAP, str(tmp_path)]
+    assert int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) < 200
+    assert [path.name for path in tmp_path.iterdir()] == ["map.ome.tif"]
+    with tifffile.TiffFile(tmp_path / "map.ome.tif") as file:
+        levels = file.series[0].levels
+        assert [level.shape[1] for level in levels] == [20000, 10000, 5000, 2500, 1250, 625, 313]
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from glassrt.engine.bundle import ClassInfo
+from glassrt.engine.mapfile import MapFile
+from glassrt.engine.outputs import write_json, write_map, write_png, write_regions
+from glassrt.engine.regions import find_regions
+
+folder, limit = Path(sys.argv[1]), int(sys.argv[2])
+classes = [ClassInfo("other", (0, 0, 0)), ClassInfo("gland", (9, 9, 9))]
+noise = np.random.default_rng(0).integers(0, 256, (2, 1200, 1200), dtype=np.uint8)
+noise[0] //= 128
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with MapFile(folder / "map.raw", 2, 1200, 1200) as map_file:
+    map_file.write_rows(0, noise)
+    writes = [
+        lambda: write_map(folder / "map.ome.tif", map_file, classes, 2.0),
+        lambda: write_regions(folder / "r.geojson", find_regions(map_file, 2.0), classes, (1, 1)),
+        lambda: write_png(folder / "o.png", noise.reshape(1200, 800, 3)),
+        lambda: write_json(folder / "r.json", {"text": "x" * 1_000_000}),
+    ]
+    surfaced = []
+    for write in writes:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
+        try:
+            write()
+        except OSError as error:
+            surfaced.append(error.errno)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+    print(*surfaced)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file sizes are limited by a POSIX resource limit")
+@pytest.mark.parametrize("limit", [0, 5_000, 800_000])
+def test_running_out_of_space_surfaces_from_every_writer(tmp_path: Path, limit: int) -> None:
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path), str(limit)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert [int(number) for number in output.split()] == [errno.EFBIG] * 4
+    assert not list(tmp_path.glob("*.raw"))
