@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.backends import Backend, run_windows
-from glassrt.engine.grid import GridReader, resample
+from glassrt.engine.grid import GridReader, resample, scale_exactly
 from glassrt.engine.slide import Pixels
 from glassrt.engine.windows import Indices, Part, Plan
 
@@ -102,16 +102,15 @@ def read_region(grid: GridReader, plan: Plan, cell: int, clock: Clock) -> Pixels
 def scale_part(plan: Plan, part: Part, region: Future[Pixels], clock: Clock) -> Pixels:
     """What a part's windows cover of the scaled image, bilinear from its cell's region.
 
-    An image that fits into one region is scaled as a whole in float64, which rounds as a plain statement of
-    the test does; beyond that a pixel in a thousand may round to the neighbouring grey value.
+    An image that fits into one region is scaled as a whole, exactly; beyond that a value in a thousand may
+    round to the neighbouring grey level.
     """
     pixels, box, view, cell = region.result(), part.box, plan.views[part.view], plan.cells[part.cell]
     with clock.time("cut"):
         if (view.width, view.height) == plan.size:
             return pixels[box.top - cell.top : box.bottom - cell.top, box.left - cell.left : box.right - cell.left]
         if cell.size == plan.size and box.size == (view.width, view.height):
-            scaled = cv2.resize(pixels.astype(np.float64), box.size, interpolation=cv2.INTER_LINEAR)
-            return np.rint(scaled).astype(np.uint8)
+            return scale_exactly(pixels, box.size)
         across, down = plan.size[0] / view.width, plan.size[1] / view.height
         offset_x = (box.left + 0.5) * across - 0.5 - cell.left
         offset_y = (box.top + 0.5) * down - 0.5 - cell.top

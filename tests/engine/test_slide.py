@@ -4,10 +4,11 @@ import cv2
 import numpy as np
 import openslide
 import pytest
+from plain_statement import resize
 
 from glassrt.engine.errors import GlassError
-from glassrt.engine.grid import GridReader
-from glassrt.engine.slide import ArraySlide, open_slide
+from glassrt.engine.grid import GridReader, scale_exactly
+from glassrt.engine.slide import ArraySlide, open_slide, read_image
 
 
 def test_a_slide_at_its_own_resolution_is_read_as_openslide_reads_it(demo_slide: Path) -> None:
@@ -43,6 +44,19 @@ def test_reading_matches_a_plain_bilinear_statement() -> None:
     grid = GridReader(ArraySlide(pixels.astype(np.uint8), 0.5), 0.62)
     expected = cv2.resize(pixels.astype(np.float64), (grid.width, grid.height), interpolation=cv2.INTER_LINEAR)
     assert np.abs(grid.read(0, 0, grid.width, grid.height) - expected).max() < 0.6
+
+
+@pytest.mark.parametrize("scale", [0.75, 1.25, 1.5, 1.75, 2, 2.5, 3])
+@pytest.mark.parametrize(
+    ("name", "height", "width"), [("train_1", 522, 775), ("testA_47", 522, 775), ("train_3", 300, 332)]
+)
+def test_images_are_scaled_as_a_plain_statement_does_to_the_bit(
+    data: Path, scale: float, name: str, height: int, width: int
+) -> None:
+    image = read_image(data / "glas" / f"{name}.bmp")[:height, :width]
+    size = int(scale * width + 0.5), int(scale * height + 0.5)
+    expected = np.rint(resize(resize(image, 1, size[0]), 0, size[1])).astype(np.uint8)
+    assert np.array_equal(scale_exactly(image, size), expected)
 
 
 def test_the_nearest_finer_level_is_read(data: Path) -> None:
