@@ -13,7 +13,6 @@ class OpenVinoBackend:
     """One compiled OpenVINO model with its batch size fixed, in exact float32."""
 
     name = "openvino"
-    device = "CPU"
 
     def __init__(self, graph: bytes, batch: int, threads: int) -> None:
         self.version = openvino.__version__.split("-")[0]
@@ -29,11 +28,14 @@ class OpenVinoBackend:
                 shape = port.partial_shape
                 shape[0] = batch
                 model.reshape({port: shape})
-            self._request = core.compile_model(model, self.device, config).create_infer_request()
+            compiled = core.compile_model(model, "CPU", config)
         except RuntimeError as error:
             raise BundleError(
                 f"OpenVINO {self.version} cannot load the graph: {str(error).splitlines()[-1]}"
             ) from error
+
+        self.device = ", ".join(compiled.get_property("EXECUTION_DEVICES"))
+        self._request = compiled.create_infer_request()
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         results = self._request.infer(dict(inputs), share_inputs=True, share_outputs=True)

@@ -16,7 +16,6 @@ class OrtBackend:
     """One ONNX Runtime session with its batch size fixed."""
 
     name = "ort"
-    device = "CPU"
 
     def __init__(self, graph: bytes, batch: int, threads: int) -> None:
         refuse_both_packages()
@@ -32,6 +31,7 @@ class OrtBackend:
             self._session = onnxruntime.InferenceSession(graph, options, providers=[PROVIDER])
         except Exception as error:  # the runtime's own exceptions share no base but this
             raise BundleError(f"ONNX Runtime {self.version} cannot load the graph: {first_line(error)}") from error
+        self.device = self._session.get_providers()[0].removesuffix("ExecutionProvider")
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:

@@ -1,6 +1,7 @@
 """One slide and many, as a library."""
 
 import csv
+import importlib.metadata
 import json
 import shutil
 from pathlib import Path
@@ -165,6 +166,14 @@ def test_slides_that_would_share_a_folder_are_refused(demo_slide: Path, backend:
     twin = shutil.copy(demo_slide, tmp_path)
     with pytest.raises(UsageError, match="would both write to"):
         score_batch([demo_slide, Path(twin)], Job(BUNDLE, backend, tmp_path / "out"), lambda path: lambda d, t: None)
+
+
+@pytest.mark.parametrize("name", ["ort", "openvino"])
+def test_a_backend_says_what_really_runs(name: str) -> None:
+    opened = open_backend(BUNDLE, name, batch=2)
+    assert (opened.name, opened.device, opened.batch) == (name, "CPU", 2)
+    assert opened.version in importlib.metadata.version("onnxruntime" if name == "ort" else name)
+    opened.close()
 
 
 def test_an_unknown_backend_is_refused() -> None:
