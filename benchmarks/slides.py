@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +78,11 @@ def slide_windows(path: Path, bundle: Bundle, backend: Backend) -> list[np.ndarr
     with open_slide(path) as slide, ThreadPoolExecutor(2) as pool:
         grid = open_grid(slide, bundle)
         plan = lay_windows(grid, bundle, find_tissue(slide)[1])
-        batches = [
-            batch.copy()
-            for indices, batch in cut_batches(grid, plan, backend.batch, pool, 2, Clock())
-            if len(indices) == backend.batch
-        ]
+        cut = islice(cut_batches(grid, plan, backend.batch, pool, 2, Clock()), max(1, BARE_WINDOWS // backend.batch))
+        batches = [batch for indices, batch in cut if len(indices) == backend.batch]
     if not batches:
         raise SlideError(f"{path}: fewer than {backend.batch} windows hold tissue; choose a larger slide")
-    return batches[: max(1, BARE_WINDOWS // backend.batch)]
+    return batches
 
 
 def time_bare(backend: Backend, windows: list[np.ndarray]) -> float:

@@ -9,9 +9,9 @@ from pathlib import Path
 from glassrt.engine.backends import Backend
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.errors import GlassError, OutputError, UsageError
-from glassrt.engine.files import prepare_folder, replace_file
+from glassrt.engine.files import prepare_folder, refuse_foreign, replace_file
 from glassrt.engine.results import Result
-from glassrt.engine.scoring import score
+from glassrt.engine.scoring import RESULT, score
 from glassrt.engine.segment import DEFAULT_READERS, Progress
 from glassrt.engine.slide import open_slide
 
@@ -82,7 +82,8 @@ def summary_figures(result: Result, names: Sequence[str]) -> list[str]:
     for name in names:
         found = result.classes[name]
         values += [found.area_mm2, found.mean_probability, found.tissue_fraction, found.regions]
-    return [f"{value:.6g}" for value in [*values, result.windows["run"], result.seconds["total"]]]
+    values += [result.windows["run"], result.seconds["total"]]
+    return [f"{value:.6g}" if isinstance(value, float) else str(value) for value in values]
 
 
 def score_batch(paths: Iterable[Path], job: Job, start: Start) -> list[Outcome]:
@@ -92,7 +93,7 @@ def score_batch(paths: Iterable[Path], job: Job, start: Start) -> list[Outcome]:
     slides would share a folder and OutputError when results cannot be written: then no later slide could.
     """
     paths = list(paths)
-    refuse_shared_folders(paths, job)
+    check_folders(paths, job)
     prepare_folder(job.out)
     summary = Summary(job)
     for path in paths:
@@ -111,13 +112,14 @@ def score_path(path: Path, job: Job, progress: Progress) -> Outcome:
     except GlassError as error:
         return Outcome(path, error=str(error))
     except Exception as error:  # whatever a broken slide sets off must not end a night's work
-        return Outcome(path, error=f"{path}: unexpected {type(error).__name__}: {error}")
+        return Outcome(path, error=" ".join(f"{path}: unexpected {type(error).__name__}: {error}".split()))
 
 
-def refuse_shared_folders(paths: Sequence[Path], job: Job) -> None:
-    """Raise UsageError if the results of two slides would land in one folder."""
+def check_folders(paths: Sequence[Path], job: Job) -> None:
+    """Raise before any work if results would land in one folder, or where something else stands."""
     owners: dict[Path, Path] = {}
     for path in paths:
         other = owners.setdefault(job.folder(path), path)
         if other is not path:
             raise UsageError(f"{other} and {path} would both write to {job.folder(path)}: score them with two --out")
+        refuse_foreign(job.folder(path), RESULT)

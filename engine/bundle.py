@@ -74,6 +74,8 @@ class Manifest(Strict, frozen=True):
             raise ValueError(f"stride {self.stride} exceeds window {self.window}: pixels would be left out")
         if self.window % self.output_stride:
             raise ValueError(f"window {self.window} is no multiple of output_stride {self.output_stride}")
+        if len({info.name for info in self.classes}) < len(self.classes):
+            raise ValueError("a class is named twice")
         if len(set(self.scales)) < len(self.scales):
             raise ValueError("a scale is named twice")
 

@@ -44,8 +44,7 @@ def replace_folder(path: Path, marker: str) -> Iterator[Path]:
     a file named `marker`, as the new one will: anything else is not ours to delete, such as the data folder
     that stands beside a MIRAX slide. Raises OutputError then, and as `replace_file` does.
     """
-    if path.exists() and not (path.is_dir() and ((path / marker).is_file() or not any(path.iterdir()))):
-        raise OutputError(f"{path} stands in the way and was not written by GlassRT; choose another --out")
+    refuse_foreign(path, marker)
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=staging_prefix(), dir=path.parent))
@@ -66,6 +65,12 @@ def replace_folder(path: Path, marker: str) -> Iterator[Path]:
             flush_to_disk(path.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def refuse_foreign(path: Path, marker: str) -> None:
+    """Raise OutputError if something stands at `path` that is neither empty nor a folder with a file `marker`."""
+    if path.exists() and not (path.is_dir() and ((path / marker).is_file() or not any(path.iterdir()))):
+        raise OutputError(f"{path} stands in the way and was not written by GlassRT; choose another --out")
 
 
 def prepare_folder(folder: Path) -> None:

@@ -125,9 +125,7 @@ class OpenSlideSlide:
         except openslide.OpenSlideError as error:
             raise SlideError(f"{self.name}: damaged at x {base_xy[0]}, y {base_xy[1]} ({error})") from error
         rgb = cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB)
-        alpha = rgba[..., 3]
-        if alpha.min() < 255:
-            rgb[alpha < 255] = 255
+        rgb[rgba[..., 3] == 0] = 255
         return rgb  # type: ignore[return-value]
 
     def close(self) -> None:

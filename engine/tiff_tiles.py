@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import simplejpeg
 import tifffile
 from numpy.typing import NDArray
 
@@ -19,7 +20,10 @@ Pixels = NDArray[np.uint8]
 
 VENDORS = ("aperio", "generic-tiff")
 CACHE_BYTES = 64_000_000  # of decoded tiles: neighbouring regions share those on their border
-COMPRESSIONS = (1, 5, 7, 8)  # none, LZW, JPEG, deflate
+JPEG = 7
+COMPRESSIONS = (1, 5, JPEG, 8)  # the others: none, LZW, deflate
+YCBCR = 6
+ADOBE_MARKER = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # and one byte: 0 for RGB, 1 for YCbCr
 
 
 class TiffTiles:
@@ -49,7 +53,9 @@ class TiffTiles:
         index = row * -(-page.imagewidth // page.tilewidth) + column
         content = os.pread(self._descriptor, page.databytecounts[index], page.dataoffsets[index])
         try:
-            tile: Pixels = page.decode(content, index, jpegtables=page.jpegtables)[0][0]
+            if page.compression == JPEG:
+                return decode_jpeg(content, page)
+            tile: Pixels = page.decode(content, index)[0][0]
         except Exception as error:  # each codec has errors of its own
             place = f"x {column * page.tilewidth}, y {row * page.tilelength}"
             raise SlideError(f"{self._path}: damaged at {place} ({error}); copy the slide again") from error
@@ -61,6 +67,15 @@ class TiffTiles:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def decode_jpeg(content: bytes, page: Any) -> Pixels:
+    """RGB of one JPEG tile; ValueError where it is damaged, which most decoders only warn of."""
+    # Tiles leave out the tables, and the page, not the tile, says whether colours are RGB or YCbCr.
+    marker = ADOBE_MARKER + bytes([page.photometric == YCBCR])
+    whole = content[:2] + marker + (page.jpegtables or b"")[2:-2] + content[2:]
+    tile: Pixels = simplejpeg.decode_jpeg(whole, "RGB", fastdct=False, fastupsample=False, strict=True)
+    return tile
 
 
 def open_tiles(path: Path, vendor: str, level_sizes: tuple[tuple[int, int], ...]) -> TiffTiles | None:

@@ -35,6 +35,7 @@ def test_the_shipped_bundle_opens_and_its_graph_matches() -> None:
         (lambda m: m.update(mpp="0.5"), r"Expected `float`, got `str` - at `\$.mpp`"),
         (lambda m: m.update(mpp=-1), r"at `\$.mpp`"),
         (lambda m: m.pop("scales"), "missing required field `scales`"),
+        (lambda m: m["classes"][0].update(name="gland"), "named twice"),
         (lambda m: m.update(format=2), r"at `\$.format`"),
         (lambda m: m.update(kind="poem"), r"at `\$.kind`"),
         (lambda m: m.update(stride=999), "pixels would be left out"),

@@ -136,6 +136,33 @@ def test_what_glassrt_did_not_write_is_never_replaced(
     assert (tmp_path / "slide" / (theirs or "")).read_text() == "precious"
 
 
+def test_a_folder_in_the_way_is_told_before_any_slide_is_scored(
+    demo_slide: Path, backend: Backend, tmp_path: Path
+) -> None:
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "Slidedat.ini").write_text("precious")
+    with pytest.raises(OutputError, match="not written by GlassRT"):
+        score_batch([demo_slide, Path("second.mrxs")], Job(BUNDLE, backend, tmp_path), lambda path: lambda d, t: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["second"]
+
+
+@pytest.mark.parametrize("damage", [bytes(3000), b"\xff" * 3000])
+def test_a_tile_that_is_damaged_inside_is_not_scored(
+    demo_slide: Path, backend: Backend, tmp_path: Path, damage: bytes
+) -> None:
+    """The tile's header stays whole: only its picture data are overwritten."""
+    with tifffile.TiffFile(demo_slide) as file:
+        page = file.pages[0]
+        start = page.dataoffsets[30] + page.databytecounts[30] // 2
+        length = page.databytecounts[30] // 2 - 2
+    content = bytearray(demo_slide.read_bytes())
+    content[start : start + min(length, 3000)] = damage[: min(length, 3000)]
+    (tmp_path / "broken.svs").write_bytes(content)
+    with open_slide(tmp_path / "broken.svs") as slide, pytest.raises(SlideError, match="damaged at"):
+        score(slide, BUNDLE, tmp_path / "out", backend)
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.svs"]
+
+
 def test_a_slide_that_breaks_in_the_middle_leaves_nothing(demo_slide: Path, backend: Backend, tmp_path: Path) -> None:
     content = bytearray(demo_slide.read_bytes())
     content[800_000:1_000_000] = bytes(200_000)
