@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 # Optical densities are relative to the slide's own glass. In haematoxylin and eosin alike, green light is
 # absorbed most: measured on colon and breast slides of several scanners, blue / green is 0.1-0.66 and
-# red / green 0.03-0.75. Red ink lies at blue / green 0.75-0.98, green ink above 1.2, dust and black ink at 1;
+# red / green 0.03-1.04. Red ink lies at blue / green 0.75-0.98, green ink above 1.2, dust and black ink at 1;
 # blue ink above red / green 1.2.
 FAINTEST_GREEN = 0.10
 HIGHEST_BLUE_TO_GREEN = 0.70
