@@ -10,6 +10,7 @@ from rich.table import Table
 from glassrt.engine.backends import DEFAULT_BATCH
 from glassrt.engine.bundle import DEFAULT_BUNDLE, open_bundle
 from glassrt.engine.cli import parse_scales
+from glassrt.training.cli import CONFIGS, bars
 
 bench_app = typer.Typer(help="Measure GlassRT on this machine.", no_args_is_help=True)
 
@@ -75,3 +76,30 @@ def memory_command(
     )
     if json is not None:
         write_report(json, report)
+
+
+@bench_app.command("oeem")
+def oeem_command(
+    data: Annotated[Path, typer.Option(help="Folder of the GlaS images.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of all runs; a stopped benchmark goes on.", show_default=False)],
+    json: Annotated[Path, typer.Option(help="File to write the scores to.", show_default=False)],
+    config: Annotated[Path, typer.Option(help="TOML file.", show_default="oeem_compact.toml")] = CONFIGS
+    / "oeem_compact.toml",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the rows that matter most.")] = 3,
+) -> None:
+    """Train OEEM with every loss of its tables and score each on GlaS testA; hours on a CPU."""
+    from glassrt.benchmarks.oeem import measure_oeem
+    from glassrt.training.config import load_config
+    from glassrt.training.loop import join_world
+    from glassrt.training.methods.oeem import OeemConfig
+
+    settings = load_config(config, OeemConfig)
+    with join_world() as world, bars(world.leads) as stage:
+        report = measure_oeem(settings, data, out, seeds, world, stage, json)
+    table = Table(title="GlaS testA, mIoU")
+    for name in ("row", "seed", "scale 1", "multi-scale"):
+        table.add_column(name)
+    for row in report["rows"]:
+        scores = (f"{row[test]['mIoU']:.2f}" if test in row else "" for test in ("scale 1", "multi-scale"))
+        table.add_row(row["row"], str(row["seed"]), *scores)
+    Console().print(table)

@@ -10,38 +10,55 @@ from glassrt.engine.errors import TrainingError
 from glassrt.export.to_onnx import export_graph
 from glassrt.training import checkpoint
 from glassrt.training.datasets import glas
-from glassrt.training.methods.segment import SegmentConfig
-from glassrt.training.networks.pspnet import PSPNet
+from glassrt.training.methods.segment import SegmentConfig, build_network
+from glassrt.training.networks import encoders
 
 GRAPH_FILE = "fp32.onnx"
 COLORS = ((200, 200, 200), (30, 120, 220))
 
 
+PAPER_SCALES = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
+TRAINED_ON = {"segment": "masks", "oeem": "patch labels (OEEM)"}
+
+
 def export_run(run: Path, out: Path, name: str) -> Bundle:
-    """Export the finished run in folder `run` to the bundle folder `out`. Raises TrainingError or OutputError."""
+    """Export the finished run in folder `run` to the bundle folder `out`. Raises TrainingError or OutputError.
+
+    OEEM's bundles carry the scales and flips of its multi-scale test.
+    """
     file = run / "model.safetensors"
     tensors, metadata = checkpoint.load(file)
-    if metadata.get("method") != "segment":
-        raise TrainingError(f"{file} was not written by `glassrt train segment`: it cannot be exported")
+    method = metadata.get("method", "")
+    if method not in TRAINED_ON:
+        raise TrainingError(f"{file} was not written by `glassrt train {' or '.join(TRAINED_ON)}`: cannot be exported")
     config = msgspec.json.decode(metadata["config"], type=SegmentConfig)
-    network = PSPNet(len(glas.CLASSES), config.encoder, config.output_stride)
+    network = build_network(config)
     checkpoint.load_into(network, tensors, file)
-    graph = export_graph(network, config.crop)
+    graph = export_graph(network, config.window)
     manifest = Manifest(
         format=1,
         kind="segmentation",
         name=name,
         classes=tuple(ClassInfo(each, color) for each, color in zip(glas.CLASSES, COLORS, strict=True)),
         mpp=glas.MPP,
-        window=config.crop,
-        stride=config.crop * 4 // 5,
+        window=config.window,
+        stride=config.window * 4 // 5,
         output_stride=config.output_stride,
-        scales=(1.0,),
-        flips=False,
+        scales=PAPER_SCALES if method == "oeem" else (1.0,),
+        flips=method == "oeem",
         graphs=(Graph(GRAPH_FILE, hashlib.sha256(graph).hexdigest()),),
-        trained=f"PSPNet on {config.encoder} (ImageNet), full masks of GlaS {config.split}, {config.steps} steps "
-        f"of {config.batch} windows, seed {config.seed}",
+        trained=f"PSPNet on {config.encoder} (weights: {config.weights}), {TRAINED_ON[method]} of GlaS {config.split}, "
+        f"{config.loss}, {config.steps} steps of {config.batch} crops, seed {config.seed}",
         licence="Research only: trained on GlaS (Warwick-QU), whose licence allows research use only. "
-        "Encoder started from EfficientNet-Lite0 ImageNet weights (Apache-2.0).",
+        f"Encoder started from {weights_licence(config)}.",
     )
     return write_bundle(out, manifest, {GRAPH_FILE: graph})
+
+
+def weights_licence(config: SegmentConfig) -> str:
+    """Where the encoder's first weights came from, and what allows their use."""
+    if config.weights == encoders.IMAGENET:
+        return "EfficientNet-Lite0 ImageNet weights (Apache-2.0)"
+    if config.weights == encoders.RANDOM:
+        return "random weights"
+    return f"the weights in {Path(config.weights).name}, whose own licence applies"

@@ -1,5 +1,8 @@
 """`glassrt train` and `glassrt evaluate`."""
 
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -32,26 +35,80 @@ def train_group() -> None:
     """Train networks."""
 
 
+DATA = typer.Option(help="Folder of the published data set.", show_default=False)
+RUN = typer.Option(help="Run folder; a stopped run in it goes on.", show_default=False)
+
+
 @train_app.command("segment")
 def segment_command(
-    data: Annotated[Path, typer.Option(help="Folder of the published data set.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Run folder; a stopped run in it goes on.", show_default=False)],
+    data: Annotated[Path, DATA],
+    out: Annotated[Path, RUN],
     config: Annotated[Path, typer.Option(help="TOML file.", show_default="segment.toml")] = CONFIGS / "segment.toml",
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder of PNG masks to learn from.", show_default="the set's own")
+    ] = None,
 ) -> None:
-    """Train a segmentation network on full masks."""
-    try:
+    """Train a segmentation network on masks."""
+    with missing_packages():
+        from glassrt.training.config import load_config
+        from glassrt.training.loop import join_world
         from glassrt.training.methods import segment
+    settings = load_config(config, segment.SegmentConfig)
+    with join_world() as world, bars(world.leads) as stage:
+        samples = segment.load_samples(data, settings.split, masks)
+        segment.train(settings, samples, out, world, stage("segment", settings.steps))
+    tell_next(out)
+
+
+@train_app.command("oeem")
+def oeem_command(
+    data: Annotated[Path, DATA],
+    out: Annotated[Path, RUN],
+    config: Annotated[Path, typer.Option(help="TOML file.", show_default="oeem_compact.toml")] = CONFIGS
+    / "oeem_compact.toml",
+) -> None:
+    """Train a segmentation network on patch labels: classifier, pseudo-masks, segmentation (OEEM)."""
+    with missing_packages():
+        from glassrt.training.config import load_config
+        from glassrt.training.loop import join_world
+        from glassrt.training.methods import oeem
+    settings = load_config(config, oeem.OeemConfig)
+    with join_world() as world, bars(world.leads) as stage:
+        oeem.train(settings, data, out, world, stage)
+    tell_next(out)
+
+
+@contextmanager
+def missing_packages() -> Iterator[None]:
+    """Say what to install where an import fails."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         raise UsageError(
             f"training needs {error.name}, which is not installed: pip install 'glassrt[train]'"
         ) from error
-    settings = segment.load_config(config)
-    with Progress(*METRIC_COLUMNS, TextColumn("loss {task.fields[loss]:.3f}")) as bars:
-        task = bars.add_task("steps", total=settings.steps, loss=float("nan"))
-        segment.train(
-            settings, data, out, lambda step, loss: bars.update(task, completed=step + 1, loss=loss, refresh=False)
-        )
-    print(f"{out / 'model.safetensors'}: export it with `glassrt export {out} --out NAME.glass`")
+
+
+@contextmanager
+def bars(shown: bool) -> Iterator[Callable[[str, int], Callable[[int, float], None]]]:
+    """Make a progress bar for each stage, of its name and steps; what is yielded returns the bar's setter."""
+    with Progress(*METRIC_COLUMNS, TextColumn("{task.fields[loss]}"), disable=not shown) as progress:
+
+        def stage(name: str, steps: int) -> Callable[[int, float], None]:
+            task = progress.add_task(name, total=steps, loss="")
+
+            def update(step: int, loss: float) -> None:
+                text = "" if math.isnan(loss) else f"loss {loss:.3f}"
+                progress.update(task, completed=step + 1, loss=text, refresh=False)
+
+            return update
+
+        yield stage
+
+
+def tell_next(run: Path) -> None:
+    """What to do with a finished run."""
+    print(f"{run / 'model.safetensors'}: export it with `glassrt export {run} --out NAME.glass`")
 
 
 def evaluate_command(

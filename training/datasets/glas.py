@@ -39,6 +39,10 @@ class GlasImage:
             raise DatasetError(f"{self.mask_path}: not a single-channel mask; unpack the set again")
         return mask.astype(np.uint8, copy=False)
 
+    def classes(self) -> NDArray[np.uint8]:
+        """`[H, W]`: the number in `CLASSES` of each pixel."""
+        return (self.instances() > 0).astype(np.uint8)
+
 
 def find_images(folder: Path, split: str) -> list[GlasImage]:
     """The images of a split, in the order of their numbers. `folder` holds the published files, or `glas/` does."""

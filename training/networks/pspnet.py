@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glassrt.training.networks.efficientnet_lite import PIXEL_MEAN, PIXEL_STD, EfficientNetLite
+from glassrt.training.networks.encoders import build_encoder
 
 POOL_GRIDS = (1, 2, 3, 6)
 
@@ -76,17 +76,26 @@ class PSPNet(nn.Module):
 
     def __init__(self, classes: int, encoder: str = "efficientnet_lite0", output_stride: int = 16) -> None:
         super().__init__()
-        self.output_stride = output_stride
-        self.encoder = EfficientNetLite(encoder, output_stride)
-        self.pyramid = PyramidPooling(self.encoder.channels, branch_channels=80, outputs=128)
-        self.classify = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(128, classes, 1))
+        self.encoder = build_encoder(encoder, output_stride)
+        *_, auxiliary_channels, channels = self.encoder.channels
+        branch_channels, width = widths(channels)
+        self.pyramid = PyramidPooling(channels, branch_channels, width)
+        self.classify = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(width, classes, 1))
         self.auxiliary = nn.Sequential(
-            conv_block(self.encoder.auxiliary_channels, 64, 3), nn.Dropout2d(0.1), nn.Conv2d(64, classes, 1)
+            conv_block(auxiliary_channels, width // 2, 3), nn.Dropout2d(0.1), nn.Conv2d(width // 2, classes, 1)
         )
-        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).reshape(1, 3, 1, 1) * 255, persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).reshape(1, 3, 1, 1) * 255, persistent=False)
+        for name in ("pixel_mean", "pixel_std"):
+            values = torch.tensor(getattr(self.encoder, name)).reshape(1, 3, 1, 1) * 255
+            self.register_buffer(name, values, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        auxiliary, features = self.encoder((x - self.pixel_mean) / self.pixel_std)
+        *_, auxiliary, features = self.encoder((x - self.pixel_mean) / self.pixel_std)
         logits = self.classify(self.pyramid(features))
         return (logits, self.auxiliary(auxiliary)) if self.training else logits
+
+
+def widths(channels: int) -> tuple[int, int]:
+    """Channels of a pyramid branch and of the fused map: 512 as published, a quarter for encoders that suit CPUs."""
+    if channels <= 320:
+        return 80, 128
+    return min(512, channels // 4), 512

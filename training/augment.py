@@ -1,0 +1,97 @@
+"""Random views of an image and its mask, from random numbers that are passed in."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from glassrt.training.losses import IGNORE
+
+Pixels = NDArray[np.uint8]
+
+
+def crop_at_random(
+    pixels: Pixels, mask: Pixels, side: int, resize: tuple[float, float], rotate: bool, random: np.random.Generator
+) -> tuple[Pixels, Pixels]:
+    """A square of `side` pixels of the image, resized by a factor from the range `resize`, mirrored half of the time.
+
+    With `rotate`, turned by any angle. The image is reflected beyond its border; its mask is `IGNORE` there.
+    """
+    height, width = mask.shape
+    angle = random.uniform(0, 2 * math.pi) if rotate else 0.0
+    scale = math.exp(random.uniform(math.log(resize[0]), math.log(resize[1])))
+    mirror = random.choice((-1.0, 1.0))
+    cosine, sine = math.cos(angle) / scale, math.sin(angle) / scale
+    turn = np.array([[cosine * mirror, -sine], [sine * mirror, cosine]])
+    margin = side / 2 / max(scale, 1.0)
+    centre = np.array([centre_at_random(random, width, margin), centre_at_random(random, height, margin)])
+    matrix = np.column_stack([turn, centre - turn @ np.full(2, (side - 1) / 2)])
+    inverse, size = cv2.WARP_INVERSE_MAP, (side, side)
+    image = cv2.warpAffine(pixels, matrix, size, flags=cv2.INTER_LINEAR | inverse, borderMode=cv2.BORDER_REFLECT_101)
+    labels = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_NEAREST | inverse, borderValue=IGNORE)
+    return image.astype(np.uint8, copy=False), labels.astype(np.uint8, copy=False)
+
+
+def centre_at_random(random: np.random.Generator, length: int, margin: float) -> float:
+    """A position at least `margin` from both ends where there is room, else the middle."""
+    return float(random.uniform(margin, length - margin)) if length > 2 * margin else length / 2
+
+
+def crop_resized(pixels: Pixels, side: int, smallest: float, random: np.random.Generator) -> Pixels:
+    """A random square of the square `pixels`, of the share `smallest`..1 of its area, resized to `side`, flipped."""
+    length = pixels.shape[0]
+    cut = max(1, round(length * math.sqrt(random.uniform(smallest, 1))))
+    top, left = random.integers(0, length - cut + 1, 2)
+    square = pixels[top : top + cut, left : left + cut]
+    square = np.rot90(square[:, :: random.choice((-1, 1))], int(random.integers(4)))
+    return cv2.resize(np.ascontiguousarray(square), (side, side)).astype(np.uint8, copy=False)
+
+
+def vary_stain(pixels: Pixels, random: np.random.Generator) -> Pixels:
+    """Scale and shift each channel's optical density, then blur or add noise now and then."""
+    density = -np.log((pixels.astype(np.float32) + 1) / 256)
+    gain = random.uniform(0.75, 1.25) * random.uniform(0.9, 1.1, size=3).astype(np.float32)
+    varied = 256 * np.exp(-(density * gain + random.uniform(-0.08, 0.08, size=3).astype(np.float32))) - 1
+    if random.random() < 0.2:
+        varied = cv2.GaussianBlur(varied, (0, 0), random.uniform(0.3, 1.2))
+    if random.random() < 0.2:
+        varied = varied + random.normal(0, random.uniform(1, 6), size=varied.shape).astype(np.float32)
+    return to_bytes(varied)
+
+
+def distort_photometrically(pixels: Pixels, random: np.random.Generator) -> Pixels:
+    """Brightness, contrast, saturation and hue, each shifted half of the time.
+
+    Ranges as in SSD (Liu et al., ECCV 2016): 32 levels, factors 0.5-1.5, 18 degrees.
+    """
+
+    def sometimes() -> bool:
+        return bool(random.random() < 0.5)
+
+    varied = pixels.astype(np.float32)
+    if sometimes():
+        varied += random.uniform(-32, 32)
+    if sometimes():
+        varied *= random.uniform(0.5, 1.5)
+    hue, saturation, value = cv2.split(cv2.cvtColor(to_bytes(varied).astype(np.float32) / 255, cv2.COLOR_RGB2HSV))
+    if sometimes():
+        saturation = np.clip(saturation * random.uniform(0.5, 1.5), 0, 1)
+    if sometimes():
+        hue = (hue + random.uniform(-18, 18)) % 360
+    return to_bytes(cv2.cvtColor(cv2.merge([hue, saturation, value]), cv2.COLOR_HSV2RGB) * 255)
+
+
+def to_bytes(values: NDArray[Any]) -> Pixels:
+    """Rounded and clipped to 0..255."""
+    rounded: Pixels = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return rounded
+
+
+COLOURS: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
+    "stain": vary_stain,
+    "photometric": distort_photometrically,
+    "none": lambda pixels, random: pixels,
+}

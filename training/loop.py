@@ -1,0 +1,213 @@
+"""The loop that every method trains with: exact resume, one device or several, averaged weights, a run folder.
+
+A run folder holds `metrics.csv`, `tensorboard/`, `samples/`, `state.safetensors` (to resume) and, when it is
+complete, `model.safetensors`. Started by torchrun, each process draws its share of every batch; what the batches
+hold does not depend on how many processes there are.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from glassrt.engine.errors import TrainingError
+from glassrt.training.config import Schedule
+from glassrt.training.run import Run
+
+Random = np.random.Generator
+Progress = Callable[[int, float], None]
+
+
+class Example(NamedTuple):
+    """One input of a batch: RGB `[H, W, 3]`, its label of any shape, and the file it was cut from."""
+
+    pixels: NDArray[np.uint8]
+    label: NDArray[np.generic]
+    source: str
+
+
+class Task(NamedTuple):
+    """What one network learns.
+
+    `build()` makes the network, with the weights it starts from. `draw(number, random)` makes the number-th example
+    of the run from its own random numbers. `loss(network, pixels, labels, step)` takes RGB `[N, 3, H, W]` in 0..255
+    and the stacked labels. `picture(network, pixels, labels)` shows a batch as one RGB picture.
+    """
+
+    build: Callable[[], nn.Module]
+    draw: Callable[[int, Random], Example]
+    loss: Callable[[nn.Module, Tensor, Tensor, int], Tensor]
+    picture: Callable[[nn.Module, Tensor, Tensor], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train together, and this one's device among them."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the run folder."""
+        return self.rank == 0
+
+    def add(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The sum of every process's counts."""
+        if self.size == 1:
+            return counts
+        total = torch.from_numpy(counts).to(self.device)
+        torch.distributed.all_reduce(total)
+        return total.cpu().numpy()
+
+    def wait(self) -> None:
+        """Until every process has come here."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
+
+@contextmanager
+def join_world() -> Iterator[World]:
+    """The world that torchrun started, or one process alone; a GPU each where there are any."""
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    on_gpu = torch.cuda.is_available()
+    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if on_gpu else "cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    started = size > 1 and not torch.distributed.is_initialized()
+    if started:
+        torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield World(rank, size, device)
+    finally:
+        if started:
+            torch.distributed.destroy_process_group()
+
+
+def fit(task: Task, schedule: Schedule, run: Run, world: World, progress: Progress = lambda step, loss: None) -> None:
+    """Train to the end, resuming where the run stopped; leaves the averaged weights in `run.model`.
+
+    `progress` is called after each step with its number and loss. Raises TrainingError.
+    """
+    if schedule.batch % world.size:
+        raise TrainingError(f"batch = {schedule.batch} cannot be shared by {world.size} processes")
+    torch.manual_seed(schedule.seed)
+    network = task.build().to(world.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(schedule.average_decay), use_buffers=True)
+    optimiser = build_optimiser(network, schedule)
+    first = run.resume(network, average, optimiser)
+    learner = share(network, world)
+    with run.open_log(first, world.leads) as log, batches(task, schedule, first, world) as drawn:
+        for step, (pixels, labels, sources) in enumerate(drawn, start=first):
+            torch.manual_seed(schedule.seed + step * world.size + world.rank)  # dropout, the same after a resume
+            rate = learning_rate(step, schedule)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            with half_precision(world.device):
+                loss = task.loss(learner, pixels, labels, step)
+            value = mean_over_world(loss, world)
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"{run.folder}: the loss became {value} at step {step}, on {', '.join(sorted(set(sources)))};"
+                    " look at these files, or lower learning_rate"
+                )
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            average.update_parameters(network)
+            if log is not None:
+                log.write(step, value, rate)
+                if (step + 1) % schedule.sample_every == 0 or step + 1 == schedule.steps:
+                    log.show(step, task.picture(average.module, pixels, labels))
+                if (step + 1) % schedule.save_every == 0 and step + 1 < schedule.steps:
+                    log.flush()
+                    run.save(step + 1, network, average, optimiser)
+                progress(step, value)
+    if world.leads:
+        run.finish(average.module)
+    world.wait()
+
+
+def build_optimiser(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    """SGD with momentum 0.9, or AdamW."""
+    if schedule.optimiser == "sgd":
+        return torch.optim.SGD(
+            network.parameters(), lr=schedule.learning_rate, momentum=0.9, weight_decay=schedule.weight_decay
+        )
+    return torch.optim.AdamW(network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+
+
+def learning_rate(step: int, schedule: Schedule) -> float:
+    """Linear warm-up, then polynomial decay with power 0.9."""
+    warmup = min(1.0, (step + 1) / (schedule.warmup_steps + 1))
+    return float(schedule.learning_rate * warmup * (1 - step / schedule.steps) ** 0.9)
+
+
+def share(network: nn.Module, world: World) -> nn.Module:
+    """The network as its process group trains it: gradients averaged, batch norm over all GPUs' examples."""
+    if world.size == 1:
+        return network
+    if world.device.type == "cuda":
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        return DistributedDataParallel(network, device_ids=[world.device.index])
+    return DistributedDataParallel(network)
+
+
+def half_precision(device: torch.device) -> AbstractContextManager[object]:
+    """bfloat16 where it is faster: on GPUs."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def mean_over_world(loss: Tensor, world: World) -> float:
+    """The loss averaged over all processes."""
+    value = loss.detach().clone()
+    if world.size > 1:
+        torch.distributed.all_reduce(value)
+    return float(value) / world.size
+
+
+Batches = Iterator[tuple[Tensor, Tensor, Sequence[str]]]
+
+
+@contextmanager
+def batches(task: Task, schedule: Schedule, first: int, world: World) -> Iterator[Batches]:
+    """The process's share of the batches from step `first` on, each drawn in threads while the one before is used."""
+    share_size = schedule.batch // world.size
+
+    def draw(number: int) -> Example:
+        return task.draw(number, np.random.default_rng([schedule.seed, number]))
+
+    with ThreadPoolExecutor(min(share_size, os.cpu_count() or 1), "draw") as threads:
+
+        def start(step: int) -> list[Future[Example]]:
+            begin = step * schedule.batch + world.rank * share_size
+            return [threads.submit(draw, number) for number in range(begin, begin + share_size)]
+
+        def drawn() -> Batches:
+            waiting = start(first)
+            for step in range(first, schedule.steps):
+                examples = [future.result() for future in waiting]
+                waiting = start(step + 1) if step + 1 < schedule.steps else []
+                pixels = torch.from_numpy(np.stack([each.pixels for each in examples])).permute(0, 3, 1, 2)
+                labels = torch.from_numpy(np.stack([each.label for each in examples]))
+                yield pixels.to(world.device).float(), labels.to(world.device), [each.source for each in examples]
+
+        yield drawn()
+        threads.shutdown(cancel_futures=True)
+
+
+def shuffled(number: int, count: int, seed: int) -> int:
+    """Which of `count` things the number-th draw takes: each once an epoch, every epoch in another order."""
+    epoch, place = divmod(number, count)
+    return int(np.random.default_rng([seed, epoch]).permutation(count)[place])

@@ -1,0 +1,96 @@
+"""Losses on logits `[N, C, H, W]` (any float dtype) and labels `[N, H, W]` (int64, `IGNORE` where unknown).
+
+Sources: OEEM (Li et al., MICCAI 2022), equations 3 to 8; OHEM as Shrivastava et al. (CVPR 2016), the baseline that
+OEEM is held against; the tempered weight joins OEEM with the generalised cross-entropy of Zhang and Sabuncu
+(NeurIPS 2018). All arithmetic is float32 or better.
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORE = 255
+
+Weight = Literal["c_max", "c_diff", "l_norm", "lc_mix"]
+WEIGHTS: tuple[Weight, ...] = get_args(Weight)
+
+
+def full_precision(logits: Tensor) -> Tensor:
+    """Half-precision logits as float32; others as they are."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy over the labelled pixels; 0 where there are none."""
+    losses = F.cross_entropy(full_precision(logits), labels, ignore_index=IGNORE, reduction="none")
+    return losses.sum() / (labels != IGNORE).sum().clamp(min=1)
+
+
+def dice(logits: Tensor, labels: Tensor) -> Tensor:
+    """1 - soft Dice, averaged over the foreground classes of the batch."""
+    known = (labels != IGNORE).unsqueeze(1)
+    truth = F.one_hot(labels.where(labels != IGNORE, 0), logits.shape[1]).movedim(3, 1) * known
+    probability = full_precision(logits).softmax(1) * known
+    overlap, total = (probability * truth).sum((0, 2, 3)), (probability + truth).sum((0, 2, 3))
+    return (1 - (2 * overlap + 1) / (total + 1))[1:].mean()
+
+
+def ohem(logits: Tensor, labels: Tensor, threshold: float = 0.7, kept: float = 0.25) -> Tensor:
+    """Mean cross-entropy over the hard pixels: label's probability below `threshold`, at least the share `kept`."""
+    losses = F.cross_entropy(full_precision(logits), labels, ignore_index=IGNORE, reduction="none")
+    known = losses[labels != IGNORE]
+    if not known.numel():
+        return losses.sum()
+    hardest = known.detach().topk(max(1, round(kept * known.numel()))).values
+    limit = hardest[-1].clamp(max=-torch.log(torch.tensor(threshold)).item())
+    return known[known.detach() >= limit].mean()
+
+
+def oeem(
+    logits: Tensor, labels: Tensor, weight: Weight = "l_norm", beta: float = 1.0, ignored_as_easy: bool = False
+) -> Tensor:
+    """Cross-entropy that trusts easy pixels, Eqs. 3 to 8 of OEEM: mean over labelled pixels of weight x loss.
+
+    The weight is a constant to the gradient. Images whose labelled pixels are all of one class have plain
+    cross-entropy (Eq. 8). `beta` tempers the loss-based weights, see `easy_weights`. With `ignored_as_easy`, unlabelled
+    pixels take part in weight and mean with a loss of 0, as in the authors' code. Raises ValueError.
+    """
+    logits = full_precision(logits)
+    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+    counted = torch.ones_like(labels, dtype=torch.bool) if ignored_as_easy else labels != IGNORE
+    weights = easy_weights(logits.detach(), losses.detach(), counted, weight, beta)
+    weights = torch.where(single_class(labels)[:, None, None], 1.0, weights)
+    return (weights * losses).sum() / counted.sum().clamp(min=1)
+
+
+def easy_weights(logits: Tensor, losses: Tensor, counted: Tensor, weight: Weight, beta: float = 1.0) -> Tensor:
+    """The weight map `[N, H, W]` of OEEM; `losses` is the cross-entropy of each pixel, `counted` those that take part.
+
+    `c_max` (Eq. 4): the largest class probability. `c_diff` (Eq. 5): the largest minus the smallest. `l_norm`
+    (Eq. 6): softmax of -loss over the image's counted pixels over its mean, which is p / mean(p) with p the label's
+    probability; `beta` makes it p^beta / mean(p^beta), from plain cross-entropy (0) to the paper's (1). `lc_mix`
+    (Eq. 7): `l_norm` times `c_max`. The first two lie in 0..1, the last two average about 1 and take `beta`.
+    """
+    if weight not in WEIGHTS:
+        raise ValueError(f"weight {weight!r} is not known; choose one of {', '.join(WEIGHTS)}")
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta {beta} lies outside 0..1")
+    probability = logits.softmax(1)
+    if weight == "c_max":
+        return probability.amax(1)
+    if weight == "c_diff":
+        return probability.amax(1) - probability.amin(1)
+    exponents = (-beta * losses).masked_fill(~counted, -torch.inf).flatten(1)
+    share = exponents.softmax(1).nan_to_num(0)  # an image without counted pixels has no softmax
+    normed = (share * counted.flatten(1).sum(1, keepdim=True)).view_as(losses)
+    return normed * probability.amax(1) if weight == "lc_mix" else normed
+
+
+def single_class(labels: Tensor) -> Tensor:
+    """`[N]`: whether the labelled pixels of an image are all of one class, or none at all."""
+    known = labels != IGNORE
+    lowest = labels.where(known, IGNORE).amin((1, 2))
+    highest = labels.where(known, -1).amax((1, 2))
+    return highest <= lowest

@@ -1,0 +1,70 @@
+"""Encoders by name, and the ImageNet weights they start from.
+
+An encoder turns normalised `[N, 3, H, W]` into the maps of its last three stages, fine to coarse: `channels` tells
+their depths, `pixel_mean` and `pixel_std` (0 to 1, RGB) what its public weights were normalised with.
+"""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from glassrt.engine.errors import TrainingError
+from glassrt.training import checkpoint
+from glassrt.training.networks import efficientnet_lite, resnet, resnet38
+
+Encoder = resnet38.ResNet38 | resnet.ResNet | efficientnet_lite.EfficientNetLite
+STRIDES: dict[str, tuple[int, ...]] = {
+    "resnet38": (8,),
+    **dict.fromkeys(resnet.LAYOUTS, (8, 16, 32)),
+    **dict.fromkeys(efficientnet_lite.WIDTH_DEPTH, (8, 16, 32)),
+}
+# What public weight files hold besides the encoder: ImageNet's classifier.
+CLASSIFIERS = ("_conv_head.", "_bn1.", "_fc.", "fc.", "fc8.")
+IMAGENET, RANDOM = "imagenet", "random"
+
+
+def build_encoder(name: str, output_stride: int) -> Encoder:
+    """The encoder with random weights. Raises TrainingError for a name or stride that does not exist."""
+    if name not in STRIDES:
+        raise TrainingError(f"encoder {name!r} is not known; choose one of {', '.join(STRIDES)}")
+    if output_stride not in STRIDES[name]:
+        strides = ", ".join(map(str, STRIDES[name]))
+        raise TrainingError(f"output_stride {output_stride}: {name} runs at {strides}")
+    if name == "resnet38":
+        return resnet38.ResNet38()
+    if name in resnet.LAYOUTS:
+        return resnet.ResNet(name, output_stride)
+    return efficientnet_lite.EfficientNetLite(name, output_stride)
+
+
+def load_weights(encoder: nn.Module, name: str, source: str) -> None:
+    """Start `encoder` from `source`: `imagenet` (where a package ships the weights), `random`, or a weight file.
+
+    A file is safetensors or a `.pth` of nothing but tensors, with the names of torchvision (ResNets),
+    EfficientNet-PyTorch (Lite) or `resnet38.convert`; its ImageNet classifier is left away.
+    """
+    if source == RANDOM:
+        return
+    if source == IMAGENET and name != "efficientnet_lite0":
+        raise TrainingError(f"no package ships ImageNet weights of {name}: set `weights` to a file, or to {RANDOM!r}")
+    path = efficientnet_lite.packaged_weights() if source == IMAGENET else Path(source)
+    tensors = {key: value for key, value in read_weights(path).items() if not key.startswith(CLASSIFIERS)}
+    checkpoint.load_into(encoder, tensors, path)
+
+
+def read_weights(path: Path) -> Mapping[str, Tensor]:
+    """The tensors of a weight file. Nothing in it is executed: pickles are read with `weights_only=True`."""
+    try:
+        if path.suffix == ".safetensors":
+            return checkpoint.load(path)[0]
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise TrainingError(f"{path} does not exist: `weights` names a file, {IMAGENET!r} or {RANDOM!r}") from error
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise TrainingError(f"{path} is no file of weights: {str(error).splitlines()[0]}") from error
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise TrainingError(f"{path} holds more than named tensors: save the state_dict of the network alone")
+    return tensors

@@ -1,0 +1,123 @@
+"""The folder of one training run: what it wrote down, where it stands, and what it made."""
+
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.tensorboard import SummaryWriter
+
+from glassrt.engine.errors import TrainingError
+from glassrt.engine.files import output_errors
+from glassrt.training import checkpoint, pictures
+
+
+class Log:
+    """Metrics and pictures of a running training, as CSV, TensorBoard events and JPEG files."""
+
+    def __init__(self, folder: Path, table: TextIO, first: int) -> None:
+        self.samples = folder / "samples"
+        self.table = table
+        self.rows = csv.writer(table)
+        self.board = SummaryWriter(folder / "tensorboard", purge_step=first, max_queue=100)
+
+    def write(self, step: int, loss: float, learning_rate: float) -> None:
+        """One step's figures."""
+        self.rows.writerow([step, f"{loss:.5f}", f"{learning_rate:.3g}"])
+        self.board.add_scalar("loss", loss, step)
+        self.board.add_scalar("learning rate", learning_rate, step)
+
+    def show(self, step: int, picture: NDArray[np.uint8]) -> None:
+        """One picture, RGB `[H, W, 3]`."""
+        pictures.write(picture, self.samples / f"step_{step + 1:06}.jpg")
+        self.board.add_image("sample", picture, step, dataformats="HWC")
+
+    def flush(self) -> None:
+        """Onto the disk."""
+        self.table.flush()
+        self.board.flush()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and what identifies the run: `metadata`, the strings that its checkpoints carry."""
+
+    folder: Path
+    metadata: dict[str, str]
+
+    @property
+    def state(self) -> Path:
+        """Where an unfinished run goes on."""
+        return self.folder / "state.safetensors"
+
+    @property
+    def model(self) -> Path:
+        """The finished run's weights."""
+        return self.folder / "model.safetensors"
+
+    def is_finished(self) -> bool:
+        """Whether the model of this very run is there. Raises TrainingError for the model of another one."""
+        if not self.model.exists():
+            return False
+        self.check(self.model, checkpoint.load(self.model)[1])
+        return True
+
+    def check(self, path: Path, metadata: dict[str, str]) -> None:
+        """Raise TrainingError unless `path` was written by this run."""
+        if any(metadata.get(name) != value for name, value in self.metadata.items()):
+            raise TrainingError(f"{path} was written with another configuration; choose another --out or delete it")
+
+    def resume(self, network: nn.Module, average: AveragedModel, optimiser: torch.optim.Optimizer) -> int:
+        """Load what `save` wrote, if anything; returns the number of the next step."""
+        if not self.state.exists():
+            return 0
+        tensors, metadata = checkpoint.load(self.state)
+        self.check(self.state, metadata)
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimiser": {}}
+        for name, value in tensors.items():
+            part, key = name.split("/", 1)
+            parts[part][key] = value
+        checkpoint.load_into(network, parts["network"], self.state)
+        checkpoint.load_into(average, parts["average"], self.state)
+        checkpoint.restore_optimiser(optimiser, parts["optimiser"])
+        return int(metadata["step"])
+
+    def save(self, step: int, network: nn.Module, average: AveragedModel, optimiser: torch.optim.Optimizer) -> None:
+        """All that `resume` needs to go on at `step` as if never stopped."""
+        parts: dict[str, dict[str, Any]] = {
+            "network": network.state_dict(),
+            "average": average.state_dict(),
+            "optimiser": checkpoint.flatten_optimiser(optimiser),
+        }
+        tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
+        checkpoint.save(self.state, tensors, {"step": str(step), **self.metadata})
+
+    def finish(self, network: nn.Module) -> None:
+        """Write the model; there is nothing to resume any more."""
+        checkpoint.save(self.model, network.state_dict(), self.metadata)
+        self.state.unlink(missing_ok=True)
+
+    @contextmanager
+    def open_log(self, first: int, write: bool) -> Iterator[Log | None]:
+        """The log from step `first` on; rows that a killed run wrote beyond are dropped. None where not to `write`."""
+        if not write:
+            yield None
+            return
+        path = self.folder / "metrics.csv"
+        with output_errors(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lines = path.read_text().splitlines(keepends=True)[: first + 1] if first and path.exists() else []
+            path.write_text("".join(lines or ["step,loss,learning_rate\n"]))
+        with open(path, "a", newline="") as table:
+            log = Log(self.folder, table, first)
+            try:
+                yield log
+            finally:
+                log.board.close()
