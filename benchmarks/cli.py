@@ -90,8 +90,8 @@ def oeem_command(
     """Train OEEM with every loss of its tables and score each on GlaS testA; hours on a CPU."""
     from glassrt.benchmarks.oeem import measure_oeem
     from glassrt.training.config import load_config
-    from glassrt.training.loop import join_world
     from glassrt.training.methods.oeem import OeemConfig
+    from glassrt.training.world import join_world
 
     settings = load_config(config, OeemConfig)
     with join_world() as world, bars(world.leads) as stage:

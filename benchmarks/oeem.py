@@ -16,10 +16,11 @@ from glassrt.engine.bundle import Bundle, open_bundle
 from glassrt.export.bundle import export_run
 from glassrt.training.datasets import glas
 from glassrt.training.evaluate import evaluate
-from glassrt.training.loop import Progress, World
+from glassrt.training.loop import Progress
 from glassrt.training.methods import oeem, segment
 from glassrt.training.methods.oeem import OeemConfig, Stage
 from glassrt.training.methods.segment import SegmentConfig
+from glassrt.training.world import World
 
 SPLIT = "testA"
 

@@ -51,11 +51,13 @@ def segment_command(
     """Train a segmentation network on masks."""
     with missing_packages():
         from glassrt.training.config import load_config
-        from glassrt.training.loop import join_world
         from glassrt.training.methods import segment
+        from glassrt.training.run import keep_config
+        from glassrt.training.world import join_world
     settings = load_config(config, segment.SegmentConfig)
     with join_world() as world, bars(world.leads) as stage:
         samples = segment.load_samples(data, settings.split, masks)
+        keep_config(settings, out, world)
         segment.train(settings, samples, out, world, stage("segment", settings.steps))
     tell_next(out)
 
@@ -70,8 +72,8 @@ def oeem_command(
     """Train a segmentation network on patch labels: classifier, pseudo-masks, segmentation (OEEM)."""
     with missing_packages():
         from glassrt.training.config import load_config
-        from glassrt.training.loop import join_world
         from glassrt.training.methods import oeem
+        from glassrt.training.world import join_world
     settings = load_config(config, oeem.OeemConfig)
     with join_world() as world, bars(world.leads) as stage:
         oeem.train(settings, data, out, world, stage)

@@ -10,19 +10,18 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from glassrt.engine.errors import TrainingError
 from glassrt.training.config import Schedule
 from glassrt.training.run import Run
+from glassrt.training.world import World
 
 Random = np.random.Generator
 Progress = Callable[[int, float], None]
@@ -50,51 +49,6 @@ class Task(NamedTuple):
     picture: Callable[[nn.Module, Tensor, Tensor], NDArray[np.uint8]]
 
 
-@dataclass(frozen=True)
-class World:
-    """The processes that train together, and this one's device among them."""
-
-    rank: int
-    size: int
-    device: torch.device
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process writes the run folder."""
-        return self.rank == 0
-
-    def add(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The sum of every process's counts."""
-        if self.size == 1:
-            return counts
-        total = torch.from_numpy(counts).to(self.device)
-        torch.distributed.all_reduce(total)
-        return total.cpu().numpy()
-
-    def wait(self) -> None:
-        """Until every process has come here."""
-        if self.size > 1:
-            torch.distributed.barrier()
-
-
-@contextmanager
-def join_world() -> Iterator[World]:
-    """The world that torchrun started, or one process alone; a GPU each where there are any."""
-    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    on_gpu = torch.cuda.is_available()
-    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if on_gpu else "cpu")
-    if on_gpu:
-        torch.cuda.set_device(device)
-    started = size > 1 and not torch.distributed.is_initialized()
-    if started:
-        torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
-    try:
-        yield World(rank, size, device)
-    finally:
-        if started:
-            torch.distributed.destroy_process_group()
-
-
 def fit(task: Task, schedule: Schedule, run: Run, world: World, progress: Progress = lambda step, loss: None) -> None:
     """Train to the end, resuming where the run stopped; leaves the averaged weights in `run.model`.
 
@@ -107,7 +61,7 @@ def fit(task: Task, schedule: Schedule, run: Run, world: World, progress: Progre
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(schedule.average_decay), use_buffers=True)
     optimiser = build_optimiser(network, schedule)
     first = run.resume(network, average, optimiser)
-    learner = share(network, world)
+    learner = world.share(network)
     with run.open_log(first, world.leads) as log, batches(task, schedule, first, world) as drawn:
         for step, (pixels, labels, sources) in enumerate(drawn, start=first):
             torch.manual_seed(schedule.seed + step * world.size + world.rank)  # dropout, the same after a resume
@@ -116,7 +70,7 @@ def fit(task: Task, schedule: Schedule, run: Run, world: World, progress: Progre
                 group["lr"] = rate
             with half_precision(world.device):
                 loss = task.loss(learner, pixels, labels, step)
-            value = mean_over_world(loss, world)
+            value = world.mean(loss)
             if not math.isfinite(value):
                 raise TrainingError(
                     f"{run.folder}: the loss became {value} at step {step}, on {', '.join(sorted(set(sources)))};"
@@ -154,27 +108,9 @@ def learning_rate(step: int, schedule: Schedule) -> float:
     return float(schedule.learning_rate * warmup * (1 - step / schedule.steps) ** 0.9)
 
 
-def share(network: nn.Module, world: World) -> nn.Module:
-    """The network as its process group trains it: gradients averaged, batch norm over all GPUs' examples."""
-    if world.size == 1:
-        return network
-    if world.device.type == "cuda":
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        return DistributedDataParallel(network, device_ids=[world.device.index])
-    return DistributedDataParallel(network)
-
-
 def half_precision(device: torch.device) -> AbstractContextManager[object]:
     """bfloat16 where it is faster: on GPUs."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-
-
-def mean_over_world(loss: Tensor, world: World) -> float:
-    """The loss averaged over all processes."""
-    value = loss.detach().clone()
-    if world.size > 1:
-        torch.distributed.all_reduce(value)
-    return float(value) / world.size
 
 
 Batches = Iterator[tuple[Tensor, Tensor, Sequence[str]]]

@@ -15,8 +15,10 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
 from glassrt.engine.errors import TrainingError
-from glassrt.engine.files import output_errors
+from glassrt.engine.files import output_errors, replace_file
 from glassrt.training import checkpoint, pictures
+from glassrt.training.config import Strict, as_toml
+from glassrt.training.world import World
 
 
 class Log:
@@ -121,3 +123,16 @@ class Run:
                 yield log
             finally:
                 log.board.close()
+
+
+def keep_config(config: Strict, folder: Path, world: World) -> None:
+    """Write `config.toml`. Raises TrainingError if the folder holds a run of another configuration."""
+    path = folder / "config.toml"
+    with output_errors(path):
+        folder.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.read_text() != as_toml(config):
+        raise TrainingError(f"{path} was written with another configuration; choose another --out or delete it")
+    world.wait()
+    if world.leads:
+        with replace_file(path) as beside:
+            beside.write_text(as_toml(config))

@@ -17,10 +17,12 @@ from glassrt.engine.grid import GridReader
 from glassrt.engine.slide import open_slide
 from glassrt.export.bundle import export_run
 from glassrt.training import checkpoint
-from glassrt.training.methods import segment
+from glassrt.training.cli import CONFIGS
+from glassrt.training.config import load_config
+from glassrt.training.methods.segment import SegmentConfig
 from glassrt.training.networks.pspnet import PSPNet
 
-CONFIG = segment.load_config(Path(segment.__file__).parents[1] / "configs" / "segment.toml")
+CONFIG = load_config(CONFIGS / "segment.toml", SegmentConfig)
 
 
 @pytest.fixture(scope="module")

@@ -17,19 +17,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glassrt.engine.errors import TrainingError
-from glassrt.engine.files import output_errors, replace_file
+from glassrt.engine.files import replace_file
 from glassrt.training import augment, checkpoint, metrics, pictures
 from glassrt.training.cam import activation_map, pseudo_mask
-from glassrt.training.config import Count, Rate, Schedule, Strict, as_toml
+from glassrt.training.config import Count, Rate, Schedule, Strict
 from glassrt.training.datasets import glas
 from glassrt.training.datasets.patches import Patch, absent_classes, label_patches
-from glassrt.training.loop import Example, Progress, Random, Task, World, fit, shuffled
+from glassrt.training.loop import Example, Progress, Random, Task, fit, shuffled
 from glassrt.training.methods import segment
 from glassrt.training.methods.segment import Sample, SegmentConfig
 from glassrt.training.networks.classifier import PatchClassifier
 from glassrt.training.networks.encoders import load_weights
-from glassrt.training.run import Run
+from glassrt.training.run import Run, keep_config
+from glassrt.training.world import World
 
 METHOD = "oeem"
 SCORES = "scores.json"
@@ -91,19 +91,6 @@ def learn_masks(config: OeemConfig, data: Path, folder: Path, world: World, stag
     if not (masks / SCORES).exists():
         make_pseudo_masks(config, samples, patches, run, masks, world, stage("pseudo-masks", len(samples)))
     return masks
-
-
-def keep_config(config: OeemConfig, folder: Path, world: World) -> None:
-    """Write `config.toml`. Raises TrainingError if the folder holds a run of another configuration."""
-    path = folder / "config.toml"
-    with output_errors(path):
-        folder.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.read_text() != as_toml(config):
-        raise TrainingError(f"{path} was written with another configuration; choose another --out or delete it")
-    world.wait()
-    if world.leads:
-        with replace_file(path) as beside:
-            beside.write_text(as_toml(config))
 
 
 def train_classifier(

@@ -21,10 +21,11 @@ from glassrt.engine.windows import window_starts
 from glassrt.training import augment, losses, pictures
 from glassrt.training.config import Count, Number, Schedule, Share, Weight
 from glassrt.training.datasets import glas
-from glassrt.training.loop import Example, Progress, Random, Task, World, fit, shuffled
+from glassrt.training.loop import Example, Progress, Random, Task, fit, shuffled
 from glassrt.training.networks.encoders import load_weights
 from glassrt.training.networks.pspnet import PSPNet
 from glassrt.training.run import Run
+from glassrt.training.world import World
 
 IGNORE = losses.IGNORE
 METHOD = "segment"

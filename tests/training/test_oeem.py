@@ -1,0 +1,250 @@
+"""OEEM from patch labels to a scored bundle, on a painted set; its parts against plain statements."""
+
+import shutil
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from glassrt.engine.backends import open_backend
+from glassrt.engine.errors import DatasetError, TrainingError
+from glassrt.engine.segment import segment_image
+from glassrt.export.bundle import export_run
+from glassrt.training import augment, checkpoint
+from glassrt.training.cam import activation_map, pseudo_mask, window_activations
+from glassrt.training.cli import CONFIGS
+from glassrt.training.config import load_config
+from glassrt.training.datasets.patches import absent_classes, label_patches
+from glassrt.training.loop import shuffled
+from glassrt.training.methods import oeem, segment
+from glassrt.training.methods.oeem import OeemConfig
+from glassrt.training.networks.classifier import PatchClassifier
+from glassrt.training.run import Run
+from glassrt.training.world import World
+
+ALONE = World(0, 1, torch.device("cpu"))
+COMPACT = load_config(CONFIGS / "oeem_compact.toml", OeemConfig)
+PAPER = load_config(CONFIGS / "oeem_paper.toml", OeemConfig)
+
+
+def short(classify_steps: int, segment_steps: int) -> OeemConfig:
+    """The compact configuration on small patches and crops."""
+    replace = msgspec.structs.replace
+    return replace(
+        COMPACT,
+        classify=replace(
+            COMPACT.classify, side=48, stride=24, crop=48, batch=6, steps=classify_steps, warmup_steps=2, save_every=2
+        ),
+        cam=replace(COMPACT.cam, side=96, stride=64, scales=(1.0, 2.0)),
+        segment=replace(
+            COMPACT.segment, crop=96, window=96, batch=2, steps=segment_steps, warmup_steps=2, save_every=2
+        ),
+    )
+
+
+def silent(name: str, steps: int) -> segment.Progress:
+    return lambda step, loss: None
+
+
+def test_patches_are_labelled_by_what_covers_a_twentieth() -> None:
+    mask = np.zeros((112 + 56, 112), np.uint8)
+    mask[:6] = 1  # 6 of 112 rows of the upper patch: 5.4 %
+    upper, lower = label_patches([mask], 2, 112, 56)
+    assert (upper.left, upper.top, *upper.present) == (0, 0, True, True)
+    assert (lower.left, lower.top, *lower.present) == (0, 56, True, False)
+    mask[:] = 1
+    mask[:5] = 0  # 4.5 %
+    assert [tuple(patch.present) for patch in label_patches([mask], 2, 112, 56)] == [(False, True), (False, True)]
+
+
+def test_patches_of_glas_lie_as_published(data: Path) -> None:
+    """A 775 x 522 image has 13 x 9 patches at stride 56, the last of each row ending at the border."""
+    (sample, *_) = segment.load_samples(data, "train")
+    patches = label_patches([sample.mask], 2, 112, 56)
+    assert len(patches) == 13 * 9
+    assert max(patch.left for patch in patches) == 775 - 112
+    assert max(patch.top for patch in patches) == 522 - 112
+
+
+def test_classes_that_no_label_allows_are_absent() -> None:
+    mask = np.zeros((96, 96), np.uint8)
+    mask[:, 48:] = 1
+    absent = absent_classes(mask.shape, 2, label_patches([mask], 2, 48, 24))
+    assert absent[1, :, :48].all()
+    assert absent[0, :, 48:].all()
+    assert not absent[0, :, :48].any()
+    assert not absent[1, :, 48:].any()
+
+
+def test_pseudo_masks_take_the_largest_class_that_is_allowed() -> None:
+    activations = np.array([[[1.0, 1.0, -5.0]], [[2.0, 0.5, -7.0]]], np.float32)
+    absent = np.array([[[False, True, False]], [[False, False, False]]])
+    assert pseudo_mask(activations, absent).tolist() == [[1, 1, 0]]
+
+
+def test_merged_activations_are_the_mean_of_their_windows() -> None:
+    torch.manual_seed(0)
+    network = PatchClassifier(2, "resnet18", 16).eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    merged = activation_map(network, pixels, 1.0, (1.0, 1.5), 96, 32)
+    windows = window_activations(network, [pixels[:, left : left + 96] for left in (0, 32)], 1.0, (1.0, 1.5))
+    assert np.allclose(merged[:, :, :32], windows[0][..., :32], atol=1e-5)
+    assert np.allclose(merged[:, :, 32:96], (windows[0][..., 32:] + windows[1][..., :64]) / 2, atol=1e-5)
+    assert np.allclose(merged[:, :, 96:], windows[1][..., 64:], atol=1e-5)
+    mirrored = activation_map(network, np.ascontiguousarray(pixels[:, ::-1]), 1.0, (1.0, 1.5), 96, 32)
+    assert np.allclose(mirrored[..., ::-1], merged, atol=1e-4)
+
+
+def test_each_draw_of_an_epoch_is_another_one() -> None:
+    epochs = [[shuffled(number, 7, 1) for number in range(start, start + 7)] for start in (0, 7)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize("colour", augment.COLOURS)
+def test_colours_vary_and_stay_tissue(colour: str) -> None:
+    pixels = np.full((64, 64, 3), (200, 120, 180), np.uint8)
+    varied = [augment.COLOURS[colour](pixels, np.random.default_rng(seed)) for seed in range(20)]
+    assert all(each.dtype == np.uint8 and each.shape == pixels.shape for each in varied)
+    assert (len({each.tobytes() for each in varied}) > 10) == (colour != "none")
+    assert np.abs(np.mean(varied, axis=(0, 1, 2)) - (200, 120, 180)).max() < 30
+
+
+def test_pixel_statistics_are_those_of_all_pixels(painted: Path) -> None:
+    samples = segment.load_samples(painted, "train")
+    pixels = np.concatenate([sample.pixels.reshape(-1, 3) for sample in samples]).astype(np.float64)
+    mean, deviation = oeem.pixel_statistics(samples)
+    assert np.allclose(mean, pixels.mean(0))
+    assert np.allclose(deviation, pixels.std(0))
+
+
+def test_patch_labels_become_a_bundle_that_finds_glands(painted: Path, tmp_path: Path) -> None:
+    config = short(classify_steps=40, segment_steps=40)
+    oeem.train(config, painted, tmp_path, ALONE, silent)
+    scores = msgspec.json.decode((tmp_path / "pseudo_masks" / "scores.json").read_bytes())["mIoU"]
+    assert scores["pseudo-mask"] > 80
+    for name in ("contact_sheet.png", "train_1.png", "train_1.jpg"):
+        assert cv2.imread(str(tmp_path / "pseudo_masks" / name)) is not None
+    assert set(np.unique(cv2.imread(str(tmp_path / "pseudo_masks" / "train_1.png"), 0))) == {0, 1}
+    for folder in (tmp_path, tmp_path / "classify"):
+        assert {"metrics.csv", "model.safetensors", "samples", "tensorboard"} <= {p.name for p in folder.iterdir()}
+        assert list((folder / "samples").glob("step_*.jpg"))
+        assert list((folder / "tensorboard").glob("events*"))
+    bundle = export_run(tmp_path, tmp_path / "weak.glass", "weak")
+    assert bundle.manifest.scales == (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
+    assert bundle.manifest.flips
+    test = segment.load_samples(painted, "testA")[0]
+    found = segment_image(test.pixels, 0.62005, bundle.replace((1.0,)), open_backend(bundle)).argmax(0)
+    truth = test.mask == 1
+    assert (found[truth] == 1).mean() > 0.8
+    assert (found[~truth] == 1).mean() < 0.2
+
+
+@pytest.mark.parametrize("stopped_in", ["classify", "pseudo-masks", "segment"])
+def test_a_run_resumes_in_either_stage(painted: Path, tmp_path: Path, stopped_in: str) -> None:
+    """Stopped after the fourth step of a stage, it goes on and ends where an unbroken run does."""
+    config = short(classify_steps=5, segment_steps=5)
+
+    def stop(name: str, steps: int) -> segment.Progress:
+        def progress(step: int, loss: float) -> None:
+            if name == stopped_in and step == 3:
+                raise KeyboardInterrupt
+
+        return progress
+
+    oeem.train(config, painted, tmp_path / "straight", ALONE, silent)
+    with pytest.raises(KeyboardInterrupt):
+        oeem.train(config, painted, tmp_path / "broken", ALONE, stop)
+    assert not (tmp_path / "broken" / "model.safetensors").exists()
+    oeem.train(config, painted, tmp_path / "broken", ALONE, silent)
+    for model in ("classify/model.safetensors", "model.safetensors"):
+        first, second = (checkpoint.load(tmp_path / run / model)[0] for run in ("straight", "broken"))
+        assert all(torch.allclose(first[name].float(), second[name].float(), atol=1e-5) for name in first)
+    rows = [line.split(",")[0] for line in (tmp_path / "broken" / "metrics.csv").read_text().splitlines()]
+    assert rows == ["step", "0", "1", "2", "3", "4"]
+
+
+def test_a_folder_of_another_configuration_is_left_alone(painted: Path, tmp_path: Path) -> None:
+    oeem.train(short(2, 2), painted, tmp_path, ALONE, silent)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(TrainingError, match="another configuration"):
+        oeem.train(short(2, 3), painted, tmp_path, ALONE, silent)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_the_network_of_the_paper_trains_exports_and_scores(painted: Path, tmp_path: Path) -> None:
+    """One step of ResNet38 and PSPNet at batch 2, with the paper's settings but for the crop."""
+    changes = {"weights": "random", "crop": 64, "window": 64, "tile": 64, "tile_stride": 48, "batch": 2, "steps": 1}
+    config = msgspec.structs.replace(PAPER.segment, **changes)
+    segment.train(config, segment.load_samples(painted, "train"), tmp_path, ALONE, method=oeem.METHOD)
+    bundle = export_run(tmp_path, tmp_path / "paper.glass", "paper")
+    pixels = segment.load_samples(painted, "testA")[0].pixels[:64, :80]
+    probability = segment_image(pixels, 0.62005, bundle.replace((1.0,), False), open_backend(bundle))
+    assert probability.shape == (2, 64, 80)
+    assert np.allclose(probability.sum(0), 1, atol=1e-5)
+
+
+def damage(painted: Path, folder: Path, name: str, content: np.ndarray | None) -> Path:
+    """A copy of the painted set in which one file is another, or missing."""
+    shutil.copytree(painted, folder)
+    (folder / name).unlink()
+    if content is not None:
+        cv2.imwrite(str(folder / name), content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("train_2_anno.bmp", None, "train_2_anno.bmp is missing"),
+        ("train_2_anno.bmp", np.zeros((10, 20), np.uint8), "180 x 150 pixels but its mask 20 x 10"),
+        ("train_2_anno.bmp", np.zeros((150, 180, 3), np.uint8), "not a single-channel mask"),
+    ],
+)
+def test_images_without_their_masks_are_named(
+    painted: Path, tmp_path: Path, name: str, content: np.ndarray | None, says: str
+) -> None:
+    with pytest.raises(DatasetError, match=says):
+        oeem.train(short(2, 2), damage(painted, tmp_path / "set", name, content), tmp_path / "run", ALONE, silent)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "train_1.png is missing"), (np.full((150, 180), 7, np.uint8), "holds the value 7")],
+)
+def test_masks_of_unknown_values_are_refused(
+    painted: Path, tmp_path: Path, content: np.ndarray | None, says: str
+) -> None:
+    if content is not None:
+        cv2.imwrite(str(tmp_path / "train_1.png"), content)
+    with pytest.raises(DatasetError, match=says):
+        segment.load_samples(painted, "train", tmp_path)
+
+
+def test_an_empty_split_is_named(painted: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"no testB_\*\.bmp"):
+        segment.load_samples(painted, "testB")
+
+
+def test_a_loss_that_is_no_number_names_step_and_files(painted: Path, tmp_path: Path) -> None:
+    config = msgspec.structs.replace(short(2, 2).segment, learning_rate=1e30, steps=40, save_every=1)
+    with pytest.raises(TrainingError, match=r"the loss became (nan|inf) at step \d+, on train_\d\.bmp"):
+        segment.train(config, segment.load_samples(painted, "train"), tmp_path, ALONE)
+    assert not (tmp_path / "model.safetensors").exists()
+    checkpoint.load(tmp_path / "state.safetensors")
+
+
+def test_a_checkpoint_of_another_network_is_refused(painted: Path, tmp_path: Path) -> None:
+    config = short(2, 2)
+    run = Run(
+        tmp_path / "classify", {"method": "oeem classifier", "config": msgspec.json.encode(config.classify).decode()}
+    )
+    checkpoint.save(run.model, {"x": torch.zeros(1)}, run.metadata)
+    with pytest.raises(TrainingError, match="belongs to another network"):
+        oeem.train(config, painted, tmp_path, ALONE, silent)
+    assert run.model.exists()

@@ -1,0 +1,73 @@
+"""The processes that train one network together: one, or as many as torchrun started."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train together, and this one's device among them."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the run folder."""
+        return self.rank == 0
+
+    def add(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The sum of every process's counts."""
+        if self.size == 1:
+            return counts
+        total = torch.from_numpy(counts).to(self.device)
+        torch.distributed.all_reduce(total)
+        return total.cpu().numpy()
+
+    def mean(self, value: Tensor) -> float:
+        """The average of every process's value."""
+        total = value.detach().clone()
+        if self.size > 1:
+            torch.distributed.all_reduce(total)
+        return float(total) / self.size
+
+    def share(self, network: nn.Module) -> nn.Module:
+        """The network as all processes train it: gradients averaged, batch norm over every GPU's examples."""
+        if self.size == 1:
+            return network
+        if self.device.type == "cuda":
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+            return DistributedDataParallel(network, device_ids=[self.device.index])
+        return DistributedDataParallel(network)
+
+    def wait(self) -> None:
+        """Until every process has come here."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
+
+@contextmanager
+def join_world() -> Iterator[World]:
+    """The world that torchrun started, or one process alone; a GPU each where there are any."""
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    on_gpu = torch.cuda.is_available()
+    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if on_gpu else "cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    started = size > 1 and not torch.distributed.is_initialized()
+    if started:
+        torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield World(rank, size, device)
+    finally:
+        if started:
+            torch.distributed.destroy_process_group()
