@@ -70,7 +70,8 @@ def measure_oeem(
     for result, (_, settings, name) in zip(report["rows"], runs, strict=True):
         if settings.seed == config.segment.seed:
             bundle = open_bundle(folder / name / "bundle.glass")
-            result["multi-scale"] = score(bundle.replace(PAPER_SCALES, True), data, stage(f"{name}, multi-scale", images))
+            progress = stage(f"{name}, multi-scale", images)
+            result["multi-scale"] = score(bundle.replace(PAPER_SCALES, True), data, progress)
             write_report(report_file, report)
     return report
 
