@@ -13,7 +13,8 @@ from glassrt.engine.errors import BundleError
 from glassrt.engine.files import replace_folder
 
 MANIFEST = "manifest.json"
-DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "glas-glands.glass"
+SHIPPED = Path(__file__).parent / "bundles"
+DEFAULT_BUNDLE = SHIPPED / "glas-glands.glass"
 
 Channel = Annotated[int, msgspec.Meta(ge=0, le=255)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -113,13 +114,15 @@ class Bundle:
 
 
 def open_bundle(path: Path | str = DEFAULT_BUNDLE) -> Bundle:
-    """The bundle in folder `path`; without one, the gland bundle that ships with GlassRT.
+    """The bundle in folder `path`, or the shipped one of that name; without either, the default gland bundle.
 
     Raises BundleError when the folder, its manifest or one of its graphs is missing or malformed.
     """
-    path = Path(path)
+    shipped = SHIPPED / f"{path}.glass"
+    path = Path(path) if Path(path).exists() or not shipped.is_dir() else shipped
     if not path.is_dir():
-        raise BundleError(f"{path} is no bundle: expected a folder NAME.glass with {MANIFEST} in it")
+        names = ", ".join(sorted(each.stem for each in SHIPPED.glob("*.glass")))
+        raise BundleError(f"{path} is no bundle: expected a folder NAME.glass with {MANIFEST} in it, or one of {names}")
     content = read_file(path / MANIFEST)
     try:
         manifest = msgspec.json.decode(content, type=Manifest)

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from glassrt.engine.bundle import DEFAULT_BUNDLE, open_bundle
+from glassrt.engine.bundle import DEFAULT_BUNDLE, SHIPPED, open_bundle
 from glassrt.engine.errors import BundleError
 
 
@@ -25,6 +25,15 @@ def test_the_shipped_bundle_opens_and_its_graph_matches() -> None:
     assert bundle.manifest.classes[1].name == "gland"
     assert "Research only" in bundle.manifest.licence
     assert len(bundle.read_graph()) < 20e6
+
+
+def test_shipped_bundles_open_by_name() -> None:
+    names = sorted(path.stem for path in SHIPPED.glob("*.glass"))
+    assert "glas-glands" in names
+    for name in names:
+        assert open_bundle(name).manifest.name == name
+    with pytest.raises(BundleError, match=f"or one of {', '.join(names)}"):
+        open_bundle("no-such-bundle")
 
 
 @pytest.mark.parametrize(
