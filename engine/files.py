@@ -55,16 +55,29 @@ def replace_folder(path: Path, marker: str) -> Iterator[Path]:
             for file in beside.rglob("*"):
                 flush_to_disk(file)
             flush_to_disk(beside)
-            older = Path(tempfile.mkdtemp(prefix=staging_prefix(), dir=path.parent))
-            try:
-                if path.exists():
-                    path.rename(older / path.name)
+            with set_aside(path):
                 beside.rename(path)
-            finally:
-                shutil.rmtree(older, ignore_errors=True)
             flush_to_disk(path.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def set_aside(path: Path) -> Iterator[None]:
+    """Move what stands at `path` out of the way; on success it is removed, on failure it comes back."""
+    aside = Path(tempfile.mkdtemp(prefix=staging_prefix(), dir=path.parent))
+    older = aside / path.name
+    try:
+        if path.exists():
+            path.rename(older)
+        try:
+            yield
+        except BaseException:
+            if older.exists():
+                older.rename(path)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def refuse_foreign(path: Path, marker: str) -> None:
