@@ -36,11 +36,26 @@ def short(classify_steps: int, segment_steps: int) -> OeemConfig:
     return replace(
         COMPACT,
         classify=replace(
-            COMPACT.classify, side=48, stride=24, crop=48, batch=6, steps=classify_steps, warmup_steps=2, save_every=2
+            COMPACT.classify,
+            side=48,
+            stride=24,
+            crop=48,
+            batch=6,
+            steps=classify_steps,
+            warmup_steps=2,
+            average_decay=0.8,
+            save_every=2,
         ),
         cam=replace(COMPACT.cam, side=96, stride=64, scales=(1.0, 2.0)),
         segment=replace(
-            COMPACT.segment, crop=96, window=96, batch=2, steps=segment_steps, warmup_steps=2, save_every=2
+            COMPACT.segment,
+            crop=96,
+            window=96,
+            batch=2,
+            steps=segment_steps,
+            warmup_steps=2,
+            average_decay=0.8,
+            save_every=2,
         ),
     )
 
