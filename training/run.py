@@ -126,11 +126,12 @@ class Run:
 
 
 def keep_config(config: Strict, folder: Path, world: World) -> None:
-    """Write `config.toml`. Raises TrainingError if the folder holds a run of another configuration."""
+    """Write `config.toml`. Raises TrainingError if the folder holds weights of another configuration."""
     path = folder / "config.toml"
     with output_errors(path):
         folder.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.read_text() != as_toml(config):
+        other = path.exists() and path.read_text() != as_toml(config)
+    if other and any(folder.rglob("*.safetensors")):
         raise TrainingError(f"{path} was written with another configuration; choose another --out or delete it")
     world.wait()
     if world.leads:

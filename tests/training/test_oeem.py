@@ -31,32 +31,16 @@ PAPER = load_config(CONFIGS / "oeem_paper.toml", OeemConfig)
 
 
 def short(classify_steps: int, segment_steps: int) -> OeemConfig:
-    """The compact configuration on small patches and crops."""
+    """The compact configuration on small patches and crops, with an encoder that learns colours from nothing."""
     replace = msgspec.structs.replace
+    quick = {"encoder": "resnet18", "weights": "random", "warmup_steps": 2, "average_decay": 0.8, "save_every": 2}
+    patches = {"side": 48, "stride": 24, "crop": 48, "batch": 6, "steps": classify_steps}
+    crops = {"crop": 96, "window": 96, "batch": 4, "steps": segment_steps}
     return replace(
         COMPACT,
-        classify=replace(
-            COMPACT.classify,
-            side=48,
-            stride=24,
-            crop=48,
-            batch=6,
-            steps=classify_steps,
-            warmup_steps=2,
-            average_decay=0.8,
-            save_every=2,
-        ),
+        classify=replace(COMPACT.classify, **quick, **patches),
         cam=replace(COMPACT.cam, side=96, stride=64, scales=(1.0, 2.0)),
-        segment=replace(
-            COMPACT.segment,
-            crop=96,
-            window=96,
-            batch=2,
-            steps=segment_steps,
-            warmup_steps=2,
-            average_decay=0.8,
-            save_every=2,
-        ),
+        segment=replace(COMPACT.segment, **quick, **crops),
     )
 
 
@@ -137,10 +121,10 @@ def test_pixel_statistics_are_those_of_all_pixels(painted: Path) -> None:
 
 
 def test_patch_labels_become_a_bundle_that_finds_glands(painted: Path, tmp_path: Path) -> None:
-    config = short(classify_steps=40, segment_steps=40)
+    config = short(classify_steps=60, segment_steps=60)
     oeem.train(config, painted, tmp_path, ALONE, silent)
     scores = msgspec.json.decode((tmp_path / "pseudo_masks" / "scores.json").read_bytes())["mIoU"]
-    assert scores["pseudo-mask"] > 80
+    assert scores["pseudo-mask"] > 70
     for name in ("contact_sheet.png", "train_1.png", "train_1.jpg"):
         assert cv2.imread(str(tmp_path / "pseudo_masks" / name)) is not None
     assert set(np.unique(cv2.imread(str(tmp_path / "pseudo_masks" / "train_1.png"), 0))) == {0, 1}
@@ -180,6 +164,15 @@ def test_a_run_resumes_in_either_stage(painted: Path, tmp_path: Path, stopped_in
         assert all(torch.allclose(first[name].float(), second[name].float(), atol=1e-5) for name in first)
     rows = [line.split(",")[0] for line in (tmp_path / "broken" / "metrics.csv").read_text().splitlines()]
     assert rows == ["step", "0", "1", "2", "3", "4"]
+
+
+def test_settings_can_be_mended_until_something_is_learnt(painted: Path, tmp_path: Path) -> None:
+    wrong = short(2, 2)
+    wrong = msgspec.structs.replace(wrong, classify=msgspec.structs.replace(wrong.classify, weights="no.pth"))
+    with pytest.raises(TrainingError, match=r"no\.pth does not exist"):
+        oeem.train(wrong, painted, tmp_path, ALONE, silent)
+    oeem.train(short(2, 2), painted, tmp_path, ALONE, silent)
+    assert (tmp_path / "model.safetensors").exists()
 
 
 def test_a_folder_of_another_configuration_is_left_alone(painted: Path, tmp_path: Path) -> None:
