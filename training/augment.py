@@ -40,13 +40,17 @@ def centre_at_random(random: np.random.Generator, length: int, margin: float) ->
     return float(random.uniform(margin, length - margin)) if length > 2 * margin else length / 2
 
 
-def crop_resized(pixels: Pixels, side: int, smallest: float, random: np.random.Generator) -> Pixels:
-    """A random square of the square `pixels`, of the share `smallest`..1 of its area, resized to `side`, flipped."""
+def crop_resized(pixels: Pixels, side: int, smallest: float, rotate: bool, random: np.random.Generator) -> Pixels:
+    """A random square of the square `pixels`, of the share `smallest`..1 of its area, resized to `side`.
+
+    Mirrored half of the time, then with `rotate` turned by quarters, without it flipped half of the time.
+    """
     length = pixels.shape[0]
     cut = max(1, round(length * math.sqrt(random.uniform(smallest, 1))))
     top, left = random.integers(0, length - cut + 1, 2)
     square = pixels[top : top + cut, left : left + cut]
-    square = np.rot90(square[:, :: random.choice((-1, 1))], int(random.integers(4)))
+    square = square[:, :: random.choice((-1, 1))]
+    square = np.rot90(square, int(random.integers(4))) if rotate else square[:: random.choice((-1, 1))]
     return cv2.resize(np.ascontiguousarray(square), (side, side)).astype(np.uint8, copy=False)
 
 

@@ -45,6 +45,7 @@ class ClassifyConfig(Schedule, frozen=True, kw_only=True):
     stride: Count
     crop: Annotated[int, Meta(ge=32)]  # what a patch is resized to
     smallest_crop: Annotated[float, Meta(gt=0, le=1)]  # share of a patch's area that a random crop keeps at least
+    rotate: bool
     balanced: bool  # draw patches of one kind of tissue as often as patches of each other kind and mixed ones
     colour: str
 
@@ -104,7 +105,9 @@ def train_classifier(
         among = groups[number % len(groups)]
         patch = among[shuffled(number // len(groups), len(among), config.seed)]
         sample = samples[patch.image]
-        pixels = augment.crop_resized(patch.cut(sample.pixels), config.crop, config.smallest_crop, random)
+        pixels = augment.crop_resized(
+            patch.cut(sample.pixels), config.crop, config.smallest_crop, config.rotate, random
+        )
         return Example(colour(pixels, random), patch.present.astype(np.float32), sample.source)
 
     def loss(network: nn.Module, pixels: Tensor, labels: Tensor, step: int) -> Tensor:
