@@ -10,7 +10,7 @@ from rich.table import Table
 from glassrt.engine.backends import DEFAULT_BATCH
 from glassrt.engine.bundle import DEFAULT_BUNDLE, open_bundle
 from glassrt.engine.cli import parse_scales
-from glassrt.training.cli import CONFIGS, bars
+from glassrt.training.cli import CONFIGS, bars, missing_packages
 
 bench_app = typer.Typer(help="Measure GlassRT on this machine.", no_args_is_help=True)
 
@@ -88,14 +88,17 @@ def oeem_command(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of the rows that matter most.")] = 3,
 ) -> None:
     """Train OEEM with every loss of its tables and score each on GlaS testA; hours on a CPU."""
-    from glassrt.benchmarks.oeem import measure_oeem
-    from glassrt.training.config import load_config
-    from glassrt.training.methods.oeem import OeemConfig
-    from glassrt.training.world import join_world
+    with missing_packages():
+        from glassrt.benchmarks.oeem import measure_oeem
+        from glassrt.training.config import load_config
+        from glassrt.training.methods.oeem import OeemConfig
+        from glassrt.training.world import join_world
 
     settings = load_config(config, OeemConfig)
     with join_world() as world, bars(world.leads) as stage:
         report = measure_oeem(settings, data, out, seeds, world, stage, json)
+    if not world.leads:
+        return
     table = Table(title="GlaS testA, mIoU")
     for name in ("row", "seed", "scale 1", "multi-scale"):
         table.add_column(name)

@@ -119,7 +119,8 @@ def open_bundle(path: Path | str = DEFAULT_BUNDLE) -> Bundle:
     Raises BundleError when the folder, its manifest or one of its graphs is missing or malformed.
     """
     shipped = SHIPPED / f"{path}.glass"
-    path = Path(path) if Path(path).exists() or not shipped.is_dir() else shipped
+    is_name = Path(path).name == str(path)
+    path = shipped if is_name and shipped.is_dir() and not Path(path).exists() else Path(path)
     if not path.is_dir():
         names = ", ".join(sorted(each.stem for each in SHIPPED.glob("*.glass")))
         raise BundleError(f"{path} is no bundle: expected a folder NAME.glass with {MANIFEST} in it, or one of {names}")

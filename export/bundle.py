@@ -18,7 +18,7 @@ COLORS = ((200, 200, 200), (30, 120, 220))
 
 
 PAPER_SCALES = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
-TRAINED_ON = {"segment": "masks", "oeem": "patch labels (OEEM)"}
+METHODS = ("segment", "oeem")
 
 
 def export_run(run: Path, out: Path, name: str) -> Bundle:
@@ -29,9 +29,12 @@ def export_run(run: Path, out: Path, name: str) -> Bundle:
     file = run / "model.safetensors"
     tensors, metadata = checkpoint.load(file)
     method = metadata.get("method", "")
-    if method not in TRAINED_ON:
-        raise TrainingError(f"{file} was not written by `glassrt train {' or '.join(TRAINED_ON)}`: cannot be exported")
-    config = msgspec.json.decode(metadata["config"], type=SegmentConfig)
+    if method not in METHODS:
+        raise TrainingError(f"{file} was not written by `glassrt train {' or '.join(METHODS)}`: cannot be exported")
+    try:
+        config = msgspec.json.decode(metadata["config"], type=SegmentConfig)
+    except (KeyError, msgspec.MsgspecError) as error:
+        raise TrainingError(f"{file} was written by another version: train it again ({error})") from error
     network = build_network(config)
     checkpoint.load_into(network, tensors, file)
     graph = export_graph(network, config.window)
@@ -47,7 +50,8 @@ def export_run(run: Path, out: Path, name: str) -> Bundle:
         scales=PAPER_SCALES if method == "oeem" else (1.0,),
         flips=method == "oeem",
         graphs=(Graph(GRAPH_FILE, hashlib.sha256(graph).hexdigest()),),
-        trained=f"PSPNet on {config.encoder} (weights: {config.weights}), {TRAINED_ON[method]} of GlaS {config.split}, "
+        trained=f"PSPNet on {config.encoder} (weights: {Path(config.weights).name}), "
+        f"{metadata['labels']} of GlaS {config.split}, "
         f"{config.loss}, {config.steps} steps of {config.batch} crops, seed {config.seed}",
         licence="Research only: trained on GlaS (Warwick-QU), whose licence allows research use only. "
         f"Encoder started from {weights_licence(config)}.",

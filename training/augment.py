@@ -16,19 +16,19 @@ Pixels = NDArray[np.uint8]
 def crop_at_random(
     pixels: Pixels, mask: Pixels, side: int, resize: tuple[float, float], rotate: bool, random: np.random.Generator
 ) -> tuple[Pixels, Pixels]:
-    """A square of `side` pixels of the image, resized by a factor from the range `resize`, mirrored half of the time.
+    """A square of `side` pixels of the image, resized by a factor drawn evenly from `resize`, mirrored half the time.
 
     With `rotate`, turned by any angle. The image is reflected beyond its border; its mask is `IGNORE` there.
     """
     height, width = mask.shape
     angle = random.uniform(0, 2 * math.pi) if rotate else 0.0
-    scale = math.exp(random.uniform(math.log(resize[0]), math.log(resize[1])))
+    scale = random.uniform(*resize)
     mirror = random.choice((-1.0, 1.0))
     cosine, sine = math.cos(angle) / scale, math.sin(angle) / scale
     turn = np.array([[cosine * mirror, -sine], [sine * mirror, cosine]])
     margin = side / 2 / max(scale, 1.0)
     centre = np.array([centre_at_random(random, width, margin), centre_at_random(random, height, margin)])
-    matrix = np.column_stack([turn, centre - turn @ np.full(2, (side - 1) / 2)])
+    matrix = np.column_stack([turn, centre - 0.5 - turn @ np.full(2, (side - 1) / 2)])
     inverse, size = cv2.WARP_INVERSE_MAP, (side, side)
     image = cv2.warpAffine(pixels, matrix, size, flags=cv2.INTER_LINEAR | inverse, borderMode=cv2.BORDER_REFLECT_101)
     labels = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_NEAREST | inverse, borderValue=IGNORE)
@@ -69,7 +69,7 @@ def vary_stain(pixels: Pixels, random: np.random.Generator) -> Pixels:
 def distort_photometrically(pixels: Pixels, random: np.random.Generator) -> Pixels:
     """Brightness, contrast, saturation and hue, each shifted half of the time.
 
-    Ranges as in SSD (Liu et al., ECCV 2016): 32 levels, factors 0.5-1.5, 18 degrees.
+    Ranges as in mmsegmentation, which OEEM trains with: 32 levels, factors 0.5-1.5, 36 degrees of hue.
     """
 
     def sometimes() -> bool:
@@ -84,7 +84,7 @@ def distort_photometrically(pixels: Pixels, random: np.random.Generator) -> Pixe
     if sometimes():
         saturation = np.clip(saturation * random.uniform(0.5, 1.5), 0, 1)
     if sometimes():
-        hue = (hue + random.uniform(-18, 18)) % 360
+        hue = (hue + random.uniform(-36, 36)) % 360
     return to_bytes(cv2.cvtColor(cv2.merge([hue, saturation, value]), cv2.COLOR_HSV2RGB) * 255)
 
 

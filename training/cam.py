@@ -1,6 +1,7 @@
 """Class activation maps of whole images, and the pseudo-masks they become with the patch labels.
 
-Source: OEEM, section 2.1, Eqs. 1 and 2, and the multi-scale test of section 2.3.
+Source: OEEM, section 2.1, Eqs. 1 and 2, and the multi-scale test of section 2.3. The authors' code takes the argmax in
+each patch and joins the results; here activations are averaged where windows overlap, before the one argmax.
 """
 
 from collections.abc import Sequence

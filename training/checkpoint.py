@@ -13,14 +13,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from glassrt.engine.errors import TrainingError
+from glassrt.engine.errors import OutputError, TrainingError
 from glassrt.engine.files import replace_file
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write `tensors` with string `metadata` to `path`, replacing what stood there in one step."""
     with replace_file(path) as beside:
-        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, beside, dict(metadata))
+        try:
+            save_file({name: value.detach().contiguous() for name, value in tensors.items()}, beside, dict(metadata))
+        except SafetensorError as error:
+            raise OutputError(f"{path}: cannot be written ({error}); free space or choose another --out") from error
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -58,8 +58,10 @@ def segment_command(
     with join_world() as world, bars(world.leads) as stage:
         samples = segment.load_samples(data, settings.split, masks)
         keep_config(settings, out, world)
-        segment.train(settings, samples, out, world, stage("segment", settings.steps))
-    tell_next(out)
+        labels = "masks" if masks is None else "given masks"
+        segment.train(settings, samples, out, world, stage("segment", settings.steps), labels=labels)
+    if world.leads:
+        tell_next(out)
 
 
 @train_app.command("oeem")
@@ -77,7 +79,8 @@ def oeem_command(
     settings = load_config(config, oeem.OeemConfig)
     with join_world() as world, bars(world.leads) as stage:
         oeem.train(settings, data, out, world, stage)
-    tell_next(out)
+    if world.leads:
+        tell_next(out)
 
 
 @contextmanager

@@ -20,6 +20,12 @@ class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Settings whose unknown keys are errors."""
 
 
+def check_lattice(side: int, stride: int) -> None:
+    """Raise ValueError if squares of `side` pixels would leave gaps."""
+    if not 0 < stride <= side:
+        raise ValueError(f"stride {stride} must lie in 1..{side}, or pixels are left out")
+
+
 class Schedule(Strict, frozen=True, kw_only=True):
     """How long and how fast one network learns; see `loop.fit`."""
 
@@ -29,7 +35,8 @@ class Schedule(Strict, frozen=True, kw_only=True):
     learning_rate: Rate
     weight_decay: Weight
     warmup_steps: Number = 0
-    average_decay: Share = 0.0  # of the running average of the weights that is served; 0 serves the last ones
+    # Of the running average of the weights that is served; 0 serves the last ones.
+    average_decay: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     seed: Number = 1
     save_every: Count = 100
     sample_every: Count = 500

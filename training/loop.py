@@ -52,33 +52,25 @@ class Task(NamedTuple):
 def fit(task: Task, schedule: Schedule, run: Run, world: World, progress: Progress = lambda step, loss: None) -> None:
     """Train to the end, resuming where the run stopped; leaves the averaged weights in `run.model`.
 
-    `progress` is called after each step with its number and loss. Raises TrainingError.
+    `progress` is called after each step with its number and loss. Raises TrainingError or OutputError.
     """
-    if schedule.batch % world.size:
-        raise TrainingError(f"batch = {schedule.batch} cannot be shared by {world.size} processes")
+    share = world.part(schedule.batch)
     torch.manual_seed(schedule.seed)
     network = task.build().to(world.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(schedule.average_decay), use_buffers=True)
     optimiser = build_optimiser(network, schedule)
     first = run.resume(network, average, optimiser)
     learner = world.share(network)
-    with run.open_log(first, world.leads) as log, batches(task, schedule, first, world) as drawn:
+    with run.open_log(first, world.leads) as log, batches(task, schedule, first, share, world) as drawn:
         for step, (pixels, labels, sources) in enumerate(drawn, start=first):
             torch.manual_seed(schedule.seed + step * world.size + world.rank)  # dropout, the same after a resume
             rate = learning_rate(step, schedule)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
             with half_precision(world.device):
                 loss = task.loss(learner, pixels, labels, step)
             value = world.mean(loss)
             if not math.isfinite(value):
-                raise TrainingError(
-                    f"{run.folder}: the loss became {value} at step {step}, on {', '.join(sorted(set(sources)))};"
-                    " look at these files, or lower learning_rate"
-                )
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
+                raise diverged(run, step, value, sources if not loss.isfinite() else ["what another process drew"])
+            take_step(optimiser, loss, rate)
             average.update_parameters(network)
             if log is not None:
                 log.write(step, value, rate)
@@ -91,6 +83,23 @@ def fit(task: Task, schedule: Schedule, run: Run, world: World, progress: Progre
     if world.leads:
         run.finish(average.module)
     world.wait()
+
+
+def diverged(run: Run, step: int, loss: float, sources: Sequence[str]) -> TrainingError:
+    """What to say of a loss that is no number."""
+    return TrainingError(
+        f"{run.folder}: the loss became {loss} at step {step}, on {', '.join(sorted(set(sources)))}; "
+        "look at these files, or lower learning_rate and choose another --out"
+    )
+
+
+def take_step(optimiser: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
+    """One update of the weights at the learning rate `rate`."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
 
 
 def build_optimiser(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
@@ -117,18 +126,17 @@ Batches = Iterator[tuple[Tensor, Tensor, Sequence[str]]]
 
 
 @contextmanager
-def batches(task: Task, schedule: Schedule, first: int, world: World) -> Iterator[Batches]:
+def batches(task: Task, schedule: Schedule, first: int, share: int, world: World) -> Iterator[Batches]:
     """The process's share of the batches from step `first` on, each drawn in threads while the one before is used."""
-    share_size = schedule.batch // world.size
 
     def draw(number: int) -> Example:
         return task.draw(number, np.random.default_rng([schedule.seed, number]))
 
-    with ThreadPoolExecutor(min(share_size, os.cpu_count() or 1), "draw") as threads:
+    with ThreadPoolExecutor(min(share, os.cpu_count() or 1), "draw") as threads:
 
         def start(step: int) -> list[Future[Example]]:
-            begin = step * schedule.batch + world.rank * share_size
-            return [threads.submit(draw, number) for number in range(begin, begin + share_size)]
+            begin = step * schedule.batch + world.rank * share
+            return [threads.submit(draw, number) for number in range(begin, begin + share)]
 
         def drawn() -> Batches:
             waiting = start(first)
@@ -139,8 +147,10 @@ def batches(task: Task, schedule: Schedule, first: int, world: World) -> Iterato
                 labels = torch.from_numpy(np.stack([each.label for each in examples]))
                 yield pixels.to(world.device).float(), labels.to(world.device), [each.source for each in examples]
 
-        yield drawn()
-        threads.shutdown(cancel_futures=True)
+        try:
+            yield drawn()
+        finally:
+            threads.shutdown(cancel_futures=True)
 
 
 def shuffled(number: int, count: int, seed: int) -> int:

@@ -74,7 +74,7 @@ class Run:
     def check(self, path: Path, metadata: dict[str, str]) -> None:
         """Raise TrainingError unless `path` was written by this run."""
         if any(metadata.get(name) != value for name, value in self.metadata.items()):
-            raise TrainingError(f"{path} was written with another configuration; choose another --out or delete it")
+            raise other_run(path)
 
     def resume(self, network: nn.Module, average: AveragedModel, optimiser: torch.optim.Optimizer) -> int:
         """Load what `save` wrote, if anything; returns the number of the next step."""
@@ -98,11 +98,15 @@ class Run:
             "average": average.state_dict(),
             "optimiser": checkpoint.flatten_optimiser(optimiser),
         }
+        if not all(value.isfinite().all() for value in parts["network"].values()):
+            return  # the next step will say so; what was saved before stays
         tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
         checkpoint.save(self.state, tensors, {"step": str(step), **self.metadata})
 
     def finish(self, network: nn.Module) -> None:
-        """Write the model; there is nothing to resume any more."""
+        """Write the model; there is nothing to resume any more. Raises TrainingError if weights are no numbers."""
+        if not all(value.isfinite().all() for value in network.state_dict().values()):
+            raise TrainingError(f"{self.folder}: the last step left weights that are no numbers; lower learning_rate")
         checkpoint.save(self.model, network.state_dict(), self.metadata)
         self.state.unlink(missing_ok=True)
 
@@ -115,14 +119,21 @@ class Run:
         path = self.folder / "metrics.csv"
         with output_errors(path):
             self.folder.mkdir(parents=True, exist_ok=True)
-            lines = path.read_text().splitlines(keepends=True)[: first + 1] if first and path.exists() else []
-            path.write_text("".join(lines or ["step,loss,learning_rate\n"]))
+            lines = path.read_text().splitlines(keepends=True)[1:] if first and path.exists() else []
+            kept = (line for line in lines if int(line.split(",")[0]) < first)
+            path.write_text("".join(["step,loss,learning_rate\n", *kept]))
         with open(path, "a", newline="") as table:
             log = Log(self.folder, table, first)
             try:
-                yield log
+                with output_errors(path, while_filling=True):
+                    yield log
             finally:
                 log.board.close()
+
+
+def other_run(path: Path) -> TrainingError:
+    """What to say of a file that another run wrote."""
+    return TrainingError(f"{path} was written with other settings or masks: choose another --out or delete the folder")
 
 
 def keep_config(config: Strict, folder: Path, world: World) -> None:
@@ -131,8 +142,8 @@ def keep_config(config: Strict, folder: Path, world: World) -> None:
     with output_errors(path):
         folder.mkdir(parents=True, exist_ok=True)
         other = path.exists() and path.read_text() != as_toml(config)
-    if other and any(folder.rglob("*.safetensors")):
-        raise TrainingError(f"{path} was written with another configuration; choose another --out or delete it")
+    if other and any(folder.glob("*.safetensors")):
+        raise other_run(path)
     world.wait()
     if world.leads:
         with replace_file(path) as beside:

@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from glassrt.engine.errors import TrainingError
+
+VARIABLES = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}  # what torchrun sets, and what one process has
+
 
 @dataclass(frozen=True)
 class World:
@@ -32,6 +36,12 @@ class World:
         total = torch.from_numpy(counts).to(self.device)
         torch.distributed.all_reduce(total)
         return total.cpu().numpy()
+
+    def part(self, batch: int) -> int:
+        """How many of a batch's examples this process draws. Raises TrainingError if they cannot be shared."""
+        if batch % self.size or batch // self.size < 2:
+            raise TrainingError(f"batch = {batch} gives {self.size} processes no equal shares of two or more")
+        return batch // self.size
 
     def mean(self, value: Tensor) -> float:
         """The average of every process's value."""
@@ -58,9 +68,13 @@ class World:
 @contextmanager
 def join_world() -> Iterator[World]:
     """The world that torchrun started, or one process alone; a GPU each where there are any."""
-    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    size, rank, local = (int(os.environ.get(name, start)) for name, start in VARIABLES.items())
+    if size > 1 and "MASTER_ADDR" not in os.environ:
+        raise TrainingError("WORLD_SIZE is set without MASTER_ADDR: start several processes with torchrun, or unset it")
     on_gpu = torch.cuda.is_available()
-    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if on_gpu else "cpu")
+    if on_gpu and local >= torch.cuda.device_count():
+        raise TrainingError(f"process {local} has no GPU: start at most {torch.cuda.device_count()} on this machine")
+    device = torch.device(f"cuda:{local}" if on_gpu else "cpu")
     if on_gpu:
         torch.cuda.set_device(device)
     started = size > 1 and not torch.distributed.is_initialized()

@@ -130,10 +130,15 @@ class Trap:
         return exec, ("raise SystemExit('unpickled')",)
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_file_of_weights_that_is_not_there_is_named(tmp_path: Path, suffix: str) -> None:
+    with pytest.raises(TrainingError, match="does not exist: `weights` names a file"):
+        load_weights(build_encoder("resnet18", 32), "resnet18", str(tmp_path / f"weights{suffix}"))
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "does not exist"),
         (b"junk", "no file of weights"),
         ({"conv1.weight": torch.zeros(1)}, "belongs to another network"),
         ({"state_dict": {}}, "more than named tensors"),
@@ -144,7 +149,7 @@ def test_a_file_that_holds_no_such_weights_is_refused(tmp_path: Path, content: o
     file = tmp_path / "weights.pth"
     if isinstance(content, bytes):
         file.write_bytes(content)
-    elif content is not None:
+    else:
         torch.save(content, file)
     with pytest.raises(TrainingError, match=says):
         load_weights(build_encoder("resnet18", 32), "resnet18", str(file))

@@ -121,7 +121,7 @@ def test_pixel_statistics_are_those_of_all_pixels(painted: Path) -> None:
 
 
 def test_patch_labels_become_a_bundle_that_finds_glands(painted: Path, tmp_path: Path) -> None:
-    config = short(classify_steps=60, segment_steps=60)
+    config = change(change(short(60, 60), "classify", save_every=100), "segment", save_every=100)
     oeem.train(config, painted, tmp_path, ALONE, silent)
     scores = msgspec.json.decode((tmp_path / "pseudo_masks" / "scores.json").read_bytes())["mIoU"]
     assert scores["pseudo-mask"] > 70
@@ -175,10 +175,60 @@ def test_settings_can_be_mended_until_something_is_learnt(painted: Path, tmp_pat
     assert (tmp_path / "model.safetensors").exists()
 
 
+def change(config: OeemConfig, part: str, **values: object) -> OeemConfig:
+    return msgspec.structs.replace(config, **{part: msgspec.structs.replace(getattr(config, part), **values)})
+
+
+def test_new_settings_of_the_maps_make_new_masks_and_refuse_the_old_network(painted: Path, tmp_path: Path) -> None:
+    """Even when the settings file was deleted: the masks know what made them, the network what it learnt from."""
+    first = short(2, 2)
+    oeem.train(first, painted, tmp_path, ALONE, silent)
+    (tmp_path / "config.toml").unlink()
+    with pytest.raises(TrainingError, match="other settings or masks"):
+        oeem.train(change(first, "cam", scales=(1.5,)), painted, tmp_path, ALONE, silent)
+    scores = msgspec.json.decode((tmp_path / "pseudo_masks" / "scores.json").read_bytes())
+    assert scores["settings"]["cam"]["scales"] == [1.5]
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "says"),
+    [
+        ("segment", {"encoder": "resnet38", "output_stride": 16}, "resnet38 runs at 8"),
+        ("segment", {"encoder": "vgg16"}, "vgg16"),
+        ("segment", {"weights": "gone.pth"}, r"gone\.pth does not exist"),
+        ("segment", {"batch": 1}, "batch = 1"),
+        ("classify", {"batch": 1}, "batch = 1"),
+        ("classify", {"side": 151}, "train_1.bmp is smaller than a patch of 151"),
+    ],
+)
+def test_settings_that_cannot_work_stop_it_before_stage_1(
+    painted: Path, tmp_path: Path, part: str, values: dict[str, object], says: str
+) -> None:
+    error = DatasetError if "side" in values else TrainingError
+    with pytest.raises(error, match=says):
+        oeem.train(change(short(2, 2), part, **values), painted, tmp_path / "run", ALONE, silent)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('colour = "stain"', 'colour = "sepia"', r"'sepia' - at `\$\.classify\.colour`"),
+        ("stride = 56", "stride = 113", r"stride 113 must lie in 1\.\.112.* - at `\$\.classify`"),
+        ("stride = 192", "stride = 257", r"stride 257 must lie in 1\.\.256.* - at `\$\.cam`"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(tmp_path: Path, old: str, new: str, says: str) -> None:
+    text = (CONFIGS / "oeem_compact.toml").read_text()
+    (tmp_path / "c.toml").write_text(text.replace(old, new, 1))
+    with pytest.raises(TrainingError, match=says):
+        load_config(tmp_path / "c.toml", OeemConfig)
+
+
 def test_a_folder_of_another_configuration_is_left_alone(painted: Path, tmp_path: Path) -> None:
     oeem.train(short(2, 2), painted, tmp_path, ALONE, silent)
     before = (tmp_path / "model.safetensors").read_bytes()
-    with pytest.raises(TrainingError, match="another configuration"):
+    with pytest.raises(TrainingError, match="other settings or masks"):
         oeem.train(short(2, 3), painted, tmp_path, ALONE, silent)
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
@@ -244,7 +294,8 @@ def test_a_loss_that_is_no_number_names_step_and_files(painted: Path, tmp_path: 
     with pytest.raises(TrainingError, match=r"the loss became (nan|inf) at step \d+, on train_\d\.bmp"):
         segment.train(config, segment.load_samples(painted, "train"), tmp_path, ALONE)
     assert not (tmp_path / "model.safetensors").exists()
-    checkpoint.load(tmp_path / "state.safetensors")
+    saved = tmp_path / "state.safetensors"
+    assert not saved.exists() or all(value.isfinite().all() for value in checkpoint.load(saved)[0].values())
 
 
 def test_a_checkpoint_of_another_network_is_refused(painted: Path, tmp_path: Path) -> None:

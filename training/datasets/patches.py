@@ -41,7 +41,10 @@ def label_patches(masks: list[NDArray[np.uint8]], classes: int, side: int, strid
 
 
 def absent_classes(shape: tuple[int, int], classes: int, patches: list[Patch]) -> NDArray[np.bool_]:
-    """`[C, H, W]`: the classes that some patch over a pixel does not hold; none where the labels rule out all."""
+    """`[C, H, W]`: the classes that some patch over a pixel does not hold; none where the labels rule out all.
+
+    A patch with less than `PRESENT_SHARE` of a class loses that little, whatever its neighbours hold.
+    """
     absent = np.zeros((classes, *shape), np.bool_)
     for patch in patches:
         for class_plane, present in zip(absent, patch.present, strict=True):

@@ -7,7 +7,7 @@ finds easy. Read downwards: settings, patches, stage 1, pseudo-masks, stage 2.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -17,17 +17,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glassrt.engine.errors import DatasetError
 from glassrt.engine.files import replace_file
 from glassrt.training import augment, checkpoint, metrics, pictures
 from glassrt.training.cam import activation_map, pseudo_mask
-from glassrt.training.config import Count, Rate, Schedule, Strict
+from glassrt.training.config import Count, Rate, Schedule, Strict, check_lattice
 from glassrt.training.datasets import glas
 from glassrt.training.datasets.patches import Patch, absent_classes, label_patches
 from glassrt.training.loop import Example, Progress, Random, Task, fit, shuffled
 from glassrt.training.methods import segment
 from glassrt.training.methods.segment import Sample, SegmentConfig
 from glassrt.training.networks.classifier import PatchClassifier
-from glassrt.training.networks.encoders import load_weights
+from glassrt.training.networks.encoders import check_encoder, load_weights
 from glassrt.training.run import Run, keep_config
 from glassrt.training.world import World
 
@@ -40,14 +41,17 @@ class ClassifyConfig(Schedule, frozen=True, kw_only=True):
 
     encoder: str
     weights: str = "imagenet"
-    output_stride: int
+    output_stride: Literal[8, 16, 32]
     side: Count  # of a patch, in image pixels
     stride: Count
     crop: Annotated[int, Meta(ge=32)]  # what a patch is resized to
     smallest_crop: Annotated[float, Meta(gt=0, le=1)]  # share of a patch's area that a random crop keeps at least
     rotate: bool
     balanced: bool  # draw patches of one kind of tissue as often as patches of each other kind and mixed ones
-    colour: str
+    colour: Literal["stain", "photometric", "none"]
+
+    def __post_init__(self) -> None:
+        check_lattice(self.side, self.stride)
 
 
 class CamConfig(Strict, frozen=True, kw_only=True):
@@ -56,6 +60,9 @@ class CamConfig(Strict, frozen=True, kw_only=True):
     side: Count
     stride: Count
     scales: Annotated[tuple[Rate, ...], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        check_lattice(self.side, self.stride)
 
 
 class OeemConfig(Strict, frozen=True, kw_only=True):
@@ -77,19 +84,26 @@ def train(config: OeemConfig, data: Path, folder: Path, world: World, stage: Sta
     """
     masks = learn_masks(config, data, folder, world, stage)
     samples = segment.load_samples(data, config.segment.split, masks)
-    segment.train(config.segment, samples, folder, world, stage("segment", config.segment.steps), METHOD)
+    progress = stage("segment", config.segment.steps)
+    segment.train(config.segment, samples, folder, world, progress, METHOD, "patch labels (OEEM)")
 
 
 def learn_masks(config: OeemConfig, data: Path, folder: Path, world: World, stage: Stage) -> Path:
     """Stage 1: classifier and pseudo-masks; returns the folder of the masks. As `train`."""
     first, masks = config.classify, folder / "pseudo_masks"
+    check_encoder(first.encoder, first.output_stride, first.weights)
+    world.part(first.batch)
+    segment.check(config.segment, world)  # now, not after stage 1
     samples = segment.load_samples(data, config.segment.split)
+    for sample in samples:
+        if min(sample.mask.shape) < first.side:
+            raise DatasetError(f"{sample.source} is smaller than a patch of {first.side} pixels; lower classify.side")
     patches = label_patches([each.mask for each in samples], len(glas.CLASSES), first.side, first.stride)
     keep_config(config, folder, world)
     run = Run(folder / "classify", {"method": "oeem classifier", "config": msgspec.json.encode(first).decode()})
     if not run.is_finished():
         train_classifier(first, samples, patches, run, world, stage("classify", first.steps))
-    if not (masks / SCORES).exists():
+    if not masks_are_made(config, masks):
         make_pseudo_masks(config, samples, patches, run, masks, world, stage("pseudo-masks", len(samples)))
     return masks
 
@@ -128,6 +142,17 @@ def group_by_label(patches: list[Patch]) -> list[list[Patch]]:
     """The patches of each kind: gland alone, no gland, both."""
     kinds = [tuple(patch.present) for patch in patches]
     return [[patch for patch, each in zip(patches, kinds, strict=True) if each == kind] for kind in sorted(set(kinds))]
+
+
+def masks_are_made(config: OeemConfig, folder: Path) -> bool:
+    """Whether `folder` holds the pseudo-masks of these very settings, complete."""
+    path = folder / SCORES
+    return path.exists() and msgspec.json.decode(path.read_bytes()).get("settings") == first_stage(config)
+
+
+def first_stage(config: OeemConfig) -> dict[str, Any]:
+    """All settings that the pseudo-masks depend on."""
+    return {name: msgspec.to_builtins(getattr(config, name)) for name in ("classify", "cam")}
 
 
 def pixel_statistics(samples: list[Sample]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -174,5 +199,6 @@ def make_pseudo_masks(
         cam, refined = (round(100 * metrics.mean_iou(each), 2) for each in counts)
         scores = {"CAM": cam, "pseudo-mask": refined}
         with replace_file(folder / SCORES) as beside:
-            beside.write_bytes(msgspec.json.format(msgspec.json.encode({"mIoU": scores}), indent=2) + b"\n")
+            content = {"mIoU": scores, "settings": first_stage(config)}
+            beside.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
     world.wait()

@@ -5,6 +5,7 @@ Data, network, loss, loop: in that order. The served weights are the running ave
 averaging), which on a small set is worth more than choosing a step by test score.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -19,10 +20,10 @@ from torch.nn import functional as F
 from glassrt.engine.errors import DatasetError
 from glassrt.engine.windows import window_starts
 from glassrt.training import augment, losses, pictures
-from glassrt.training.config import Count, Number, Schedule, Share, Weight
+from glassrt.training.config import Number, Schedule, Share, Weight, check_lattice
 from glassrt.training.datasets import glas
 from glassrt.training.loop import Example, Progress, Random, Task, fit, shuffled
-from glassrt.training.networks.encoders import load_weights
+from glassrt.training.networks.encoders import check_encoder, load_weights
 from glassrt.training.networks.pspnet import PSPNet
 from glassrt.training.run import Run
 from glassrt.training.world import World
@@ -44,7 +45,7 @@ class SegmentConfig(Schedule, frozen=True, kw_only=True):
     crop: Side
     window: Side  # of the exported network
     tile: Number = 0  # images are cut into tiles of this side first; 0: whole images
-    tile_stride: Count = 1
+    tile_stride: Number = 0
     resize: tuple[Annotated[float, Meta(gt=0)], Annotated[float, Meta(gt=0)]]
     rotate: bool
     colour: Literal["stain", "photometric", "none"]
@@ -53,6 +54,12 @@ class SegmentConfig(Schedule, frozen=True, kw_only=True):
     beta_rise_steps: Number = 0  # beta rises from 0 over this many steps
     ignored_as_easy: bool = False
     auxiliary_weight: Weight
+
+    def __post_init__(self) -> None:
+        if self.resize[0] > self.resize[1]:
+            raise ValueError(f"resize {list(self.resize)} must rise")
+        if self.tile:
+            check_lattice(self.tile, self.tile_stride)
 
 
 class Sample(NamedTuple):
@@ -101,6 +108,20 @@ def cut_tiles(samples: list[Sample], side: int, stride: int) -> list[Sample]:
     return tiles
 
 
+def digest(samples: list[Sample]) -> str:
+    """The sha256 of all masks: a run belongs to the masks that it began with."""
+    content = hashlib.sha256()
+    for sample in samples:
+        content.update(sample.mask.tobytes())
+    return content.hexdigest()
+
+
+def check(config: SegmentConfig, world: World) -> None:
+    """Raise TrainingError if training with these settings cannot begin."""
+    check_encoder(config.encoder, config.output_stride, config.weights)
+    world.part(config.batch)
+
+
 def build_network(config: SegmentConfig) -> PSPNet:
     """The network, with random weights."""
     return PSPNet(len(glas.CLASSES), config.encoder, config.output_stride)
@@ -108,7 +129,7 @@ def build_network(config: SegmentConfig) -> PSPNet:
 
 def segmentation_loss(logits: Tensor, labels: Tensor, config: SegmentConfig, step: int) -> Tensor:
     """The configured loss of logits `[N, C, h, w]` upsampled to the labels `[N, H, W]`."""
-    logits = F.interpolate(logits, size=labels.shape[1:], mode="bilinear", align_corners=False)
+    logits = F.interpolate(losses.full_precision(logits), size=labels.shape[1:], mode="bilinear", align_corners=False)
     if config.loss == "cross_entropy":
         return losses.cross_entropy(logits, labels)
     if config.loss == "cross_entropy+dice":
@@ -126,9 +147,15 @@ def train(
     world: World,
     progress: Progress = lambda step, loss: None,
     method: str = METHOD,
+    labels: str = "masks",
 ) -> None:
-    """Train on `samples` to the end, resuming in `folder`; leaves `folder/model.safetensors`. Raises TrainingError."""
-    run = Run(folder, {"method": method, "config": msgspec.json.encode(config).decode()})
+    """Train on `samples` to the end, resuming in `folder`; leaves `folder/model.safetensors`. Raises TrainingError.
+
+    `labels` says in a few words where the masks came from.
+    """
+    check(config, world)
+    settings = {"config": msgspec.json.encode(config).decode(), "masks": digest(samples)}
+    run = Run(folder, {"method": method, "labels": labels, **settings})
     if run.is_finished():
         return
     if config.tile:

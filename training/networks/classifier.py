@@ -14,7 +14,8 @@ class PatchClassifier(nn.Module):
     """Multi-label logits `[N, classes]` from the encoder's last three stages, fused at the finest of them.
 
     `forward` takes RGB `[N, 3, H, W]` in 0..255. Pooling and the 1x1 classifier are both linear, so the logits are
-    the mean of the class activation maps: `activations` is Eq. 1, `forward` its average over the patch.
+    the mean of the class activation maps: `activations` is Eq. 1, `forward` its average over the patch. The dropout
+    before them is not in the authors' classifier.
     """
 
     pixel_mean: Tensor

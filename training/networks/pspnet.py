@@ -96,6 +96,6 @@ class PSPNet(nn.Module):
 
 def widths(channels: int) -> tuple[int, int]:
     """Channels of a pyramid branch and of the fused map: 512 as published, a quarter for encoders that suit CPUs."""
-    if channels <= 320:
+    if channels < 512:
         return 80, 128
     return min(512, channels // 4), 512

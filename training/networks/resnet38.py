@@ -5,7 +5,8 @@ Source: Wu, Shen and van den Hengel, "Wider or deeper: revisiting the ResNet mod
 
 The public ImageNet weights are `ilsvrc-cls_rna-a1_cls1000_ep-0001.params` of github.com/itijyou/ademxapp. Modules
 here are named as in the PyTorch conversions of that file that go around (`conv1a`, `b2` ... `b7`, `bn7`), so such a
-conversion loads as it is; `convert` renames the arrays of the original (`mxnet.nd.load` reads them).
+conversion loads as it is (its last stage is dilated by 4, as here; OEEM's classifier dilates that by 2). `convert`
+renames the arrays of the original, which `mxnet.nd.load` reads.
 """
 
 from collections.abc import Mapping

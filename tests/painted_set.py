@@ -4,7 +4,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
 
 SIZE = (150, 180)
 IMAGES = {"train": 4, "testA": 2}
@@ -21,14 +20,11 @@ def paint(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(noisy, 0, 255).astype(np.uint8), mask
 
 
-@pytest.fixture(scope="session")
-def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the painted set."""
-    folder = tmp_path_factory.mktemp("painted")
+def paint_set(folder: Path) -> None:
+    """Write the set's images and masks."""
     random = np.random.default_rng(0)
     for split, count in IMAGES.items():
         for number in range(1, count + 1):
             pixels, mask = paint(random)
             cv2.imwrite(str(folder / f"{split}_{number}.bmp"), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
             cv2.imwrite(str(folder / f"{split}_{number}_anno.bmp"), mask)
-    return folder
