@@ -32,7 +32,7 @@ def export_run(run: Path, out: Path, name: str) -> Bundle:
     if method not in METHODS:
         raise TrainingError(f"{file} was not written by `glassrt train {' or '.join(METHODS)}`: cannot be exported")
     try:
-        config = msgspec.json.decode(metadata["config"], type=SegmentConfig)
+        config, labels = msgspec.json.decode(metadata["config"], type=SegmentConfig), metadata["labels"]
     except (KeyError, msgspec.MsgspecError) as error:
         raise TrainingError(f"{file} was written by another version: train it again ({error})") from error
     network = build_network(config)
@@ -51,7 +51,7 @@ def export_run(run: Path, out: Path, name: str) -> Bundle:
         flips=method == "oeem",
         graphs=(Graph(GRAPH_FILE, hashlib.sha256(graph).hexdigest()),),
         trained=f"PSPNet on {config.encoder} (weights: {Path(config.weights).name}), "
-        f"{metadata['labels']} of GlaS {config.split}, "
+        f"{labels} of GlaS {config.split}, "
         f"{config.loss}, {config.steps} steps of {config.batch} crops, seed {config.seed}",
         licence="Research only: trained on GlaS (Warwick-QU), whose licence allows research use only. "
         f"Encoder started from {weights_licence(config)}.",

@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         for _ in range(3):
             network(255 * torch.rand(2, 3, 128, 128))
-    metadata = {"method": "segment", "config": msgspec.json.encode(CONFIG).decode()}
+    metadata = {"method": "segment", "labels": "masks", "config": msgspec.json.encode(CONFIG).decode()}
     checkpoint.save(folder / "model.safetensors", network.state_dict(), metadata)
     return folder
 
@@ -103,3 +103,12 @@ def test_the_command_names_its_folder(run: Path, tmp_path: Path) -> None:
 
 def test_the_shipped_bundle_is_small() -> None:
     assert sum(path.stat().st_size for path in DEFAULT_BUNDLE.iterdir()) <= 20e6
+
+
+@pytest.mark.parametrize("left_out", ["labels", "config"])
+def test_a_run_of_another_version_is_refused(run: Path, tmp_path: Path, left_out: str) -> None:
+    tensors, metadata = checkpoint.load(run / "model.safetensors")
+    checkpoint.save(tmp_path / "model.safetensors", tensors, {k: v for k, v in metadata.items() if k != left_out})
+    with pytest.raises(TrainingError, match=r"model\.safetensors was written by another version"):
+        export_run(tmp_path, tmp_path / "x.glass", "x")
+    assert not (tmp_path / "x.glass").exists()
