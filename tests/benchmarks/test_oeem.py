@@ -49,6 +49,7 @@ def test_a_second_call_trains_and_scores_nothing_again(
     (row,) = reports[0]["rows"]
     assert {"scale 1", "multi-scale"} <= row.keys()
     assert begun.count("baseline-1, multi-scale") == 1
+    assert begun.count("pseudo-masks") == 1
     assert begun.count("classify 1") == begun.count("baseline-1 1") == 1
     written = msgspec.json.decode((tmp_path / "report.json").read_bytes())
     assert written["rows"] == reports[0]["rows"]

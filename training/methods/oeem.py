@@ -151,8 +151,9 @@ def masks_are_made(config: OeemConfig, folder: Path) -> bool:
 
 
 def first_stage(config: OeemConfig) -> dict[str, Any]:
-    """All settings that the pseudo-masks depend on."""
-    return {name: msgspec.to_builtins(getattr(config, name)) for name in ("classify", "cam")}
+    """All settings that the pseudo-masks depend on, as JSON would give them back."""
+    settings = {"classify": config.classify, "cam": config.cam}
+    return msgspec.json.decode(msgspec.json.encode(settings), type=dict[str, Any])
 
 
 def pixel_statistics(samples: list[Sample]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
