@@ -62,7 +62,7 @@ def measure_oeem(
     for row, settings, name in lay_runs(config.segment, seeds):
         run = folder / name
         samples = segment.load_samples(data, settings.split, None if row.full_masks else masks)
-        method, labels = (segment.METHOD, "masks") if row.full_masks else (oeem.METHOD, "patch labels (OEEM)")
+        method, labels = (segment.METHOD, "masks") if row.full_masks else (oeem.METHOD, oeem.LABELS)
         segment.train(settings, samples, run, world, stage(name, settings.steps), method, labels)
         if world.leads:
             scores = score_run(run, data, row.multi_scale and settings.seed == config.segment.seed, stage)

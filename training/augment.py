@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.training.losses import IGNORE
+from glassrt.training.metrics import IGNORE
 
 Pixels = NDArray[np.uint8]
 
@@ -94,7 +94,8 @@ def to_bytes(values: NDArray[Any]) -> Pixels:
     return rounded
 
 
-COLOURS: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
+Colour = Literal["stain", "photometric", "none"]
+COLOURS: dict[Colour, Callable[[Pixels, np.random.Generator], Pixels]] = {
     "stain": vary_stain,
     "photometric": distort_photometrically,
     "none": lambda pixels, random: pixels,

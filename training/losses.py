@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORE = 255
+from glassrt.training.metrics import IGNORE
 
 Weight = Literal["c_max", "c_diff", "l_norm", "lc_mix"]
 WEIGHTS: tuple[Weight, ...] = get_args(Weight)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from glassrt.engine.files import replace_file
-from glassrt.training.losses import IGNORE
+from glassrt.training.metrics import IGNORE
 
 Picture = NDArray[np.uint8]
 OUTLINE = (30, 120, 220)

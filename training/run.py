@@ -98,14 +98,14 @@ class Run:
             "average": average.state_dict(),
             "optimiser": checkpoint.flatten_optimiser(optimiser),
         }
-        if not all(value.isfinite().all() for value in parts["network"].values()):
+        if not all_finite(parts["network"]):
             return  # the next step will say so; what was saved before stays
         tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
         checkpoint.save(self.state, tensors, {"step": str(step), **self.metadata})
 
     def finish(self, network: nn.Module) -> None:
         """Write the model; there is nothing to resume any more. Raises TrainingError if weights are no numbers."""
-        if not all(value.isfinite().all() for value in network.state_dict().values()):
+        if not all_finite(network.state_dict()):
             raise TrainingError(f"{self.folder}: the last step left weights that are no numbers; lower learning_rate")
         checkpoint.save(self.model, network.state_dict(), self.metadata)
         self.state.unlink(missing_ok=True)
@@ -129,6 +129,11 @@ class Run:
                     yield log
             finally:
                 log.board.close()
+
+
+def all_finite(weights: dict[str, Tensor]) -> bool:
+    """Whether every weight is a number."""
+    return all(bool(value.isfinite().all()) for value in weights.values())
 
 
 def other_run(path: Path) -> TrainingError:

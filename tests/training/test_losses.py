@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from glassrt.training import losses
-from glassrt.training.losses import IGNORE, Weight
+from glassrt.training.losses import Weight
+from glassrt.training.metrics import IGNORE
 
 
 def example(seed: int, images: int = 3, classes: int = 3, side: int = 7) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,9 +17,9 @@ from glassrt.training.augment import crop_at_random
 from glassrt.training.cli import CONFIGS
 from glassrt.training.config import as_toml, load_config
 from glassrt.training.datasets import glas
-from glassrt.training.losses import IGNORE
 from glassrt.training.methods import segment
 from glassrt.training.methods.segment import SegmentConfig, load_samples
+from glassrt.training.metrics import IGNORE
 from glassrt.training.world import World
 
 ALONE = World(0, 1, torch.device("cpu"))

@@ -32,7 +32,7 @@ from glassrt.training.networks.encoders import check_encoder, load_weights
 from glassrt.training.run import Run, keep_config
 from glassrt.training.world import World
 
-METHOD = "oeem"
+METHOD, LABELS = "oeem", "patch labels (OEEM)"
 SCORES = "scores.json"
 
 
@@ -48,7 +48,7 @@ class ClassifyConfig(Schedule, frozen=True, kw_only=True):
     smallest_crop: Annotated[float, Meta(gt=0, le=1)]  # share of a patch's area that a random crop keeps at least
     rotate: bool
     balanced: bool  # draw patches of one kind of tissue as often as patches of each other kind and mixed ones
-    colour: Literal["stain", "photometric", "none"]
+    colour: augment.Colour
 
     def __post_init__(self) -> None:
         check_lattice(self.side, self.stride)
@@ -85,7 +85,7 @@ def train(config: OeemConfig, data: Path, folder: Path, world: World, stage: Sta
     masks = learn_masks(config, data, folder, world, stage)
     samples = segment.load_samples(data, config.segment.split, masks)
     progress = stage("segment", config.segment.steps)
-    segment.train(config.segment, samples, folder, world, progress, METHOD, "patch labels (OEEM)")
+    segment.train(config.segment, samples, folder, world, progress, METHOD, LABELS)
 
 
 def learn_masks(config: OeemConfig, data: Path, folder: Path, world: World, stage: Stage) -> Path:
@@ -179,6 +179,8 @@ def make_pseudo_masks(
     network = PatchClassifier(len(glas.CLASSES), config.classify.encoder, config.classify.output_stride)
     checkpoint.load_into(network, checkpoint.load(classifier.model)[0], classifier.model)
     network.to(world.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    if world.leads:
+        (folder / SCORES).unlink(missing_ok=True)  # masks of other settings are no longer whole
     counts = np.zeros((2, len(glas.CLASSES), len(glas.CLASSES)), np.int64)
     for number in range(world.rank, len(samples), world.size):
         pixels, truth, source = samples[number]

@@ -23,12 +23,12 @@ from glassrt.training import augment, losses, pictures
 from glassrt.training.config import Number, Schedule, Share, Weight, check_lattice
 from glassrt.training.datasets import glas
 from glassrt.training.loop import Example, Progress, Random, Task, fit, shuffled
+from glassrt.training.metrics import IGNORE
 from glassrt.training.networks.encoders import check_encoder, load_weights
 from glassrt.training.networks.pspnet import PSPNet
 from glassrt.training.run import Run
 from glassrt.training.world import World
 
-IGNORE = losses.IGNORE
 METHOD = "segment"
 Side = Annotated[int, Meta(ge=32, multiple_of=32)]
 Loss = Literal["cross_entropy", "cross_entropy+dice", "ohem", "c_max", "c_diff", "l_norm", "lc_mix"]
@@ -48,7 +48,7 @@ class SegmentConfig(Schedule, frozen=True, kw_only=True):
     tile_stride: Number = 0
     resize: tuple[Annotated[float, Meta(gt=0)], Annotated[float, Meta(gt=0)]]
     rotate: bool
-    colour: Literal["stain", "photometric", "none"]
+    colour: augment.Colour
     loss: Loss
     beta: Share = 1.0  # tempers l_norm and lc_mix: 0 is plain cross-entropy, 1 the paper's weight
     beta_rise_steps: Number = 0  # beta rises from 0 over this many steps
