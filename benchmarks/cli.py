@@ -1,7 +1,7 @@
 """`glassrt bench`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -105,4 +105,41 @@ def oeem_command(
     for row in report["rows"]:
         scores = (f"{row[test]['mIoU']:.2f}" if test in row else "" for test in ("scale 1", "multi-scale"))
         table.add_row(row["row"], str(row["seed"]), *scores)
+    Console().print(table)
+
+
+@bench_app.command("kernels")
+def kernels_command(
+    report: Annotated[bool, typer.Option("--report", help="Only what they compile to; needs no device.")] = False,
+    json: Annotated[Path | None, typer.Option(help="File to write the figures to.", show_default=False)] = None,
+) -> None:
+    """Time the CUDA kernels against the device's copy bandwidth and against torch; or show their registers."""
+    with missing_packages():
+        from glassrt.benchmarks import kernels
+    from glassrt.benchmarks.machine import write_report
+
+    if report:
+        figures: dict[str, Any] = {"builds": [build._asdict() for build in kernels.report_builds()]}
+        print_rows("Kernels as built", figures["builds"])
+        moved = [
+            {"call": name, "megabytes": count / 1e6, "us at 1 TB/s": count / 1e6}
+            for name, count in kernels.bytes_to_move().items()
+        ]
+        print_rows("Bytes that each measured call must move", moved)
+    else:
+        figures = kernels.measure_kernels()
+        print_rows(f"{figures['device']}, copies {figures['copy_tb_per_s']:.2f} TB/s", figures["kernels"])
+        versions = figures["oeem_forward_backward_us"]
+        print_rows("OEEM forward and backward, as called", [{"version": k, "us": v} for k, v in versions.items()])
+    if json is not None:
+        write_report(json, figures)
+
+
+def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
+    """Print rows of like keys as a table."""
+    table = Table(title=title)
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "))
+    for row in rows:
+        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
     Console().print(table)

@@ -19,6 +19,9 @@ PACKAGES = (
     "openslide-python",
     "openslide-bin",
     "opencv-python-headless",
+    "torch",
+    "cupy-cuda13x",
+    "nvidia-cuda-nvrtc",
 )
 
 

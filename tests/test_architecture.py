@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("engine", "training", "export", "benchmarks")
+ROOMS = ("cuda_kernels", "engine", "training", "export", "benchmarks")
 HEAVY = {"torch", "cupy", "onnx", "onnxruntime", "openvino"}
 
 
@@ -41,8 +41,8 @@ def files_of(pattern: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("pattern", ["**/*.py", "configs/*.toml", "bundles/**/*"])
-def test_the_wheel_holds_every_module_configuration_and_bundle(wheel: set[str], pattern: str) -> None:
+@pytest.mark.parametrize("pattern", ["**/*.py", "configs/*.toml", "bundles/**/*", "*.cu", "*.cuh"])
+def test_the_wheel_holds_every_module_configuration_bundle_and_kernel(wheel: set[str], pattern: str) -> None:
     expected = files_of(pattern)
     assert expected, f"no {pattern} in the rooms: the pattern or the layout is wrong"
     assert expected <= wheel
@@ -67,9 +67,11 @@ def test_a_room_is_importable_below_glassrt_only(room: str, tmp_path: Path) -> N
     assert seen.stdout.split() == ["True", "None"]
 
 
-@pytest.mark.parametrize("module", ["glassrt.engine", "glassrt.engine.cli", "glassrt.training.metrics"])
+@pytest.mark.parametrize(
+    "module", ["glassrt.engine", "glassrt.engine.cli", "glassrt.training.metrics", "glassrt.cuda_kernels.oeem"]
+)
 def test_importing_loads_no_framework_and_no_runtime(module: str, tmp_path: Path) -> None:
-    for name in HEAVY - {"cupy"}:
+    for name in HEAVY:
         assert importlib.util.find_spec(name), f"{name} is not installed, so this test would prove nothing"
     look = f"import sys, {module}; print(*({HEAVY} & sys.modules.keys()))"
     seen = subprocess.run([sys.executable, "-c", look], cwd=tmp_path, capture_output=True, text=True, check=True)

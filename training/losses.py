@@ -2,7 +2,9 @@
 
 Sources: OEEM (Li et al., MICCAI 2022), equations 3 to 8; OHEM as Shrivastava et al. (CVPR 2016), the baseline that
 OEEM is held against; the tempered weight joins OEEM with the generalised cross-entropy of Zhang and Sabuncu
-(NeurIPS 2018). All arithmetic is float32 or better.
+(NeurIPS 2018); beta-KL from "Weakly Supervised Training of Pixel Resolution Segmentation Models on Whole Slide
+Images", section 3. All arithmetic is float32 or better. On CUDA, OEEM and beta-KL are kernels (`fused.py`), held
+against the plain statements here.
 """
 
 from typing import Literal, get_args
@@ -11,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from glassrt.cuda_kernels.beta_kl import count_largest
+from glassrt.training import fused
 from glassrt.training.metrics import IGNORE
 
 Weight = Literal["c_max", "c_diff", "l_norm", "lc_mix"]
@@ -57,6 +61,13 @@ def oeem(
     cross-entropy (Eq. 8). `beta` tempers the loss-based weights, see `easy_weights`. With `ignored_as_easy`, unlabelled
     pixels take part in weight and mean with a loss of 0, as in the authors' code. Raises ValueError.
     """
+    statement = fused.Oeem.apply if logits.is_cuda else plain_oeem
+    loss: Tensor = statement(logits, labels, weight, beta, ignored_as_easy)
+    return loss
+
+
+def plain_oeem(logits: Tensor, labels: Tensor, weight: Weight, beta: float, ignored_as_easy: bool) -> Tensor:
+    """`oeem` in torch, on any device."""
     logits = full_precision(logits)
     losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
     counted = torch.ones_like(labels, dtype=torch.bool) if ignored_as_easy else labels != IGNORE
@@ -94,3 +105,38 @@ def single_class(labels: Tensor) -> Tensor:
     lowest = labels.where(known, IGNORE).amin((1, 2))
     highest = labels.where(known, -1).amax((1, 2))
     return highest <= lowest
+
+
+def beta_kl(logits: Tensor, truth: Tensor, beta: tuple[float, float] = (0.0, 1.0), eta: float = 50.0) -> Tensor:
+    """Divergence of slides' predicted classes from `truth` `[N, 2]` (benign, malign; float32), averaged over slides.
+
+    Logits `[N, 2, H, W]` are pooled by `pool_slides`; q is their softmax. A slide's loss is the sum over classes of
+    p / beta (1 - (q / p)^beta), which is p log(p / q) for beta = 0 and 0 for p = 0. Raises ValueError.
+    """
+    statement = fused.BetaKL.apply if logits.is_cuda else plain_beta_kl
+    loss: Tensor = statement(logits, truth, beta, eta)
+    return loss
+
+
+def plain_beta_kl(logits: Tensor, truth: Tensor, beta: tuple[float, float], eta: float) -> Tensor:
+    """`beta_kl` in torch, on any device."""
+    log_q = pool_slides(full_precision(logits), eta).log_softmax(1)
+    total = torch.zeros_like(log_q[:, 0])
+    for log_qi, p, power in zip(log_q.T, truth.T, beta, strict=True):
+        distance = torch.where(p > 0, log_qi - p.clamp(min=torch.finfo(p.dtype).tiny).log(), 0.0)
+        total = total - p * (torch.expm1(power * distance) / power if power else distance)
+    return total.mean()
+
+
+def pool_slides(logits: Tensor, eta: float) -> Tensor:
+    """Slide logits `[N, 2]` of pixel logits `[N, 2, H, W]`: the mean, and the mean of the malign top `eta` percent.
+
+    These are the k = max(1, round(eta / 100 x pixels)) largest, halves up. Where several tie for the last of the k
+    places, each has an equal share in them, in the gradient too. Raises ValueError.
+    """
+    benign, malign = logits.flatten(2).unbind(1)
+    largest = count_largest(malign.shape[1], eta)
+    limit = malign.detach().topk(largest).values[:, -1:]
+    above, tied = malign > limit, malign == limit
+    share = (largest - above.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)
+    return torch.stack([benign.mean(1), ((above + tied * share) * malign).sum(1) / largest], 1)

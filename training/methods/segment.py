@@ -22,6 +22,7 @@ from glassrt.engine.windows import window_starts
 from glassrt.training import augment, losses, pictures
 from glassrt.training.config import Number, Schedule, Share, Weight, check_lattice
 from glassrt.training.datasets import glas
+from glassrt.training.fused import require_kernels
 from glassrt.training.loop import Example, Progress, Random, Task, fit, shuffled
 from glassrt.training.metrics import IGNORE
 from glassrt.training.networks.encoders import check_encoder, load_weights
@@ -120,6 +121,8 @@ def check(config: SegmentConfig, world: World) -> None:
     """Raise TrainingError if training with these settings cannot begin."""
     check_encoder(config.encoder, config.output_stride, config.weights)
     world.part(config.batch)
+    if config.loss in losses.WEIGHTS:
+        require_kernels(world.device)
 
 
 def build_network(config: SegmentConfig) -> PSPNet:

@@ -1,0 +1,1 @@
+"""CUDA kernels through CuPy: arrays in, arrays out. No torch, no slides, no models."""

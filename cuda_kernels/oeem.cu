@@ -1,0 +1,219 @@
+// The OEEM loss (Li et al., MICCAI 2022, Eqs. 3 to 8) on LOGIT logits [N, C, pixels] and int64 labels [N, pixels].
+//
+// exp(-loss) is the label's probability p, so Eq. 6 is p / mean(p) and one sum per image normalises it. With beta,
+// the weight is p^beta / mean(p^beta), times a confidence: 1 (l_norm), the largest class probability (lc_mix), or,
+// with beta = 0, that alone (c_max), or less the smallest (c_diff).
+
+enum Confidence { NONE, LARGEST, SPREAD };
+
+constexpr int THREADS = 256;
+
+// What some pixels of one image add up to. `weights` and `weighted` are relative to exp(top), so that an image whose
+// every p underflows still has its weights.
+struct Share {
+    float top;      // the largest -beta * loss
+    float weights;  // sum of p^beta
+    float weighted; // sum of p^beta * confidence * loss
+    float plain;    // sum of loss
+    int counted;
+    int lowest, highest; // label
+};
+
+// How an image's pixels are weighted: factor * exp(-beta * loss - top) * confidence, or 1 where the factor is 0.
+struct Scale {
+    float top, factor;
+};
+
+// Four pixels: the softmax over their classes, as far as the loss and its weight need it.
+struct Pixels {
+    float top[FOUR], bottom[FOUR]; // logit
+    float total[FOUR];             // sum of exp(logit - top)
+    float own[FOUR];               // the label's logit, NaN where no class has that label
+};
+
+__device__ Pixels classify(const LOGIT *logits, const Four<long long> &labels, int first, int classes, int length,
+                           bool whole) {
+    Pixels pixels;
+#pragma unroll
+    for (int j = 0; j < FOUR; ++j) {
+        pixels.top[j] = LOWEST;
+        pixels.bottom[j] = -LOWEST;
+        pixels.total[j] = 0;
+        pixels.own[j] = __uint_as_float(0x7fc00000u);
+    }
+    for (int c = 0; c < classes; ++c) {
+        Four<LOGIT> values = load(logits + c * static_cast<long long>(length), first, length, whole, LOGIT{});
+#pragma unroll
+        for (int j = 0; j < FOUR; ++j) {
+            float logit = to_float(values.at[j]), rise = logit - pixels.top[j], ratio = expf(-fabsf(rise));
+            pixels.total[j] = rise > 0 ? pixels.total[j] * ratio + 1 : pixels.total[j] + ratio;
+            pixels.top[j] = fmaxf(pixels.top[j], logit);
+            pixels.bottom[j] = fminf(pixels.bottom[j], logit);
+            if (labels.at[j] == c) pixels.own[j] = logit;
+        }
+    }
+    return pixels;
+}
+
+__device__ float loss_of(const Pixels &pixels, int j) {
+    return logf(pixels.total[j]) + (pixels.top[j] - pixels.own[j]);
+}
+
+__device__ float confidence_of(const Pixels &pixels, int j, int kind) {
+    if (kind == NONE) return 1;
+    float largest = 1 / pixels.total[j];
+    return kind == LARGEST ? largest : largest - expf(pixels.bottom[j] - pixels.top[j]) * largest;
+}
+
+__device__ Share nothing() { return {LOWEST, 0, 0, 0, 0, 0x7fffffff, -1}; }
+
+__device__ void raise(Share &share, float top) {
+    float shrink = expf(share.top - top);
+    share.weights *= shrink;
+    share.weighted *= shrink;
+    share.top = top;
+}
+
+__device__ void add(Share &share, float loss, float confidence, float beta) {
+    float exponent = -beta * loss;
+    if (exponent > share.top) raise(share, exponent);
+    float weight = expf(exponent - share.top);
+    share.weights += weight;
+    share.weighted += weight * confidence * loss;
+    share.plain += loss;
+    ++share.counted;
+}
+
+__device__ void merge(Share &share, Share other) {
+    if (other.top > share.top)
+        raise(share, other.top);
+    else
+        raise(other, share.top);
+    share.weights += other.weights;
+    share.weighted += other.weighted;
+    share.plain += other.plain;
+    share.counted += other.counted;
+    share.lowest = min(share.lowest, other.lowest);
+    share.highest = max(share.highest, other.highest);
+}
+
+// The warp's shares merged, in lane 0.
+__device__ Share merge_warp(Share share) {
+    for (int step = WARP / 2; step; step /= 2) {
+        Share other;
+        other.top = __shfl_down_sync(WHOLE_WARP, share.top, step);
+        other.weights = __shfl_down_sync(WHOLE_WARP, share.weights, step);
+        other.weighted = __shfl_down_sync(WHOLE_WARP, share.weighted, step);
+        other.plain = __shfl_down_sync(WHOLE_WARP, share.plain, step);
+        other.counted = __shfl_down_sync(WHOLE_WARP, share.counted, step);
+        other.lowest = __shfl_down_sync(WHOLE_WARP, share.lowest, step);
+        other.highest = __shfl_down_sync(WHOLE_WARP, share.highest, step);
+        merge(share, other);
+    }
+    return share;
+}
+
+// A block sums part blockIdx.x of image blockIdx.y into one share; a thread takes four pixels at a time.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    oeem_forward(const LOGIT *logits, const long long *labels, int classes, int length, int confidence, float beta,
+                 int ignore, int ignored_as_easy, Share *shares) {
+    __shared__ Share warps[THREADS / WARP];
+    logits += static_cast<long long>(blockIdx.y) * classes * length;
+    labels += static_cast<long long>(blockIdx.y) * length;
+    bool whole_logits = fits_fours(logits, length), whole_labels = fits_fours(labels, length);
+    Share share = nothing();
+    for (long long next = blockIdx.x * THREADS + threadIdx.x; next * FOUR < length; next += gridDim.x * THREADS) {
+        int first = next * FOUR;
+        Four<long long> known = load(labels, first, length, whole_labels, static_cast<long long>(ignore));
+        Pixels pixels = classify(logits, known, first, classes, length, whole_logits);
+#pragma unroll
+        for (int j = 0; j < FOUR; ++j) {
+            if (known.at[j] != ignore) {
+                add(share, loss_of(pixels, j), confidence_of(pixels, j, confidence), beta);
+                share.lowest = min(share.lowest, static_cast<int>(known.at[j]));
+                share.highest = max(share.highest, static_cast<int>(known.at[j]));
+            } else if (ignored_as_easy && first + j < length) {
+                add(share, 0, 1, beta);
+            }
+        }
+    }
+    share = merge_warp(share);
+    if (threadIdx.x % WARP == 0) warps[threadIdx.x / WARP] = share;
+    __syncthreads();
+    if (threadIdx.x < WARP) {
+        share = merge_warp(threadIdx.x < THREADS / WARP ? warps[threadIdx.x] : nothing());
+        if (threadIdx.x == 0) shares[static_cast<long long>(blockIdx.y) * gridDim.x + blockIdx.x] = share;
+    }
+}
+
+// One block: warps merge each image's shares into its scale; totals are the loss and 1 / counted pixels.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    oeem_finish(const Share *shares, int images, int parts, Scale *scales, float *totals) {
+    __shared__ double losses[THREADS / WARP], counts[THREADS / WARP];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    double loss = 0, counted = 0;
+    for (int image = warp; image < images; image += THREADS / WARP) {
+        Share share = nothing();
+        for (int part = lane; part < parts; part += WARP)
+            merge(share, shares[static_cast<long long>(image) * parts + part]);
+        share = merge_warp(share);
+        if (lane == 0) {
+            bool one_class = share.highest <= share.lowest;
+            Scale scale = {share.top, one_class ? 0 : share.counted / share.weights};
+            scales[image] = scale;
+            loss += one_class ? share.plain : scale.factor * share.weighted;
+            counted += share.counted;
+        }
+    }
+    if (lane == 0) {
+        losses[warp] = loss;
+        counts[warp] = counted;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        for (int other = 1; other < THREADS / WARP; ++other) {
+            loss += losses[other];
+            counted += counts[other];
+        }
+        totals[0] = loss / fmax(counted, 1.0);
+        totals[1] = 1 / fmax(counted, 1.0);
+    }
+}
+
+// The gradient [N, C, pixels] with the weight held constant, times upstream[0]; threads own pixels as in oeem_forward.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    oeem_backward(const LOGIT *logits, const long long *labels, int classes, int length, int confidence, float beta,
+                  int ignore, const Scale *scales, const float *totals, const float *upstream, LOGIT *gradient) {
+    long long image = static_cast<long long>(blockIdx.y) * classes * length;
+    logits += image;
+    gradient += image;
+    labels += static_cast<long long>(blockIdx.y) * length;
+    bool whole_logits = fits_fours(logits, length) && fits_fours(gradient, length);
+    bool whole_labels = fits_fours(labels, length);
+    Scale scale = scales[blockIdx.y];
+    float share = upstream[0] * totals[1];
+    for (long long next = blockIdx.x * THREADS + threadIdx.x; next * FOUR < length; next += gridDim.x * THREADS) {
+        int first = next * FOUR;
+        Four<long long> known = load(labels, first, length, whole_labels, static_cast<long long>(ignore));
+        Pixels pixels = classify(logits, known, first, classes, length, whole_logits);
+        float pull[FOUR];
+#pragma unroll
+        for (int j = 0; j < FOUR; ++j) {
+            float weight = 1;
+            if (scale.factor > 0)
+                weight = scale.factor * expf(-beta * loss_of(pixels, j) - scale.top) *
+                         confidence_of(pixels, j, confidence);
+            pull[j] = known.at[j] == ignore ? 0 : share * weight;
+        }
+        for (int c = 0; c < classes; ++c) {
+            long long plane = c * static_cast<long long>(length);
+            Four<LOGIT> values = load(logits + plane, first, length, whole_logits, LOGIT{}), slopes;
+#pragma unroll
+            for (int j = 0; j < FOUR; ++j) {
+                float probability = expf(to_float(values.at[j]) - pixels.top[j]) / pixels.total[j];
+                slopes.at[j] = from_float<LOGIT>(pull[j] * (probability - (known.at[j] == c)));
+            }
+            store(gradient + plane, first, length, whole_logits, slopes);
+        }
+    }
+}
