@@ -120,12 +120,16 @@ def kernels_command(
 
     if report:
         figures: dict[str, Any] = {"builds": [build._asdict() for build in kernels.report_builds()]}
-        print_rows("Kernels as built", figures["builds"])
-        moved = [
-            {"call": name, "megabytes": count / 1e6, "us at 1 TB/s": count / 1e6}
-            for name, count in kernels.bytes_to_move().items()
-        ]
-        print_rows("Bytes that each measured call must move", moved)
+        figures["bytes"] = kernels.bytes_to_move()
+        rows: dict[str, dict[str, Any]] = {}
+        for build in figures["builds"]:
+            row = rows.setdefault(build["kernel"], {"kernel": build["kernel"], "shared": 0, "spilled": 0})
+            row["shared"] = max(row["shared"], build["shared_bytes"])
+            row["spilled"] = max(row["spilled"], build["spilled_bytes"])
+            row[f"sm_{build['architecture']}"] = build["registers"]
+        print_rows("Kernels as built: bytes of shared memory and spilled, registers by architecture", [*rows.values()])
+        moved = [{"call": name, "MB": count / 1e6} for name, count in figures["bytes"].items()]
+        print_rows("Bytes that each measured call must move; MB are microseconds at 1 TB/s", moved)
     else:
         figures = kernels.measure_kernels()
         print_rows(f"{figures['device']}, copies {figures['copy_tb_per_s']:.2f} TB/s", figures["kernels"])

@@ -3,6 +3,8 @@
 // exp(-loss) is the label's probability p, so Eq. 6 is p / mean(p) and one sum per image normalises it. With beta,
 // the weight is p^beta / mean(p^beta), times a confidence: 1 (l_norm), the largest class probability (lc_mix), or,
 // with beta = 0, that alone (c_max), or less the smallest (c_diff).
+//
+// The device copies memory faster than it takes careful exponentials, so these are the hardware's own.
 
 enum Confidence { NONE, LARGEST, SPREAD };
 
@@ -26,62 +28,79 @@ struct Scale {
 
 // Four pixels: the softmax over their classes, as far as the loss and its weight need it.
 struct Pixels {
+    int label[FOUR];
     float top[FOUR], bottom[FOUR]; // logit
     float total[FOUR];             // sum of exp(logit - top)
     float own[FOUR];               // the label's logit, NaN where no class has that label
 };
 
-__device__ Pixels classify(const LOGIT *logits, const Four<long long> &labels, int first, int classes, int length,
-                           bool whole) {
+__device__ Pixels classify(const LOGIT *logits, const long long *labels, int first, int classes, int length,
+                           int ignore, bool whole_logits, bool whole_labels) {
     Pixels pixels;
+    Four<long long> known = load(labels, first, length, whole_labels, static_cast<long long>(ignore));
 #pragma unroll
     for (int j = 0; j < FOUR; ++j) {
+        pixels.label[j] = static_cast<int>(known.at[j]);
         pixels.top[j] = LOWEST;
         pixels.bottom[j] = -LOWEST;
         pixels.total[j] = 0;
         pixels.own[j] = __uint_as_float(0x7fc00000u);
     }
     for (int c = 0; c < classes; ++c) {
-        Four<LOGIT> values = load(logits + c * static_cast<long long>(length), first, length, whole, LOGIT{});
+        Four<LOGIT> values = load(logits + c * static_cast<long long>(length), first, length, whole_logits, LOGIT{});
 #pragma unroll
         for (int j = 0; j < FOUR; ++j) {
-            float logit = to_float(values.at[j]), rise = logit - pixels.top[j], ratio = expf(-fabsf(rise));
+            float logit = to_float(values.at[j]), rise = logit - pixels.top[j], ratio = fast_exp(-fabsf(rise));
             pixels.total[j] = rise > 0 ? pixels.total[j] * ratio + 1 : pixels.total[j] + ratio;
             pixels.top[j] = fmaxf(pixels.top[j], logit);
             pixels.bottom[j] = fminf(pixels.bottom[j], logit);
-            if (labels.at[j] == c) pixels.own[j] = logit;
+            if (pixels.label[j] == c) pixels.own[j] = logit;
         }
     }
     return pixels;
 }
 
-__device__ float loss_of(const Pixels &pixels, int j) {
-    return logf(pixels.total[j]) + (pixels.top[j] - pixels.own[j]);
-}
-
 __device__ float confidence_of(const Pixels &pixels, int j, int kind) {
     if (kind == NONE) return 1;
-    float largest = 1 / pixels.total[j];
-    return kind == LARGEST ? largest : largest - expf(pixels.bottom[j] - pixels.top[j]) * largest;
+    float largest = __fdividef(1, pixels.total[j]);
+    return kind == LARGEST ? largest : largest - fast_exp(pixels.bottom[j] - pixels.top[j]) * largest;
 }
 
 __device__ Share nothing() { return {LOWEST, 0, 0, 0, 0, 0x7fffffff, -1}; }
 
 __device__ void raise(Share &share, float top) {
-    float shrink = expf(share.top - top);
+    float shrink = fast_exp(share.top - top);
     share.weights *= shrink;
     share.weighted *= shrink;
     share.top = top;
 }
 
-__device__ void add(Share &share, float loss, float confidence, float beta) {
-    float exponent = -beta * loss;
-    if (exponent > share.top) raise(share, exponent);
-    float weight = expf(exponent - share.top);
-    share.weights += weight;
-    share.weighted += weight * confidence * loss;
-    share.plain += loss;
-    ++share.counted;
+// Adds the pixels that are labelled; with `ignored_as_easy` the others too, with a loss of 0.
+__device__ void add(Share &share, const Pixels &pixels, int inside, int kind, float beta, int ignore,
+                    bool ignored_as_easy) {
+    float loss[FOUR], exponent[FOUR], top = share.top;
+    bool counts[FOUR];
+#pragma unroll
+    for (int j = 0; j < FOUR; ++j) {
+        bool known = pixels.label[j] != ignore;
+        counts[j] = known || (ignored_as_easy && j < inside);
+        loss[j] = known ? fast_log(pixels.total[j]) + (pixels.top[j] - pixels.own[j]) : 0;
+        exponent[j] = -beta * loss[j];
+        if (counts[j]) top = fmaxf(top, exponent[j]);
+        if (known) {
+            share.lowest = min(share.lowest, pixels.label[j]);
+            share.highest = max(share.highest, pixels.label[j]);
+        }
+    }
+    if (top > share.top) raise(share, top);
+#pragma unroll
+    for (int j = 0; j < FOUR; ++j) {
+        float weight = counts[j] ? fast_exp(exponent[j] - share.top) : 0;
+        share.weights += weight;
+        share.weighted += weight * confidence_of(pixels, j, kind) * loss[j];
+        share.plain += loss[j];
+        share.counted += counts[j];
+    }
 }
 
 __device__ void merge(Share &share, Share other) {
@@ -124,18 +143,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     Share share = nothing();
     for (long long next = blockIdx.x * THREADS + threadIdx.x; next * FOUR < length; next += gridDim.x * THREADS) {
         int first = next * FOUR;
-        Four<long long> known = load(labels, first, length, whole_labels, static_cast<long long>(ignore));
-        Pixels pixels = classify(logits, known, first, classes, length, whole_logits);
-#pragma unroll
-        for (int j = 0; j < FOUR; ++j) {
-            if (known.at[j] != ignore) {
-                add(share, loss_of(pixels, j), confidence_of(pixels, j, confidence), beta);
-                share.lowest = min(share.lowest, static_cast<int>(known.at[j]));
-                share.highest = max(share.highest, static_cast<int>(known.at[j]));
-            } else if (ignored_as_easy && first + j < length) {
-                add(share, 0, 1, beta);
-            }
-        }
+        Pixels pixels = classify(logits, labels, first, classes, length, ignore, whole_logits, whole_labels);
+        add(share, pixels, length - first, confidence, beta, ignore, ignored_as_easy);
     }
     share = merge_warp(share);
     if (threadIdx.x % WARP == 0) warps[threadIdx.x / WARP] = share;
@@ -194,24 +203,25 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     float share = upstream[0] * totals[1];
     for (long long next = blockIdx.x * THREADS + threadIdx.x; next * FOUR < length; next += gridDim.x * THREADS) {
         int first = next * FOUR;
-        Four<long long> known = load(labels, first, length, whole_labels, static_cast<long long>(ignore));
-        Pixels pixels = classify(logits, known, first, classes, length, whole_logits);
-        float pull[FOUR];
+        Pixels pixels = classify(logits, labels, first, classes, length, ignore, whole_logits, whole_labels);
+        float pull[FOUR], norm[FOUR];
 #pragma unroll
         for (int j = 0; j < FOUR; ++j) {
             float weight = 1;
-            if (scale.factor > 0)
-                weight = scale.factor * expf(-beta * loss_of(pixels, j) - scale.top) *
-                         confidence_of(pixels, j, confidence);
-            pull[j] = known.at[j] == ignore ? 0 : share * weight;
+            if (scale.factor > 0) {
+                float loss = fast_log(pixels.total[j]) + (pixels.top[j] - pixels.own[j]);
+                weight = scale.factor * fast_exp(-beta * loss - scale.top) * confidence_of(pixels, j, confidence);
+            }
+            norm[j] = __fdividef(1, pixels.total[j]);
+            pull[j] = pixels.label[j] == ignore ? 0 : share * weight;
         }
         for (int c = 0; c < classes; ++c) {
             long long plane = c * static_cast<long long>(length);
             Four<LOGIT> values = load(logits + plane, first, length, whole_logits, LOGIT{}), slopes;
 #pragma unroll
             for (int j = 0; j < FOUR; ++j) {
-                float probability = expf(to_float(values.at[j]) - pixels.top[j]) / pixels.total[j];
-                slopes.at[j] = from_float<LOGIT>(pull[j] * (probability - (known.at[j] == c)));
+                float probability = fast_exp(to_float(values.at[j]) - pixels.top[j]) * norm[j];
+                slopes.at[j] = from_float<LOGIT>(pull[j] * (probability - (pixels.label[j] == c)));
             }
             store(gradient + plane, first, length, whole_logits, slopes);
         }

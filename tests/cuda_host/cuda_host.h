@@ -170,6 +170,7 @@ inline int atomicAdd(int *place, int value) {
     return before;
 }
 
+inline float __fdividef(float a, float b) { return a / b; }
 inline int __ffs(unsigned bits) { return __builtin_ffs(bits); }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int min(int a, int b) { return a < b ? a : b; }
