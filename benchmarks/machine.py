@@ -7,9 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from glassrt.engine.files import replace_file
+from glassrt.engine.files import readable_json, replace_file
 
 PACKAGES = (
     "glassrt",
@@ -56,6 +54,5 @@ def processor_name() -> str:
 
 def write_report(path: Path, report: dict[str, Any]) -> None:
     """Write a report with the machine it was measured on as indented JSON."""
-    content = msgspec.json.format(msgspec.json.encode({"machine": describe_machine(), **report}), indent=2)
     with replace_file(path) as beside:
-        beside.write_bytes(content + b"\n")
+        beside.write_bytes(readable_json({"machine": describe_machine(), **report}))

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from glassrt.engine.errors import BundleError
-from glassrt.engine.files import replace_folder
+from glassrt.engine.files import readable_json, replace_folder
 
 MANIFEST = "manifest.json"
 SHIPPED = Path(__file__).parent / "bundles"
@@ -140,8 +140,7 @@ def write_bundle(path: Path, manifest: Manifest, graphs: Mapping[str, bytes]) ->
     with replace_folder(path, MANIFEST) as beside:
         for graph in manifest.graphs:
             (beside / graph.file).write_bytes(graphs[graph.file])
-        text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-        (beside / MANIFEST).write_bytes(text + b"\n")
+        (beside / MANIFEST).write_bytes(readable_json(manifest))
     return open_bundle(path)
 
 

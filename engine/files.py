@@ -8,10 +8,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from glassrt.engine.errors import OutputError
 
 STAGING_PREFIX = ".glassrt-"
+
+
+def readable_json(content: Any) -> bytes:
+    """Indented JSON that ends with a line break."""
+    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from glassrt.engine.bundle import ClassInfo
+from glassrt.engine.files import readable_json
 from glassrt.engine.mapfile import NOT_ANALYSED, MapFile
 from glassrt.engine.regions import Region, Ring
 from glassrt.engine.windows import bands
@@ -189,4 +190,4 @@ def draw_legend(picture: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> Non
 
 def write_json(path: Path, content: Any) -> None:
     """Write a struct or plain values as indented JSON."""
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+    path.write_bytes(readable_json(content))

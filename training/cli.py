@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,7 +15,7 @@ from glassrt.engine.backends import open_backend
 from glassrt.engine.bundle import DEFAULT_BUNDLE, open_bundle
 from glassrt.engine.cli import parse_scales
 from glassrt.engine.errors import UsageError
-from glassrt.engine.files import replace_file
+from glassrt.engine.files import readable_json, replace_file
 
 CONFIGS = Path(__file__).parent / "configs"
 METRIC_COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -146,4 +145,4 @@ def evaluate_command(
     Console().print(table)
     if json is not None:
         with replace_file(json) as beside:
-            beside.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+            beside.write_bytes(readable_json(report))

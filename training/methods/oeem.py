@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glassrt.engine.errors import DatasetError
-from glassrt.engine.files import replace_file
+from glassrt.engine.files import readable_json, replace_file
 from glassrt.training import augment, checkpoint, metrics, pictures
 from glassrt.training.cam import activation_map, pseudo_mask
 from glassrt.training.config import Count, Rate, Schedule, Strict, check_lattice
@@ -203,5 +203,5 @@ def make_pseudo_masks(
         scores = {"CAM": cam, "pseudo-mask": refined}
         with replace_file(folder / SCORES) as beside:
             content = {"mIoU": scores, "settings": first_stage(config)}
-            beside.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+            beside.write_bytes(readable_json(content))
     world.wait()
