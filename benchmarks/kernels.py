@@ -1,10 +1,12 @@
 """The CUDA kernels: what the assembler made of them, the bytes they must move, and how fast they are on a device.
 
-No speed without agreement: each kernel is first held against its plain statement in torch, in float64.
+No speed without agreement: the losses are first held against their plain statements in float64, windows and canvas
+against the engine's own.
 """
 
 import re
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -110,10 +112,14 @@ def measure_kernels(repeats: int = 50) -> dict[str, Any]:
         raise BackendUnavailable("torch finds no CUDA device; bench kernels compares with torch on one")
     bandwidth = copy_bandwidth(repeats)
     moved, rows = bytes_to_move(), []
-    for name, call in lay_calls(cupy):
-        microseconds = time_called(call, repeats, calls=10)
-        share = moved[name] / (microseconds * 1e-6) / bandwidth
-        rows.append({"kernel": name, "microseconds": microseconds, "bytes": moved[name], "share_of_copy": share})
+    with told_plainly():
+        for name, call in lay_calls(cupy):
+            taken, launching = time_called(call, repeats, calls=10)
+            share = moved[name] / (taken * 1e-6) / bandwidth
+            bound = "launches" if launching > 0.9 * taken else "device"
+            rows.append(
+                {"kernel": name, "us": taken, "launch_us": launching, "share_of_copy": share, "bound_by": bound}
+            )
     return {
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
@@ -128,22 +134,30 @@ def copy_bandwidth(repeats: int) -> float:
     """Bytes read plus written per second by a device-to-device copy of a gigabyte."""
     source = torch.randint(0, 256, (1 << 30,), dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    seconds = time_called(partial(target.copy_, source), repeats, calls=2) * 1e-6
-    return 2 * source.numel() / seconds
+    microseconds, _ = time_called(partial(target.copy_, source), repeats, calls=2)
+    return 2 * source.numel() / (microseconds * 1e-6)
 
 
-def time_called(call: Call, repeats: int, calls: int = 1) -> float:
-    """Median microseconds of a call between device events, launches included; `calls` follow each other at a time."""
+def time_called(call: Call, repeats: int, calls: int = 1) -> tuple[float, float]:
+    """Median microseconds of a call between device events, and what the host took to launch it.
+
+    `calls` follow each other at a time; where the two are alike, the device waited for the host.
+    """
     for _ in range(3):
         call()
-    pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
-    for start, end in pairs:
-        start.record()
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+    on_device, on_host = [], []
+    for _ in range(repeats):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        events[0].record()
         for _ in range(calls):
             call()
-        end.record()
-    torch.cuda.synchronize()
-    return float(1000 / calls * statistics.median(start.elapsed_time(end) for start, end in pairs))
+        events[1].record()
+        on_host.append(1e6 * (time.perf_counter() - began) / calls)
+        torch.cuda.synchronize()
+        on_device.append(1000 * events[0].elapsed_time(events[1]) / calls)
+    return statistics.median(on_device), statistics.median(on_host)
 
 
 def random_batch(dtype: str, images: int) -> tuple[Tensor, Tensor]:
@@ -229,11 +243,15 @@ def check_canvas(cupy: Any, random: np.random.Generator) -> None:
     total, seen = (cupy.zeros(shape, np.float32) for shape in ((CLASSES, SIDE, SIDE), (SIDE, SIDE)))
     starts = np.zeros(1, np.int32)
     view = canvas.View(SIDE, SIDE, SIDE, False, starts, starts, np.zeros((1, 1), np.int32))
-    canvas.add_view(canvas.Band(SIDE, SIDE, 0, 0, total, seen), view, cupy.asarray(logits))
+    band = canvas.Band(SIDE, SIDE, 0, 0, total, seen)
+    canvas.add_view(band, view, cupy.asarray(logits))
     upsampling = upsampling_matrix(SIDE, SIDE // LOGIT_SIDE)
-    error = np.abs(cupy.asnumpy(total) - softmax(upsampling @ logits[0] @ upsampling.T)).max()
+    made, planes = cupy.asnumpy(total), cupy.asnumpy(canvas.finish(band))
+    error = np.abs(made - softmax(upsampling @ logits[0] @ upsampling.T)).max()
     if not error <= 1e-5:
         raise Disagreement(f"the canvas is off the engine's by {error:.1e}: not timed")
+    if not (np.array_equal(planes[0], made.argmax(0)) and np.array_equal(planes[1:], np.rint(255 * made[1:]))):
+        raise Disagreement("the finished map is not that of its probabilities: not timed")
 
 
 def compare_oeem(repeats: int) -> dict[str, float]:
@@ -249,4 +267,4 @@ def compare_oeem(repeats: int) -> dict[str, float]:
     def step(loss: Callable[[Tensor], Tensor]) -> None:
         torch.autograd.grad(loss(logits), logits)
 
-    return {name: time_called(partial(step, loss), repeats) for name, loss in versions.items()}
+    return {name: time_called(partial(step, loss), repeats)[0] for name, loss in versions.items()}

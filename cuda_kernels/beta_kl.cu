@@ -122,9 +122,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         Four<LOGIT> high = load(malign, first, length, whole, LOGIT{});
 #pragma unroll
         for (int j = 0; j < FOUR; ++j) {
-            float value = to_float(high.at[j]);
+            float value = to_float(high.at[j]); // 0 beyond the end
             all += to_float(low.at[j]);
-            if (first + j < length && order_key(value) > choice.prefix) above += value;
+            if (order_key(value) > choice.prefix) above += value;
         }
     }
     all = sum_warp(all);

@@ -44,19 +44,19 @@ def forward(logits: Array, truth: Array, beta: Sequence[float] = (0.0, 1.0), eta
         raise ValueError(f"beta must be two numbers in 0..1, not {tuple(beta)}")
     pixels, largest = np.int32(length), np.int32(count_largest(length, eta))
     cupy = import_cupy()
-    module = load("beta_kl", LOGIT=LOGIT_TYPES[logits.dtype.name])
+    kernel = load("beta_kl", LOGIT=LOGIT_TYPES[logits.dtype.name])
     parts = parts_of(length, images, THREADS)
     choices = cupy.empty((DIGITS, images, 3), np.int32)
     histograms = cupy.zeros((DIGITS, images, BINS), np.int32)
     for digit in range(DIGITS):
         arguments = (logits, pixels, largest, np.int32(digit), choices, histograms)
-        module.get_function("beta_kl_count")((parts, images), (THREADS,), arguments)
+        kernel("beta_kl_count")((parts, images), (THREADS,), arguments)
     sums = cupy.empty((images, parts, 2), np.float32)
-    module.get_function("beta_kl_sum")((parts, images), (THREADS,), (logits, pixels, choices, histograms, sums))
+    kernel("beta_kl_sum")((parts, images), (THREADS,), (logits, pixels, choices, histograms, sums))
     pooling = Pooling(*(cupy.empty(shape, np.float32) for shape in (1, (images, 2), (images, 4))))
     counts = (np.int32(images), np.int32(parts), pixels, largest, np.float32(beta[0]), np.float32(beta[1]))
     results = (pooling.pooled, pooling.slopes, pooling.loss)
-    module.get_function("beta_kl_finish")((1,), (THREADS,), (sums, choices, truth, *counts, *results))
+    kernel("beta_kl_finish")((1,), (THREADS,), (sums, choices, truth, *counts, *results))
     return pooling
 
 
@@ -69,9 +69,10 @@ def backward(logits: Array, pooling: Pooling, upstream: Array, gradient: Array) 
     check_array("upstream", upstream, (1,), ("float32",))
     check_array("gradient", gradient, logits.shape, (logits.dtype.name,))
     images, _, height, width = logits.shape
+    check_array("slopes", pooling.slopes, (images, 4), ("float32",))
     grid = (parts_of(height * width, images, THREADS), images)
     arguments = (logits, np.int32(height * width), pooling.slopes, upstream, gradient)
-    load("beta_kl", LOGIT=LOGIT_TYPES[logits.dtype.name]).get_function("beta_kl_backward")(grid, (THREADS,), arguments)
+    load("beta_kl", LOGIT=LOGIT_TYPES[logits.dtype.name])("beta_kl_backward")(grid, (THREADS,), arguments)
 
 
 def count_largest(length: int, eta: float) -> int:

@@ -20,10 +20,16 @@ struct Sample {
     float weight; // of the high one
 };
 
-__device__ Sample sample(int index, double ratio, int length) {
-    double position = fmin(fmax((index + 0.5) * ratio - 0.5, 0.0), length - 1.0);
+__device__ Sample place(double position, int length) {
+    position = fmin(fmax(position, 0.0), length - 1.0);
     int low = static_cast<int>(position);
     return {low, min(low + 1, length - 1), static_cast<float>(position - low)};
+}
+
+__device__ Sample place(float position, int length) {
+    position = fminf(fmaxf(position, 0.0f), length - 1.0f);
+    int low = static_cast<int>(position);
+    return {low, min(low + 1, length - 1), position - low};
 }
 
 // The first of the sorted starts whose window reaches beyond `pixel`.
@@ -44,15 +50,15 @@ __device__ bool add_pixel(const LOGIT *logits, int stored_side, const View &view
                           float (&total)[CLASSES]) {
     float sum[CLASSES] = {};
     int count = 0, stored = stored_side * stored_side;
-    double ratio = static_cast<double>(stored_side) / view.window;
+    float ratio = static_cast<float>(stored_side) / view.window; // windows are small: float holds their positions
     int first_column = first_cover(view.xs, view.columns, x, view.window);
     for (int j = first_cover(view.ys, view.rows, y, view.window); j < view.rows && view.ys[j] <= y; ++j) {
-        Sample down = sample(y - view.ys[j], ratio, stored_side);
+        Sample down = place((y - view.ys[j] + 0.5f) * ratio - 0.5f, stored_side);
         for (int i = first_column; i < view.columns && view.xs[i] <= x; ++i) {
             int slot = view.slots[j * view.columns + i];
             if (slot < 0) continue;
-            int column = x - view.xs[i];
-            Sample across = sample(view.mirrored ? view.window - 1 - column : column, ratio, stored_side);
+            int column = view.mirrored ? view.window - 1 - (x - view.xs[i]) : x - view.xs[i];
+            Sample across = place((column + 0.5f) * ratio - 0.5f, stored_side);
             const LOGIT *of = logits + static_cast<long long>(slot) * CLASSES * stored;
 #pragma unroll
             for (int c = 0; c < CLASSES; ++c) {
@@ -83,8 +89,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (pixel >= pixels) return;
     View view = {slots, xs, ys, columns, rows, window, mirrored};
     int map_x = left + static_cast<int>(pixel % width), map_y = top + static_cast<int>(pixel / width);
-    Sample across = sample(map_x, static_cast<double>(view_width) / map_width, view_width);
-    Sample down = sample(map_y, static_cast<double>(view_height) / map_height, view_height);
+    Sample across = place((map_x + 0.5) * (static_cast<double>(view_width) / map_width) - 0.5, view_width);
+    Sample down = place((map_y + 0.5) * (static_cast<double>(view_height) / map_height) - 0.5, view_height);
     float mixed[CLASSES] = {}, cover = 0;
     for (int corner = 0; corner < 4; ++corner) {
         int x = corner & 1 ? across.high : across.low, y = corner & 2 ? down.high : down.low;

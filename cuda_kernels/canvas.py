@@ -51,17 +51,18 @@ def add_view(band: Band, view: View, logits: Array) -> None:
     """
     check_band(band)
     classes, height, width = band.total.shape
+    check_array("logits", logits, (None, classes, None, None), tuple(LOGIT_TYPES))
     side = logits.shape[-1]
     check_array("logits", logits, (None, classes, side, side), tuple(LOGIT_TYPES))
     check_view(view, len(logits))
     cupy = import_cupy()
     geometry = (len(view.xs), len(view.ys), view.window, view.mirrored, view.width, view.height)
     place = (band.width, band.height, band.left, band.top, width, height)
-    windows = (cupy.asarray(each) for each in (view.slots, view.xs, view.ys))
+    windows = (cupy.asarray(np.ascontiguousarray(each)) for each in (view.slots, view.xs, view.ys))
     arguments = (logits, np.int32(side), *windows, *map(np.int32, (*geometry, *place)))
-    module = load("canvas", LOGIT=LOGIT_TYPES[logits.dtype.name], CLASSES=classes)
+    kernel = load("canvas", LOGIT=LOGIT_TYPES[logits.dtype.name], CLASSES=classes)
     grid = (-(-height * width // THREADS),)
-    module.get_function("canvas_add")(grid, (THREADS,), (*arguments, band.total, band.seen))
+    kernel("canvas_add")(grid, (THREADS,), (*arguments, band.total, band.seen))
 
 
 def finish(band: Band) -> Array:
@@ -72,9 +73,9 @@ def finish(band: Band) -> Array:
     check_band(band)
     classes, height, width = band.total.shape
     planes = import_cupy().empty(band.total.shape, np.uint8)
-    module = load("canvas", LOGIT="float", CLASSES=classes)
+    kernel = load("canvas", LOGIT="float", CLASSES=classes)  # any type of logits: it reads none
     arguments = (band.total, band.seen, np.int64(height * width), planes)
-    module.get_function("canvas_finish")((-(-height * width // THREADS),), (THREADS,), arguments)
+    kernel("canvas_finish")((-(-height * width // THREADS),), (THREADS,), arguments)
     return planes
 
 
@@ -84,6 +85,8 @@ def check_band(band: Band) -> None:
     classes, height, width = band.total.shape
     check_array("seen", band.seen, (height, width), ("float32",))
     check_count("total's classes", classes, 1, MOST_CLASSES)
+    check_count("left", band.left, 0, band.width)
+    check_count("top", band.top, 0, band.height)
     check_count("total's rows", height, 1, band.height - band.top)
     check_count("total's columns", width, 1, band.width - band.left)
 
@@ -101,3 +104,5 @@ def check_view(view: View, held: int) -> None:
     if view.slots.size and not -1 <= view.slots.min() <= view.slots.max() < held:
         raise ValueError(f"slots must lie in -1..{held - 1}: there are logits of {held} windows")
     check_count("window", view.window, 1, 32_768)
+    check_count("view's width", view.width, 1, 2**31 - 1)
+    check_count("view's height", view.height, 1, 2**31 - 1)

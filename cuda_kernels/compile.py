@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,13 @@ def read_source(name: str) -> str:
 
 
 def lay_options(name: str, **constants: str | int) -> tuple[str, ...]:
-    """The compiler's options for a source: its constants, and how it rounds."""
+    """The compiler's options for a source: its constants, and how it rounds. CuPy asks for `-ftz=true` in any case."""
     exact = ("--fmad=false",) if name == "windows" else ()
-    return ("--std=c++17", *exact, *(f"-D{key}={value}" for key, value in constants.items()))
+    return ("--std=c++17", "-ftz=true", *exact, *(f"-D{key}={value}" for key, value in constants.items()))
 
 
-def load(name: str, **constants: str | int) -> Any:
-    """The module built from a source for the current device; `get_function` gives its kernels.
+def load(name: str, **constants: str | int) -> Callable[[str], Any]:
+    """What gives the kernels of a source by name, built for the current device.
 
     CuPy keeps what it built in its own folder, by source text, options, device and compiler, so a second process
     does not build again. Raises CudaUnavailable.
@@ -59,13 +60,13 @@ def load(name: str, **constants: str | int) -> Any:
 
 
 @functools.cache
-def _load(cupy: Any, device: int, name: str, options: tuple[str, ...]) -> Any:
+def _load(cupy: Any, device: int, name: str, options: tuple[str, ...]) -> Callable[[str], Any]:
     module = cupy.RawModule(code=read_source(name), options=options, backend="nvrtc")
     try:
         module.compile()
-    except cupy.cuda.compiler.CompileException as error:
+    except (cupy.cuda.compiler.CompileException, RuntimeError, ImportError) as error:
         raise CudaUnavailable(f"{name}.cu does not build for CUDA device {device}: {error}") from error
-    return module
+    return functools.cache(module.get_function)
 
 
 def build(name: str, architecture: int, **constants: str | int) -> str:
@@ -74,7 +75,8 @@ def build(name: str, architecture: int, **constants: str | int) -> str:
     Raises CudaUnavailable.
     """
     nvrtc = import_cupy().cuda.nvrtc
-    options = (*lay_options(name, **constants), f"-arch=sm_{architecture}", "--ptxas-options=-v")
+    added = "--device-as-default-execution-space"  # as CuPy does
+    options = (*lay_options(name, **constants), added, f"-arch=sm_{architecture}", "--ptxas-options=-v")
     program = nvrtc.createProgram(read_source(name), f"{name}.cu", (), ())
     try:
         nvrtc.compileProgram(program, options)

@@ -9,6 +9,7 @@
 enum Confidence { NONE, LARGEST, SPREAD };
 
 constexpr int THREADS = 256;
+constexpr int NO_CLASS = -0x7fffffff - 1;
 
 // What some pixels of one image add up to. `weights` and `weighted` are relative to exp(top), so that an image whose
 // every p underflows still has its weights.
@@ -40,7 +41,9 @@ __device__ Pixels classify(const LOGIT *logits, const long long *labels, int fir
     Four<long long> known = load(labels, first, length, whole_labels, static_cast<long long>(ignore));
 #pragma unroll
     for (int j = 0; j < FOUR; ++j) {
-        pixels.label[j] = static_cast<int>(known.at[j]);
+        // What no int holds is no class either.
+        int label = static_cast<int>(known.at[j]);
+        pixels.label[j] = label == known.at[j] ? label : NO_CLASS;
         pixels.top[j] = LOWEST;
         pixels.bottom[j] = -LOWEST;
         pixels.total[j] = 0;
@@ -185,7 +188,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             counted += counts[other];
         }
         totals[0] = loss / fmax(counted, 1.0);
-        totals[1] = 1 / fmax(counted, 1.0);
+        totals[1] = loss == loss ? 1 / fmax(counted, 1.0) : loss; // a loss that is not a number has no gradient
     }
 }
 

@@ -40,7 +40,7 @@ def forward(
     Arithmetic is float32; nothing waits for the device unless labels are to be checked. With `labels_checked`, a label
     outside the classes makes the loss NaN. Raises ValueError, which names the argument, or CudaUnavailable.
     """
-    check(logits, labels, weight, beta)
+    check(logits, labels, weight, beta, ignore)
     cupy = import_cupy()
     images, classes, height, width = logits.shape
     length = height * width
@@ -52,13 +52,13 @@ def forward(
     parts = parts_of(length, images, THREADS)
     shares = cupy.empty((images, parts, SHARE_FLOATS), np.float32)
     weighting = Weighting(confidence, beta, ignore, cupy.empty((images, 2), np.float32), cupy.empty(2, np.float32))
-    module = load("oeem", LOGIT=LOGIT_TYPES[logits.dtype.name])
+    kernel = load("oeem", LOGIT=LOGIT_TYPES[logits.dtype.name])
     count = (np.int32(classes), np.int32(length), np.int32(confidence), np.float32(beta), np.int32(ignore))
     if images and length:
         arguments = (logits, labels, *count, np.int32(ignored_as_easy), shares)
-        module.get_function("oeem_forward")((parts, images), (THREADS,), arguments)
+        kernel("oeem_forward")((parts, images), (THREADS,), arguments)
     counts = (np.int32(images), np.int32(parts if length else 0))
-    module.get_function("oeem_finish")((1,), (THREADS,), (shares, *counts, weighting.scales, weighting.totals))
+    kernel("oeem_finish")((1,), (THREADS,), (shares, *counts, weighting.scales, weighting.totals))
     return weighting
 
 
@@ -67,20 +67,22 @@ def backward(logits: Array, labels: Array, weighting: Weighting, upstream: Array
 
     The weight counts as a constant. Raises ValueError, which names the argument, or CudaUnavailable.
     """
-    check(logits, labels, "l_norm", weighting.beta)
+    check(logits, labels, "l_norm", weighting.beta, weighting.ignore)
+    check_array("scales", weighting.scales, (len(logits), 2), ("float32",))
+    check_array("totals", weighting.totals, (2,), ("float32",))
     check_array("upstream", upstream, (1,), ("float32",))
     check_array("gradient", gradient, logits.shape, (logits.dtype.name,))
     images, classes, height, width = logits.shape
     length = height * width
     if images and length:
-        module = load("oeem", LOGIT=LOGIT_TYPES[logits.dtype.name])
+        kernel = load("oeem", LOGIT=LOGIT_TYPES[logits.dtype.name])
         count = (np.int32(classes), np.int32(length), np.int32(weighting.confidence), np.float32(weighting.beta))
         arguments = (logits, labels, *count, np.int32(weighting.ignore), weighting.scales, weighting.totals)
         grid = (parts_of(length, images, THREADS), images)
-        module.get_function("oeem_backward")(grid, (THREADS,), (*arguments, upstream, gradient))
+        kernel("oeem_backward")(grid, (THREADS,), (*arguments, upstream, gradient))
 
 
-def check(logits: Array, labels: Array, weight: str, beta: float) -> None:
+def check(logits: Array, labels: Array, weight: str, beta: float, ignore: int) -> None:
     """Raise ValueError, which names the argument that is wrong."""
     check_array("logits", logits, (None,) * 4, tuple(LOGIT_TYPES))
     images, classes, height, width = logits.shape
@@ -92,3 +94,4 @@ def check(logits: Array, labels: Array, weight: str, beta: float) -> None:
         raise ValueError(f"weight {weight!r} is not known; choose one of {', '.join(CONFIDENCES)}")
     if not 0 <= beta <= 1:
         raise ValueError(f"beta {beta} lies outside 0..1")
+    check_count("ignore", ignore, -(2**31) + 1, 2**31 - 1)

@@ -1,6 +1,7 @@
 // Windows of any scale cut from one region: bilinear, half-pixel centres, reflected where the scaled image ends.
 // Values are those of the engine on CPUs: in double, along x and then y, halves to even. Built without fused
-// multiply-add, whose other rounding would decide the many exact halves otherwise.
+// multiply-add, whose other rounding would decide the many exact halves otherwise. The price is double arithmetic,
+// about 30 operations a pixel: little on data-centre devices, 32 to 64 times as much on others.
 
 constexpr int THREADS = 256;
 

@@ -36,8 +36,8 @@ def cut(region: Array, frame: Frame, places: NDArray[np.int32], window: int) -> 
     if len(places):
         threads = window * -(-window // FOUR)
         origin = (np.int32(region.shape[1]), *(np.int32(each) for each in frame))
-        arguments = (region, *origin, cupy.asarray(places), np.int32(window), windows)
-        load("windows").get_function("cut_windows")((-(-threads // THREADS), len(places)), (THREADS,), arguments)
+        arguments = (region, *origin, cupy.asarray(np.ascontiguousarray(places)), np.int32(window), windows)
+        load("windows")("cut_windows")((-(-threads // THREADS), len(places)), (THREADS,), arguments)
     return windows
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import ml_dtypes
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -14,7 +15,7 @@ from torch.utils.dlpack import from_dlpack
 
 from glassrt.cuda_kernels import beta_kl as beta_kl_kernels
 from glassrt.cuda_kernels import oeem as oeem_kernels
-from glassrt.cuda_kernels.compile import Array, CudaUnavailable, import_cupy
+from glassrt.cuda_kernels.compile import Array, CudaUnavailable, import_cupy, load
 from glassrt.engine.errors import TrainingError
 from glassrt.training.metrics import IGNORE
 
@@ -23,8 +24,9 @@ def require_kernels(device: torch.device) -> None:
     """Raise TrainingError if losses on this device need kernels that cannot be had; to be asked before training."""
     if device.type == "cuda":
         try:
-            import_cupy()
-        except CudaUnavailable as error:
+            with import_cupy().cuda.Device(device.index or 0):
+                load("oeem", LOGIT="float")
+        except (CudaUnavailable, RuntimeError) as error:
             raise TrainingError(f"the losses on {device} are CUDA kernels, and {error}") from error
 
 
@@ -41,8 +43,6 @@ def as_array(tensor: Tensor) -> Array:
     """The tensor's own memory as a CuPy array."""
     tensor = tensor.detach()
     if tensor.dtype == torch.bfloat16:
-        import ml_dtypes
-
         return import_cupy().from_dlpack(tensor.view(torch.int16)).view(ml_dtypes.bfloat16)
     return import_cupy().from_dlpack(tensor)
 
@@ -56,7 +56,7 @@ class Oeem(torch.autograd.Function):
         with on_stream(logits):
             arrays = as_array(logits), as_array(labels)
             ctx.weighting = oeem_kernels.forward(*arrays, weight, beta, ignored_as_easy, IGNORE, labels_checked=True)
-            loss = from_dlpack(ctx.weighting.totals)[0]
+            loss = from_dlpack(ctx.weighting.totals)[0].clone()  # torch's own memory, and no view
         ctx.save_for_backward(logits, labels)
         return loss
 
@@ -78,8 +78,8 @@ class BetaKL(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, truth: Tensor, beta: tuple[float, float], eta: float) -> Tensor:
         logits = logits.contiguous()
         with on_stream(logits):
-            ctx.pooling = beta_kl_kernels.forward(as_array(logits), as_array(truth.contiguous()), beta, eta)
-            loss = from_dlpack(ctx.pooling.loss)[0]
+            ctx.pooling = beta_kl_kernels.forward(as_array(logits), as_array(truth.float().contiguous()), beta, eta)
+            loss = from_dlpack(ctx.pooling.loss)[0].clone()
         ctx.save_for_backward(logits)
         return loss
 

@@ -61,9 +61,16 @@ def oeem(
     cross-entropy (Eq. 8). `beta` tempers the loss-based weights, see `easy_weights`. With `ignored_as_easy`, unlabelled
     pixels take part in weight and mean with a loss of 0, as in the authors' code. Raises ValueError.
     """
-    statement = fused.Oeem.apply if logits.is_cuda else plain_oeem
+    if labels.device != logits.device:
+        raise ValueError(f"labels lie on {labels.device}, logits on {logits.device}")
+    statement = fused.Oeem.apply if takes_kernels(logits) else plain_oeem
     loss: Tensor = statement(logits, labels, weight, beta, ignored_as_easy)
     return loss
+
+
+def takes_kernels(logits: Tensor) -> bool:
+    """Whether a loss is a kernel there: on CUDA, up to float32."""
+    return logits.is_cuda and logits.dtype != torch.float64
 
 
 def plain_oeem(logits: Tensor, labels: Tensor, weight: Weight, beta: float, ignored_as_easy: bool) -> Tensor:
@@ -113,7 +120,11 @@ def beta_kl(logits: Tensor, truth: Tensor, beta: tuple[float, float] = (0.0, 1.0
     Logits `[N, 2, H, W]` are pooled by `pool_slides`; q is their softmax. A slide's loss is the sum over classes of
     p / beta (1 - (q / p)^beta), which is p log(p / q) for beta = 0 and 0 for p = 0. Raises ValueError.
     """
-    statement = fused.BetaKL.apply if logits.is_cuda else plain_beta_kl
+    if truth.device != logits.device:
+        raise ValueError(f"truth lies on {truth.device}, logits on {logits.device}")
+    if not all(0 <= each <= 1 for each in beta):
+        raise ValueError(f"beta {beta} lies outside 0..1")
+    statement = fused.BetaKL.apply if takes_kernels(logits) else plain_beta_kl
     loss: Tensor = statement(logits, truth, beta, eta)
     return loss
 
@@ -139,4 +150,5 @@ def pool_slides(logits: Tensor, eta: float) -> Tensor:
     limit = malign.detach().topk(largest).values[:, -1:]
     above, tied = malign > limit, malign == limit
     share = (largest - above.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)
-    return torch.stack([benign.mean(1), ((above + tied * share) * malign).sum(1) / largest], 1)
+    chosen = torch.where(above | tied, malign, 0)  # -inf times nothing would not be nothing
+    return torch.stack([benign.mean(1), ((above + tied * share) * chosen).sum(1) / largest], 1)

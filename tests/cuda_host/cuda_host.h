@@ -1,6 +1,7 @@
 // Runs CUDA sources on the CPU: each thread of a block is a fiber, barriers and warp exchanges yield, blocks run in
 // turn. Shared memory is poisoned before each block. A barrier that some threads never reach is an error, so is a
-// thread that leaves while others wait. Races are not found.
+// thread that leaves while others wait, or an access that is not aligned, which no device forgives. Not found: several
+// threads that write to one address.
 #pragma once
 
 #include <math.h>
@@ -9,7 +10,7 @@
 
 #include <functional>
 #include <memory>
-#include <tuple>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -111,7 +112,7 @@ inline void run_block(int threads) {
             threadIdx = {index % blockDim.x, index / blockDim.x % blockDim.y, index / blockDim.x / blockDim.y};
             swapcontext(&scheduler, &fibers[current]->context);
         }
-        if (running && !moved) failed = "threads wait at barriers that the others never reach";
+        if (running && !moved && !failed) failed = "threads wait at barriers that the others never reach";
     }
 }
 
@@ -130,10 +131,14 @@ const char *launch(void (*kernel)(Arguments...), const unsigned *grid, const uns
     return failed;
 }
 
-// The kernel's argument sizes in bytes, ended by 0.
-template <typename... Arguments> const size_t *sizes(void (*)(Arguments...)) {
-    static const size_t each[] = {sizeof(Arguments)..., 0};
-    return each;
+// The kernel's arguments as words: p, f or i for pointer, floating or whole number, and the size in bytes.
+template <typename... Arguments> const char *kinds(void (*)(Arguments...)) {
+    static std::string words;
+    words.clear();
+    ((words += (std::is_pointer_v<Arguments> ? "p" : std::is_floating_point_v<Arguments> ? "f" : "i") +
+               std::to_string(sizeof(Arguments)) + " "),
+     ...);
+    return words.c_str();
 }
 
 template <typename... Arguments>
@@ -142,6 +147,12 @@ const char *launch(void (*kernel)(Arguments...), const unsigned *grid, const uns
 }
 
 } // namespace host
+
+// What code built with -fsanitize=alignment calls.
+extern "C" __attribute__((visibility("hidden"))) void __ubsan_handle_type_mismatch_v1(void *, void *) {
+    host::failed = "an access is not aligned to its type";
+    for (;;) host::yield(); // the launch has ended; the access itself would end the process
+}
 
 inline void __syncthreads() { host::wait(host::block); }
 

@@ -88,6 +88,14 @@ def test_special_slides_are_the_statement_s(cupy: Any, name: str, eta: float) ->
     check(cupy, special_case(name).astype(np.float32), random_case((1, 1))[1], (0.0, 1.0), eta)
 
 
+@pytest.mark.parametrize("parts", [1, 2, 40])
+def test_any_number_of_blocks_gives_the_same(cupy: Any, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few blocks go round several times; more than a warp's width of partial sums are added in turns."""
+    monkeypatch.setattr(beta_kl, "parts_of", lambda *_: parts)
+    logits, truth = random_case((60, 70), images=2)
+    check(cupy, logits.astype(np.float32), truth, (0.0, 1.0), 20)
+
+
 @pytest.mark.parametrize("count", [1, 2, 57, 98, 99])
 def test_the_largest_pixels_are_found_exactly(cupy: Any, count: int) -> None:
     """Small whole numbers have exact sums, so the mean tells whether exactly the right pixels were taken."""
@@ -103,6 +111,12 @@ def test_pixels_that_tie_share_the_gradient(cupy: Any) -> None:
     first, second, third, last = gradient[0, 1, 0]
     assert second == third == pytest.approx(first / 2)
     assert last == 0
+
+
+def test_a_logit_of_minus_infinity_is_the_smallest(cupy: Any) -> None:
+    logits, truth = random_case((5, 5))
+    logits[:, 1, 0, 0] = -np.inf
+    check(cupy, logits.astype(np.float32), truth, (0.0, 0.61), 40)
 
 
 def test_a_logit_that_is_not_a_number_makes_the_loss_so(cupy: Any) -> None:

@@ -124,18 +124,20 @@ def arguments(cupy: Any, **changes: Any) -> tuple[Band, View, Any]:
     view = View(20, 16, 12, False, starts, starts, np.int32([[0, 1], [-1, 2]]))
     logits = changes.pop("logits", cupy.zeros((3, 2, 3, 3), np.float32))
     band_changes = {key: value for key, value in changes.items() if key in Band._fields and key not in View._fields}
-    view_changes = {key: value for key, value in changes.items() if key not in band_changes}
+    view_changes = {key.removeprefix("view_"): value for key, value in changes.items() if key not in band_changes}
     return band._replace(**band_changes), view._replace(**view_changes), logits
 
 
 BAD = {
     "classes": (
         lambda c: {"logits": c.zeros((3, 4, 3, 3), np.float32)},
-        r"logits must have the shape \[any, 2, 3, 3\]",
+        r"logits must have the shape \[any, 2, any, any\]",
     ),
     "square": (lambda c: {"logits": c.zeros((3, 2, 3, 4), np.float32)}, r"logits must have the shape \[any, 2, 4, 4\]"),
     "dtype": (lambda c: {"logits": c.zeros((3, 2, 3, 3))}, "logits must be float32 or"),
     "seen": (lambda c: {"seen": c.zeros((10, 21), np.float32)}, r"seen must have the shape \[10, 20\]"),
+    "left of the map": (lambda c: {"left": -1}, r"left must lie in 0\.\.20"),
+    "no view": (lambda c: {"view_width": 0}, r"view's width must lie in 1"),
     "beside the map": (lambda c: {"left": 1}, r"total's columns must lie in 1\.\.19"),
     "below the map": (lambda c: {"top": 1}, r"total's rows must lie in 1\.\.9"),
     "starts": (lambda c: {"xs": np.int32([8, 0])}, "xs must rise"),

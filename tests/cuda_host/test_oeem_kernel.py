@@ -122,8 +122,12 @@ def test_memory_that_begins_anywhere_is_read_as_it_is(cupy: Any) -> None:
     held = cupy.asarray(np.concatenate([np.float16([0]), narrow.ravel()]))
     shifted = held[1:].reshape(narrow.shape)
     weighting = oeem.forward(shifted, cupy.asarray(labels))
-    wanted, _ = run_statement(narrow, labels, "l_norm", 1.0, False)
+    wanted, wanted_gradient = run_statement(narrow, labels, "l_norm", 1.0, False)
     assert float(cupy.asnumpy(weighting.totals)[0]) == pytest.approx(wanted, rel=1e-5)
+    for start in (shifted, cupy.asarray(narrow)):
+        gradient = cupy.empty(narrow.size + 1, np.float16)[1:].reshape(narrow.shape)
+        oeem.backward(start, cupy.asarray(labels), weighting, cupy.asarray(np.float32([1])), gradient)
+        np.testing.assert_allclose(cupy.asnumpy(gradient), wanted_gradient, atol=1e-3 * np.abs(wanted_gradient).max())
 
 
 def test_the_gradient_is_scaled_by_what_comes_from_above(cupy: Any) -> None:
@@ -140,13 +144,32 @@ def test_the_same_input_gives_the_same_bits(cupy: Any) -> None:
     np.testing.assert_array_equal(first[1], again[1])
 
 
-def test_a_label_without_a_class_is_refused_or_makes_the_loss_nan(cupy: Any) -> None:
+@pytest.mark.parametrize("label", [2, -1, 2**32, 2**32 + 255])
+def test_a_label_without_a_class_is_refused_or_makes_everything_nan(cupy: Any, label: int) -> None:
     logits, labels = random_case((2, 2, 5, 5))
-    labels[1, 2, 3] = 2
+    labels[1, 2, 3] = label
     on_device = cupy.asarray(logits.astype(np.float32)), cupy.asarray(labels)
     with pytest.raises(ValueError, match=r"labels must lie in 0\.\.1 or be 255"):
         oeem.forward(*on_device)
-    assert np.isnan(cupy.asnumpy(oeem.forward(*on_device, labels_checked=True).totals)[0])
+    weighting = oeem.forward(*on_device, labels_checked=True)
+    assert np.isnan(cupy.asnumpy(weighting.totals)[0])
+    gradient = cupy.empty_like(on_device[0])
+    oeem.backward(*on_device, weighting, cupy.asarray(np.float32([1])), gradient)
+    assert np.isnan(cupy.asnumpy(gradient)[1]).any()
+
+
+@pytest.mark.parametrize("parts", [1, 2, 40])
+def test_any_number_of_blocks_gives_the_same(cupy: Any, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few blocks go round several times; more than a warp's width of partial sums are merged in turns."""
+    monkeypatch.setattr(oeem, "parts_of", lambda *_: parts)
+    logits, labels = random_case((2, 2, 60, 70), seed=4)
+    logits[0] *= 40  # later pixels raise the sums' scale
+    check(cupy, logits.astype(np.float32), labels, "l_norm", 1.0, False)
+
+
+def test_more_images_than_warps_are_finished_in_turns(cupy: Any) -> None:
+    logits, labels = random_case((19, 2, 5, 6), seed=5)
+    check(cupy, logits.astype(np.float32), labels, "lc_mix", 0.61, False)
 
 
 class Elsewhere:

@@ -70,6 +70,27 @@ def test_beta_kl_is_the_plain_loss(device: str, dtype: torch.dtype, layout: str)
     check(fast, losses.plain_beta_kl(wide, truth.double(), (0.0, 0.61), 30.0), logits, wide)
 
 
+def test_the_loss_can_be_worked_on_like_any_other(device: str) -> None:
+    logits, labels = example(device, torch.float32)
+    loss = fused.Oeem.apply(logits, labels, "l_norm", 1.0, False)
+    (wanted,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    loss += 1
+    loss /= 2
+    loss.backward()
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, wanted / 2)
+
+
+def test_what_does_not_fit_is_named() -> None:
+    logits, labels = example("cpu", torch.float32)
+    with pytest.raises(ValueError, match="labels lie on meta, logits on cpu"):
+        losses.oeem(logits, labels.to("meta"))
+    with pytest.raises(ValueError, match="truth lies on meta, logits on cpu"):
+        losses.beta_kl(logits, torch.zeros(3, 2, device="meta"))
+    with pytest.raises(ValueError, match=r"beta \(0\.0, 2\.0\) lies outside 0\.\.1"):
+        losses.beta_kl(logits, torch.zeros(3, 2), (0.0, 2.0))
+
+
 def test_no_gradient_of_a_gradient_is_promised(device: str) -> None:
     logits, labels = example(device, torch.float32)
     (slope,) = torch.autograd.grad(fused.Oeem.apply(logits, labels, "l_norm", 1.0, False), logits, create_graph=True)
