@@ -119,7 +119,20 @@ def check_folders(paths: Sequence[Path], job: Job) -> None:
     """Raise before any work if results would land in one folder, or where something else stands."""
     owners: dict[Path, Path] = {}
     for path in paths:
+        if not is_unicode(str(path)):
+            raise UsageError(f"{str(path)!r}: the name is no valid UTF-8, which result files need; rename it")
+        if job.folder(path) == job.out / SUMMARY:
+            raise UsageError(f"{path}: its folder would stand where {SUMMARY} belongs; rename the slide")
         other = owners.setdefault(job.folder(path), path)
         if other is not path:
             raise UsageError(f"{other} and {path} would both write to {job.folder(path)}: score them with two --out")
         refuse_foreign(job.folder(path), RESULT)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a file's name is text that can be written down again."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -73,14 +73,14 @@ class GridReader:
         if across.is_identity and down.is_identity:
             return self.slide.read_level(self.level, (x, y), (width, height))
         # Patches lie on a fixed lattice of the grid, so that a pixel is rounded alike in every region.
-        start_x, start_y = x - x % PATCH, y - y % PATCH
+        start_x, start_y = x - x % across.patch, y - y % down.patch
         first_x, last_x = across.level_range(start_x, x + width)
         first_y, last_y = down.level_range(start_y, y + height)
         block = self.slide.read_level(self.level, (first_x, first_y), (last_x - first_x, last_y - first_y))
         block = average_blocks(block, across.block, down.block)
         pixels = np.empty((y + height - start_y, x + width - start_x, 3), np.uint8)
-        for top, rows in split(pixels.shape[0], PATCH):
-            for left, columns in split(pixels.shape[1], PATCH):
+        for top, rows in split(pixels.shape[0], down.patch):
+            for left, columns in split(pixels.shape[1], across.patch):
                 offset = across.offset(start_x + left, first_x), down.offset(start_y + top, first_y)
                 patch = resample(block, (across.ratio, down.ratio), offset, (columns, rows))
                 pixels[top : top + rows, left : left + columns] = patch
@@ -109,9 +109,19 @@ class Resampling:
         return self.level_length == self.length
 
     @property
-    def longest_run(self) -> int:
+    def _longest_read(self) -> int:
         """Grid pixels that one read may cover."""
         return max(1, int((MAX_READ_SIDE - 4 * self.block) * self.length / self.level_length))
+
+    @property
+    def patch(self) -> int:
+        """Grid pixels interpolated at a time; fewer where they cover many level pixels."""
+        return min(PATCH, max(1, self._longest_read // 2))
+
+    @property
+    def longest_run(self) -> int:
+        """Grid pixels that can be asked for at once: a read begins up to a patch before them."""
+        return self._longest_read - self.patch + 1
 
     def level_range(self, start: int, end: int) -> tuple[int, int]:
         """First and end level pixel that grid pixels `start`...`end` need, in whole blocks."""

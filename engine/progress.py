@@ -22,7 +22,7 @@ class Bars:
 
     def __init__(self, console: Console, slides: int) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             WindowRate(),

@@ -153,6 +153,32 @@ def test_an_interrupted_run_leaves_nothing(big_slide: Path, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_name_in_brackets_is_shown_as_it_is(tmp_path: Path) -> None:
+    """`[/b]` would close a style that nothing opened."""
+    place = tmp_path / "x[bold]y[" / "b].png"
+    place.parent.mkdir()
+    place.write_bytes(b"no image")
+    odd = tmp_path / "case [red]7[ red].png"
+    tifffile.imwrite(tmp_path / "pixels.tif", np.full((400, 400, 3), 240, np.uint8))
+    shutil.move(tmp_path / "pixels.tif", odd.with_suffix(".tif"))
+    done = run("score", place, odd.with_suffix(".tif"), "--out", tmp_path / "out", "--mpp", 0.62)
+    assert done.returncode == 3, done.stderr
+    assert "case [red]7[ red].tif" in " ".join(done.stdout.split())
+    assert done.stderr.strip().count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [(b"summary.csv.png", "would stand where summary.csv belongs"), (b"caf\xe9.png", "the name is no valid UTF-8")],
+)
+def test_a_name_that_results_cannot_have_is_refused_before_any_work(tmp_path: Path, name: bytes, says: str) -> None:
+    slide = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    slide.write_bytes(b"")
+    done = run("score", slide, "--out", tmp_path / "out")
+    assert_one_line(done, 2, says)
+    assert not (tmp_path / "out").exists()
+
+
 def test_info_describes_slides_and_bundles(demo_slide: Path) -> None:
     slide, bundle = run("info", demo_slide), run("info", DEFAULT_BUNDLE)
     assert slide.returncode == bundle.returncode == 0

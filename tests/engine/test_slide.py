@@ -7,7 +7,7 @@ import pytest
 from plain_statement import resize
 
 from glassrt.engine.errors import GlassError
-from glassrt.engine.grid import GridReader, scale_exactly
+from glassrt.engine.grid import MAX_READ_SIDE, GridReader, scale_exactly
 from glassrt.engine.slide import ArraySlide, open_slide, read_image
 
 
@@ -100,3 +100,24 @@ def test_a_wrong_resolution_can_be_corrected(data: Path) -> None:
 def test_arrays_of_another_form_are_refused(pixels: np.ndarray) -> None:
     with pytest.raises(GlassError, match="expected uint8"):
         ArraySlide(pixels, 0.5)
+
+
+def test_a_thumbnail_of_a_slide_without_a_pyramid_takes_small_reads() -> None:
+    """No read may be larger than what it is meant to hold, however far it shrinks; and none asks for a pixel twice
+    as far away as it needs.
+    """
+    asked = []
+
+    class Bare:
+        name, source, mpp, level_sizes = "bare", "test", 0.25, ((100_000, 30_000),)
+
+        def read_level(self, level: int, level_xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+            asked.append(size)
+            return np.zeros((size[1], size[0], 3), np.uint8)
+
+        def close(self) -> None: ...
+
+    grid = GridReader(Bare(), 0.25 * 100_000 / 1024)
+    assert grid.read(500, 100, 90, 60).shape == (60, 90, 3)
+    assert max(max(size) for size in asked) <= MAX_READ_SIDE
+    assert sum(width * height for width, height in asked) < 4 * (90 * 60) * 98**2
