@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from glassrt.engine.errors import BundleError
-from glassrt.engine.files import readable_json, replace_folder
+from glassrt.engine.files import readable_json, replace_file, replace_folder
 
 MANIFEST = "manifest.json"
 SHIPPED = Path(__file__).parent / "bundles"
@@ -19,7 +19,9 @@ DEFAULT_BUNDLE = SHIPPED / "glas-glands.glass"
 Channel = Annotated[int, msgspec.Meta(ge=0, le=255)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8"]  # of a graph
+RunPrecision = Literal["fp32", "bf16", "fp16", "int8"]  # of a run: runtimes make bf16 of the fp32 graph
+Target = Literal["any", "cpu", "gpu"]
 
 
 class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,12 +36,18 @@ class ClassInfo(Strict, frozen=True):
 
 
 class Graph(Strict, frozen=True):
-    """One ONNX file of a bundle: uint8 `[N, H, W, 3]` RGB in, float32 logits `[N, C, h, w]` out."""
+    """One ONNX file of a bundle: uint8 `[N, H, W, 3]` RGB in, float32 logits `[N, C, h, w]` out.
+
+    `target` is the kind of device whose rules its numbers follow. `kept_float` names the layers of a lower precision
+    that were left in float32 because they would cost accuracy.
+    """
 
     file: str
     sha256: str
     precision: Precision = "fp32"
     role: Literal["main"] = "main"
+    target: Target = "any"
+    kept_float: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+\.onnx", self.file):
@@ -48,11 +56,30 @@ class Graph(Strict, frozen=True):
             raise ValueError("sha256 must be 64 lower-case hexadecimal digits")
 
 
+class Check(Strict, frozen=True):
+    """How far one runtime's logits lay from the exact ones when the bundle was verified.
+
+    `largest` and `mean` are absolute differences, `flips` the share of pixels whose class changed, `miou_change` in
+    points on a labelled set.
+    """
+
+    backend: str
+    device: str
+    precision: RunPrecision
+    passed: bool
+    windows: int
+    largest: float
+    mean: float
+    nan: int
+    flips: float
+    miou_change: float | None = None
+
+
 class Manifest(Strict, frozen=True):
     """What a bundle is and how its network is to be run.
 
     Class 0 is the background: it has an area but no regions. `window` and `stride` are pixels at `mpp` times
-    the scale; `output_stride` is input pixels per logit. `verified` holds what was measured when it was made.
+    the scale; `output_stride` is input pixels per logit. `verified` holds what was measured after it was made.
     """
 
     format: Literal[1]
@@ -68,7 +95,7 @@ class Manifest(Strict, frozen=True):
     graphs: Annotated[tuple[Graph, ...], msgspec.Meta(min_length=1)]
     trained: str
     licence: str
-    verified: dict[str, Any] = {}
+    verified: tuple[Check, ...] = ()
 
     def __post_init__(self) -> None:
         if self.stride > self.window:
@@ -89,12 +116,17 @@ class Bundle:
     manifest: Manifest
     sha256: str
 
-    def read_graph(self, precision: Precision = "fp32") -> bytes:
+    def find_graph(self, precision: Precision = "fp32", target: Target = "cpu") -> Graph:
+        """The graph of that precision for a kind of device. Raises BundleError."""
+        for graph in self.manifest.graphs:
+            if graph.precision == precision and graph.target in ("any", target):
+                return graph
+        held = ", ".join(f"{graph.precision} for {graph.target}" for graph in self.manifest.graphs)
+        raise BundleError(f"{self.path} has no {precision} graph for {target}; it holds {held}")
+
+    def read_graph(self, precision: Precision = "fp32", target: Target = "cpu") -> bytes:
         """The bytes of a graph, given out only if their sha256 is the manifest's. Raises BundleError."""
-        graph = next((graph for graph in self.manifest.graphs if graph.precision == precision), None)
-        if graph is None:
-            held = ", ".join(graph.precision for graph in self.manifest.graphs)
-            raise BundleError(f"{self.path} has no {precision} graph; it holds {held}")
+        graph = self.find_graph(precision, target)
         content = read_file(self.path / graph.file)
         if hashlib.sha256(content).hexdigest() != graph.sha256:
             raise BundleError(
@@ -142,6 +174,15 @@ def write_bundle(path: Path, manifest: Manifest, graphs: Mapping[str, bytes]) ->
             (beside / graph.file).write_bytes(graphs[graph.file])
         (beside / MANIFEST).write_bytes(readable_json(manifest))
     return open_bundle(path)
+
+
+def record_checks(bundle: Bundle, checks: tuple[Check, ...]) -> Bundle:
+    """The bundle with its manifest's `verified` replaced, on disk too. Raises BundleError or OutputError."""
+    stored = open_bundle(bundle.path)
+    manifest = msgspec.structs.replace(stored.manifest, verified=checks)
+    with replace_file(bundle.path / MANIFEST) as beside:
+        beside.write_bytes(readable_json(manifest))
+    return open_bundle(bundle.path)
 
 
 def read_file(path: Path) -> bytes:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from glassrt.engine.backends import DEFAULT_BATCH, open_backend
@@ -47,6 +48,9 @@ def score_command(
         Path, typer.Option(help="Bundle to score with.", show_default="the one shipped")
     ] = DEFAULT_BUNDLE,
     backend: Annotated[str, typer.Option(help="auto, ort or openvino.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="fp32 (exact), bf16, int8, or auto: the fastest that the bundle was verified for.")
+    ] = "auto",
     scales: Annotated[str | None, typer.Option(help="Scales, e.g. 0.75,1,1.5.", show_default="the bundle's")] = None,
     flip: Annotated[
         bool | None,
@@ -66,11 +70,11 @@ def score_command(
     Exit code 3: some slides could not be scored (summary.csv says why); 2: nothing could be done.
     """
     opened = open_bundle(bundle).replace(parse_scales(scales), flip)
-    runtime = open_backend(opened, backend, batch)
+    runtime = open_backend(opened, backend, batch, precision=precision)
     console = Console()
     console.print(
-        f"[bold]{opened.manifest.name}[/bold] with {runtime.name} {runtime.version} on {runtime.device}, "
-        f"scales {', '.join(f'{scale:g}' for scale in opened.manifest.scales)}"
+        f"[bold]{escape(opened.manifest.name)}[/bold] in {runtime.precision} with {runtime.name} {runtime.version} "
+        f"on {runtime.device}, scales {', '.join(f'{scale:g}' for scale in opened.manifest.scales)}"
         f"{', mirrored too' if opened.manifest.flips else ''}"
     )
     job = Job(opened, runtime, out, mpp, map_mpp, readers)
@@ -112,7 +116,7 @@ def summary_table(outcomes: list[Outcome], bundle: Bundle) -> Table:
     table.add_column("windows", justify="right")
     table.add_column("seconds", justify="right")
     for outcome in outcomes:
-        row = [outcome.path.name, outcome.status]
+        row = [escape(outcome.path.name), outcome.status]
         if outcome.result is not None:
             row.append(f"{outcome.result.tissue_mm2:.3f}")
             for name in found:
@@ -148,19 +152,23 @@ def describe_bundle(table: Table, bundle: Bundle) -> None:
     scales = ", ".join(f"{scale:g}" for scale in manifest.scales)
     table.add_row("scales", f"{scales}{', mirrored too' if manifest.flips else ''}")
     for graph in manifest.graphs:
-        size = len(bundle.read_graph(graph.precision))
-        table.add_row("graph", f"{graph.file}: {graph.precision}, {size / 1e6:.1f} MB, sha256 matches")
+        size = len(bundle.read_graph(graph.precision, graph.target))
+        kept = f", {len(graph.kept_float)} layers in float32" if graph.kept_float else ""
+        device = "" if graph.target == "any" else f" for {graph.target}"
+        table.add_row("graph", f"{graph.file}: {graph.precision}{device}{kept}, {size / 1e6:.1f} MB, sha256 matches")
     table.add_row("trained", manifest.trained)
     table.add_row("licence", manifest.licence)
-    for name, value in manifest.verified.items():
-        table.add_row(f"verified: {name}", str(value))
+    for check in manifest.verified:
+        passed = "passed" if check.passed else "FAILED"
+        figures = f"largest difference {check.largest:.2g}, {check.flips:.2%} of pixels change class"
+        table.add_row(f"{check.precision} through {check.backend}", f"{passed}: {figures}")
     table.add_row("sha256", bundle.sha256)
 
 
 def describe_slide(table: Table, slide: Slide) -> None:
     """Fill `table` with a slide's source, size, resolution and levels."""
     width, height = slide.level_sizes[0]
-    table.add_row("slide", slide.name)
+    table.add_row("slide", escape(slide.name))
     table.add_row("read by", slide.source)
     table.add_row("resolution", f"{slide.mpp:g} µm per pixel")
     table.add_row("size", f"{width} x {height} px, {width * slide.mpp / 1e3:.2f} x {height * slide.mpp / 1e3:.2f} mm")

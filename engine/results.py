@@ -78,7 +78,7 @@ def summarise(
         bundle={
             "name": manifest.name,
             "sha256": bundle.sha256,
-            "precision": "fp32",
+            "precision": backend.precision,
             "scales": manifest.scales,
             "flips": manifest.flips,
         },

@@ -39,11 +39,13 @@ def score(
     map_mpp: float | None = None,
     readers: int = DEFAULT_READERS,
     progress: Progress = lambda done, total: None,
+    precision: str = "auto",
 ) -> Result:
     """Score one slide into the folder `out`, which appears whole or not at all, and return its figures.
 
     Writes `result.json`, `map.ome.tif`, `regions.geojson` and `overlay.png`. `map_mpp` is the map's pixel size
-    in micrometres (by default a quarter of a logit's), `backend` a name or an opened one, which stays open.
+    in micrometres (by default a quarter of a logit's), `backend` a name or an opened one, which stays open and has
+    its own precision; `auto` is the fastest that the bundle was verified for.
     Raises SlideError, BackendUnavailable, OutputError or UsageError.
     """
     start = time.perf_counter()
@@ -51,7 +53,7 @@ def score(
     with contextlib.ExitStack() as stack:
         if isinstance(backend, str):
             with clock.time("load"):
-                backend = open_backend(bundle, backend)
+                backend = open_backend(bundle, backend, precision=precision)
             stack.callback(backend.close)
         grid = open_grid(slide, bundle)
         map_size = choose_map_size(grid, bundle, map_mpp)

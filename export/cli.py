@@ -1,28 +1,104 @@
-"""`glassrt export`."""
+"""`glassrt export` and `glassrt verify`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
+from glassrt.engine.bundle import Check, Precision, open_bundle, record_checks
 from glassrt.engine.errors import UsageError
+from glassrt.engine.files import readable_json, replace_file
+
+BROKEN = 1  # exit code of a bundle that fails its verification
 
 
 def register(app: typer.Typer) -> None:
     """Add this room's commands."""
     app.command("export")(export_command)
+    app.command("verify")(verify_command)
 
 
 def export_command(
     run: Annotated[Path, typer.Argument(help="Folder of a finished training run.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Bundle folder to write, NAME.glass.", show_default=False)],
+    precision: Annotated[str, typer.Option(help="fp32, fp16, int8, with commas; fp32 is always there.")] = "fp32",
+    calibration: Annotated[
+        Path | None, typer.Option(help="Folder of slides or images that int8 is calibrated on.", show_default=False)
+    ] = None,
 ) -> None:
     """Export a finished training run to a bundle."""
     if out.suffix != ".glass":
         raise UsageError(f"--out {out}: a bundle's folder is named NAME.glass")
-    try:
+    precisions = parse_precisions(precision)
+    with missing_packages():
         from glassrt.export.bundle import export_run
+    bundle = export_run(run, out, out.stem, precisions, calibration)
+    held = ", ".join(graph.file for graph in bundle.manifest.graphs)
+    print(f"{bundle.path}: {bundle.manifest.name} ({held}), sha256 {bundle.sha256}")
+
+
+def verify_command(
+    bundle: Annotated[Path, typer.Argument(help="Bundle to verify.", show_default=False)],
+    tiles: Annotated[Path, typer.Option(help="Folder of slides or images of its tissue.", show_default=False)],
+    against: Annotated[
+        Path | None, typer.Option(help="Run folder: compare with torch.", show_default="the float32 graph")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of GlaS: measure the change of mIoU too.", show_default=False)
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="File to write the figures to.", show_default=False)] = None,
+) -> None:
+    """Run every graph through every runtime here and record what it loses. Exit code 1: a tolerance is broken."""
+    with missing_packages():
+        from glassrt.export.bundle import open_network
+        from glassrt.export.calibration import collect_windows
+        from glassrt.export.verify import verify
+    opened = open_bundle(bundle)
+    windows = collect_windows(tiles, opened.manifest)
+    console = Console()
+    with console.status("verifying") as status:
+        exact = open_network(against) if against is not None else None
+        checks = verify(opened, windows, exact, data, lambda name: status.update(name))
+    recorded = record_checks(opened, checks)
+    console.print(check_table(checks))
+    print(f"{recorded.path}: sha256 {recorded.sha256}")
+    if json is not None:
+        with replace_file(json) as beside:
+            beside.write_bytes(readable_json(checks))
+    if not all(check.passed for check in checks):
+        raise typer.Exit(BROKEN)
+
+
+def check_table(checks: tuple[Check, ...]) -> Table:
+    """One row a check."""
+    table = Table()
+    for name in ("precision", "through", "on", "largest", "mean", "NaN", "other class", "mIoU", ""):
+        table.add_column(name)
+    for check in checks:
+        change = "" if check.miou_change is None else f"{check.miou_change:+.2f}"
+        figures = (f"{check.largest:.2g}", f"{check.mean:.2g}", str(check.nan), f"{check.flips:.3%}", change)
+        table.add_row(
+            check.precision, check.backend, check.device, *figures, "passed" if check.passed else "[red]FAILED[/red]"
+        )
+    return table
+
+
+def parse_precisions(text: str) -> tuple[Precision, ...]:
+    """Precisions from `fp32,int8`; UsageError for anything else."""
+    parts = tuple(text.split(","))
+    if unknown := [part for part in parts if part not in get_args(Precision)]:
+        raise UsageError(f"--precision {text}: {unknown[0]!r} is none of {', '.join(get_args(Precision))}")
+    return parts  # type: ignore[return-value]
+
+
+@contextmanager
+def missing_packages() -> Iterator[None]:
+    """One line for what is not installed."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         raise UsageError(f"export needs {error.name}, which is not installed: pip install 'glassrt[export]'") from error
-    bundle = export_run(run, out, out.stem)
-    print(f"{bundle.path}: {bundle.manifest.name}, sha256 {bundle.sha256}")

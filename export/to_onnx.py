@@ -44,5 +44,15 @@ def export_graph(network: nn.Module, window: int) -> bytes:
         )
     assert program is not None
     model = program.model_proto
+    name_layers(model)
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
+
+
+def name_layers(model: onnx.ModelProto) -> None:
+    """Call each convolution what the network calls it, as `encoder._conv_stem`: manifests and messages name layers."""
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            node.name = node.input[1].removeprefix("network.").split(".weight")[0]
+    names = [node.name for node in model.graph.node]
+    assert len(set(names)) == len(names), "two layers share a weight"

@@ -6,19 +6,24 @@ from typing import Any
 import openvino
 from numpy.typing import NDArray
 
-from glassrt.engine.errors import BundleError
+from glassrt.engine.bundle import RunPrecision
+from glassrt.engine.errors import BackendUnavailable, BundleError
 
 
 class OpenVinoBackend:
-    """One compiled OpenVINO model with its batch size fixed, in exact float32."""
+    """One compiled OpenVINO model with its batch size fixed."""
 
     name = "openvino"
 
-    def __init__(self, graph: bytes, batch: int, threads: int) -> None:
+    def __init__(self, graph: bytes, batch: int, threads: int, precision: RunPrecision) -> None:
         self.version = openvino.__version__.split("-")[0]
         self.batch = batch
-        # Left alone, OpenVINO computes in bfloat16 where the CPU can.
-        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        self.precision = precision
+        if precision == "bf16" and not has_bfloat16():
+            raise BackendUnavailable("this processor does not compute in bfloat16; choose --precision fp32 or int8")
+        # Left alone, OpenVINO computes in bfloat16 where the processor can.
+        hint = "bf16" if precision == "bf16" else "f32"
+        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             config["INFERENCE_NUM_THREADS"] = threads
         core = openvino.Core()
@@ -43,3 +48,8 @@ class OpenVinoBackend:
 
     def close(self) -> None:
         del self._request
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor computes in bfloat16."""
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

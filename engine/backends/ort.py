@@ -7,6 +7,7 @@ from typing import Any
 import onnxruntime
 from numpy.typing import NDArray
 
+from glassrt.engine.bundle import RunPrecision
 from glassrt.engine.errors import BackendUnavailable, BundleError
 
 PROVIDER = "CPUExecutionProvider"
@@ -17,10 +18,11 @@ class OrtBackend:
 
     name = "ort"
 
-    def __init__(self, graph: bytes, batch: int, threads: int) -> None:
+    def __init__(self, graph: bytes, batch: int, threads: int, precision: RunPrecision) -> None:
         refuse_both_packages()
         self.version = onnxruntime.__version__
         self.batch = batch
+        self.precision = precision
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3

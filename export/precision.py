@@ -1,0 +1,165 @@
+"""Lower precisions of a float32 graph: float16 for GPUs, int8 with the layers that would cost accuracy left in float32.
+
+Int8 is static, in the QDQ form that every runtime reads: weights by channel, activations by tensor over the ranges
+that real windows gave. CPUs get unsigned activations (U8S8), TensorRT signed symmetric ones without quantised biases
+(S8S8); both come from one pass over the windows.
+"""
+
+import contextlib
+import io
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
+from onnxruntime.quantization.onnx_model import ONNXModel
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from glassrt.engine.bundle import Target
+from glassrt.export.to_onnx import INPUT
+
+QUANTISED = ("Conv", "Add", "Concat")
+PERCENTILE = 99.99  # of an activation's values that its range holds
+HELD_OUT = 4  # every so many windows is kept from calibration, to measure with
+FLIPS_AIM = 0.005  # share of pixels that may change class before a layer is left in float32
+MOST_KEPT = 8
+RANKED_ON = 4  # windows that each layer alone is measured on
+
+Windows = NDArray[np.uint8]
+
+STYLES: dict[Target, tuple[QuantType, dict[str, bool]]] = {
+    "cpu": (QuantType.QUInt8, {}),
+    "gpu": (QuantType.QInt8, {"ActivationSymmetric": True, "QuantizeBias": False}),
+}
+
+
+class Int8(NamedTuple):
+    """Graphs by kind of device, the layers left in float32, and the share of held-out pixels that change class."""
+
+    graphs: Mapping[Target, bytes]
+    kept: tuple[str, ...]
+    flips: float
+
+
+def to_float16(graph: bytes) -> bytes:
+    """The graph in float16; the pixels' normalisation and the last layer stay float32."""
+    model = onnx.load_from_string(graph)
+    nodes = list(model.graph.node)
+    first = next(index for index, node in enumerate(nodes) if node.op_type == "Conv")
+    exact = [node.name for node in nodes[:first]] + [last_layer(model)]
+    converted = ONNXModel(convert_float_to_float16(model, keep_io_types=True, node_block_list=exact))
+    converted.topological_sort()
+    del converted.model.graph.value_info[:]  # it still says float32
+    onnx.checker.check_model(converted.model, full_check=True)
+    return bytes(converted.model.SerializeToString())
+
+
+def to_int8(graph: bytes, windows: Windows) -> Int8:
+    """The graph in int8, calibrated on windows `[n, H, W, 3]`, of which every fourth only measures what was lost."""
+    measured = windows[::HELD_OUT]
+    calibrated = np.delete(windows, np.s_[::HELD_OUT], axis=0)
+    exact = run_graph(graph, measured)
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        source, ranges = Path(folder, "fp32.onnx"), Path(folder, "ranges.json")
+        source.write_bytes(graph)
+        quantiser = Quantiser(source, ranges, calibrated)
+        kept, ranking = [last_layer(onnx.load_from_string(graph))], None
+        while True:
+            made = quantiser.make("cpu", kept)
+            flips = flip_rate(run_graph(made, measured), exact)
+            if flips <= FLIPS_AIM or len(kept) > MOST_KEPT:
+                break
+            ranking = ranking or rank_layers(quantiser, measured[:RANKED_ON], exact[:RANKED_ON], kept)
+            kept.append(next(ranking))
+        graphs: dict[Target, bytes] = {"cpu": made, "gpu": quantiser.make("gpu", kept)}
+    return Int8(graphs, tuple(kept), flips)
+
+
+class Quantiser(NamedTuple):
+    """A float32 graph on disk, the windows it is calibrated on, and where the ranges that these gave are kept."""
+
+    source: Path
+    ranges: Path
+    windows: Windows
+
+    def make(self, target: Target, kept: Sequence[str] = (), only: Sequence[str] = ()) -> bytes:
+        """The graph with QDQ pairs for a kind of device, but at the layers `kept`; or at the layers `only`."""
+        made = self.source.with_name("quantised.onnx")
+        activation, options = STYLES[target]
+        quantize_static(
+            self.source,
+            made,
+            Reader(self.windows),
+            op_types_to_quantize=list(QUANTISED),
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            activation_type=activation,
+            nodes_to_quantize=list(only),
+            nodes_to_exclude=list(kept),
+            calibrate_method=CalibrationMethod.Percentile,
+            calibration_cache_path=self.ranges,
+            extra_options={**options, "CalibPercentile": PERCENTILE},
+        )
+        return made.read_bytes()
+
+
+def rank_layers(
+    quantiser: Quantiser, windows: Windows, exact: NDArray[np.float32], kept: Sequence[str]
+) -> Iterator[str]:
+    """Names of the other convolutions, first the one that alone in int8 moves the logits furthest."""
+    errors = {}
+    for node in onnx.load(quantiser.source).graph.node:
+        if node.op_type == "Conv" and node.name not in kept:
+            logits = run_graph(quantiser.make("cpu", only=[node.name]), windows)
+            errors[node.name] = float(np.square(logits - exact).sum())
+    return iter(sorted(errors, key=errors.__getitem__, reverse=True))
+
+
+def last_layer(model: onnx.ModelProto) -> str:
+    """Name of the convolution that makes the logits."""
+    return next(str(node.name) for node in reversed(model.graph.node) if node.op_type == "Conv")
+
+
+def run_graph(graph: bytes, windows: Windows) -> NDArray[np.float32]:
+    """Logits `[n, C, h, w]` of a graph through ONNX Runtime on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run(None, {INPUT: window[None]})[0] for window in windows])
+
+
+def flip_rate(logits: NDArray[np.float32], exact: NDArray[np.float32]) -> float:
+    """Share of pixels whose class is another."""
+    return float((logits.argmax(1) != exact.argmax(1)).mean())
+
+
+class Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Hands windows to the calibration one by one."""
+
+    def __init__(self, windows: Windows) -> None:
+        self._windows = iter(windows)
+
+    def get_next(self) -> dict[str, Windows] | None:
+        """The next window as a graph takes it, None at the end."""
+        window = next(self._windows, None)
+        return None if window is None else {INPUT: window[None]}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what the quantiser prints and logs."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,120 @@
+"""A bundle's graphs through every runtime there is, held against its exact logits."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glassrt.engine.backends import FASTEST, can_run, is_installed, open_backend, run_windows
+from glassrt.engine.bundle import Bundle, Check, RunPrecision
+from glassrt.training.evaluate import evaluate
+
+Windows = NDArray[np.uint8]
+Logits = NDArray[np.float32]
+
+
+class Tolerance(NamedTuple):
+    """What a precision may lose: logits relative to the largest, pixels that change class, points of mIoU."""
+
+    largest: float
+    flips: float
+    miou: float
+
+
+TOLERANCES: dict[RunPrecision, Tolerance] = {
+    "fp32": Tolerance(1e-4, 1e-4, 0.01),
+    "bf16": Tolerance(0.2, 0.01, 0.5),
+    "fp16": Tolerance(0.05, 0.005, 0.1),
+    "int8": Tolerance(0.5, 0.01, 0.5),
+}
+
+
+def verify(
+    bundle: Bundle,
+    tissue: Windows,
+    exact: Callable[[Windows], Logits] | None = None,
+    data: Path | None = None,
+    progress: Callable[[str], None] = lambda name: None,
+) -> tuple[Check, ...]:
+    """One check for each runtime and precision that this machine has, against `exact` or ONNX Runtime in float32.
+
+    `tissue` `[n, H, W, 3]` are real windows; all-white, all-black and noisy ones are added, which may change class but
+    not be NaN. `data`, the folder of GlaS, adds the change of mIoU on testA. `progress` is told what runs.
+    """
+    windows = np.concatenate([tissue, edge_windows(bundle.manifest.window)])
+    if exact is None:
+        wanted, _ = run_with(bundle, "ort", "fp32", windows)
+    else:
+        wanted = exact(windows)
+    base = None
+    checks = []
+    for name, precision in sorted(combinations(bundle), key=lambda each: each[1] != "fp32"):
+        progress(f"{precision} through {name}")
+        logits, device = run_with(bundle, name, precision, windows)
+        miou = None
+        if data is not None:
+            found = score(bundle, name, precision, data)
+            base = found if base is None else base
+            miou = found - base
+        checks.append(compare(logits, wanted, len(tissue), name, device, precision, miou))
+    return tuple(checks)
+
+
+def combinations(bundle: Bundle) -> Iterator[tuple[str, RunPrecision]]:
+    """The runtimes that are installed here with the precisions that bundle and processor have."""
+    held = {graph.precision for graph in bundle.manifest.graphs if graph.target in ("any", "cpu")}
+    for name, precision in FASTEST:
+        graph = "fp32" if precision == "bf16" else precision
+        if graph in held and is_installed(name) and can_run(name, precision):
+            yield name, precision
+
+
+def run_with(bundle: Bundle, name: str, precision: RunPrecision, windows: Windows) -> tuple[Logits, str]:
+    """Logits of the windows through one runtime, and the device that computed them."""
+    backend = open_backend(bundle, name, precision=precision)
+    try:
+        return np.concatenate([run_windows(backend, window[None]).copy() for window in windows]), backend.device
+    finally:
+        backend.close()
+
+
+def score(bundle: Bundle, name: str, precision: RunPrecision, data: Path) -> float:
+    """mIoU on GlaS testA in points."""
+    backend = open_backend(bundle, name, precision=precision)
+    try:
+        scores: dict[str, Any] = evaluate(bundle.replace((1.0,), False), backend, "glas", data, "testA")["scores"]
+    finally:
+        backend.close()
+    return float(scores["mIoU"])
+
+
+def compare(
+    logits: Logits,
+    wanted: Logits,
+    real: int,
+    name: str,
+    device: str,
+    precision: RunPrecision,
+    miou_change: float | None,
+) -> Check:
+    """How far logits lie from those that are wanted; classes are compared on the first `real` windows."""
+    difference = np.abs(logits - wanted)
+    largest, mean = float(np.nanmax(difference)), float(np.nanmean(difference))
+    bad = int(np.count_nonzero(~np.isfinite(logits)))
+    flips = float((logits[:real].argmax(1) != wanted[:real].argmax(1)).mean())
+    allowed = TOLERANCES[precision]
+    passed = (
+        bad == 0
+        and largest <= allowed.largest * max(1.0, float(np.abs(wanted).max()))
+        and flips <= allowed.flips
+        and (miou_change is None or miou_change >= -allowed.miou)
+    )
+    return Check(name, device, precision, passed, len(logits), largest, mean, bad, flips, miou_change)
+
+
+def edge_windows(side: int) -> Windows:
+    """Three windows no slide should have: white, black and noise."""
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    return np.stack([np.full_like(noise, 255), np.zeros_like(noise), noise])

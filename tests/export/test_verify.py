@@ -1,0 +1,146 @@
+"""A bundle's own verification, and what runs because of it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from glassrt.engine import backends
+from glassrt.engine.bundle import Bundle, Check, open_bundle, record_checks, write_bundle
+from glassrt.engine.errors import BundleError, UsageError
+from glassrt.export.bundle import describe_graph
+from glassrt.export.calibration import collect_windows
+from glassrt.export.precision import to_int8
+from glassrt.export.verify import compare, edge_windows, verify
+
+GLASSRT = Path(sys.executable).parent / "glassrt"
+
+
+@pytest.fixture(scope="module")
+def windows(demo_slide: Path) -> NDArray[np.uint8]:
+    return collect_windows(demo_slide.parent, open_bundle().manifest, wanted=12)
+
+
+@pytest.fixture(scope="module")
+def made(windows: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The shipped bundle with an int8 graph for CPUs, not verified yet."""
+    shipped = open_bundle()
+    exact, int8 = shipped.read_graph(), to_int8(shipped.read_graph(), windows)
+    entry = describe_graph("int8_cpu.onnx", int8.graphs["cpu"], "int8", "cpu", int8.kept)
+    manifest = msgspec.structs.replace(
+        shipped.manifest, graphs=(describe_graph("fp32.onnx", exact), entry), verified=()
+    )
+    folder = tmp_path_factory.mktemp("bundles") / "made.glass"
+    return write_bundle(folder, manifest, {"fp32.onnx": exact, "int8_cpu.onnx": int8.graphs["cpu"]})
+
+
+@pytest.fixture
+def bundle(made: Bundle, tmp_path: Path) -> Bundle:
+    return open_bundle(shutil.copytree(made.path, tmp_path / "made.glass"))
+
+
+def check(backend: str, precision: backends.RunPrecision, passed: bool) -> Check:
+    return Check(backend, "CPU", precision, passed, 1, 0.0, 0.0, 0, 0.0)
+
+
+@pytest.mark.slow
+def test_every_runtime_and_precision_is_checked_and_recorded(bundle: Bundle, demo_slide: Path, tmp_path: Path) -> None:
+    figures = tmp_path / "checks.json"
+    command = [GLASSRT, "verify", bundle.path, "--tiles", demo_slide.parent, "--json", figures]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    checks = {(each["backend"], each["precision"]): each for each in json.loads(figures.read_text())}
+    assert {("ort", "fp32"), ("openvino", "fp32"), ("ort", "int8"), ("openvino", "int8")} <= checks.keys()
+    assert all(each["passed"] and each["nan"] == 0 for each in checks.values())
+    assert checks["ort", "fp32"]["largest"] == 0  # it is what the others are held against
+    assert 0 < checks["openvino", "fp32"]["largest"] < 1e-3
+    assert checks["openvino", "int8"]["largest"] > 1e-3
+    recorded = {(each.backend, each.precision) for each in open_bundle(bundle.path).manifest.verified}
+    assert recorded == checks.keys()
+    out = tmp_path / "results"
+    subprocess.run([GLASSRT, "score", demo_slide, "--bundle", bundle.path, "--out", out], check=True)
+    result = json.loads((out / demo_slide.stem / "result.json").read_text())
+    assert (result["backend"]["name"], result["bundle"]["precision"]) == ("openvino", "int8")
+
+
+@pytest.mark.slow
+def test_a_graph_that_is_off_fails_and_is_not_chosen(bundle: Bundle, demo_slide: Path) -> None:
+    model = onnx.load_from_string(bundle.read_graph("int8"))
+    bias = next(each for each in model.graph.initializer if each.name.endswith("classify.1.bias"))
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32([4, -4]), bias.name))
+    content = model.SerializeToString()
+    graphs = (bundle.manifest.graphs[0], describe_graph("int8_cpu.onnx", content, "int8", "cpu"))
+    exact = bundle.read_graph()
+    manifest = msgspec.structs.replace(bundle.manifest, graphs=graphs)
+    spoilt = write_bundle(bundle.path, manifest, {"fp32.onnx": exact, "int8_cpu.onnx": content})
+    command = [GLASSRT, "verify", spoilt.path, "--tiles", demo_slide.parent]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "FAILED" in done.stdout
+    assert backends.choose(open_bundle(spoilt.path), "auto", "auto")[1] != "int8"
+
+
+def test_logits_of_another_graph_are_told_from_the_exact(bundle: Bundle, windows: NDArray[np.uint8]) -> None:
+    """`--against`: what the float32 graph computes is compared with what it should."""
+
+    def other(asked: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert len(asked) == 5
+        return np.zeros((5, 2, 20, 20), np.float32)
+
+    checks = verify(bundle, windows[:2], other)
+    assert not any(each.passed for each in checks)
+
+
+@pytest.mark.parametrize(
+    ("shift", "passed"), [(0.0, True), (np.nan, False), (1.0, False)], ids=["equal", "not a number", "shifted"]
+)
+def test_a_check_fails_beyond_its_tolerance(shift: float, passed: bool) -> None:
+    wanted = np.random.default_rng(0).normal(0, 5, (4, 2, 6, 6)).astype(np.float32)
+    logits = wanted.copy()
+    logits[0, 0, 0, 0] += shift
+    found = compare(logits, wanted, 3, "ort", "CPU", "fp32", None)
+    assert found.passed is passed
+    assert found.nan == int(np.isnan(shift))
+
+
+def test_lost_accuracy_fails_whatever_the_logits_are() -> None:
+    wanted = np.ones((2, 2, 4, 4), np.float32)
+    assert compare(wanted, wanted, 1, "ort", "CPU", "int8", -0.4).passed
+    assert not compare(wanted, wanted, 1, "ort", "CPU", "int8", -0.6).passed
+
+
+def test_edge_windows_are_white_black_and_noise() -> None:
+    white, black, noise = edge_windows(8)
+    assert white.min() == 255
+    assert black.max() == 0
+    assert noise.std() > 50
+
+
+def test_auto_takes_the_fastest_that_was_verified(bundle: Bundle) -> None:
+    assert backends.choose(bundle, "auto", "auto") == ("ort", "fp32")
+    verified = record_checks(bundle, (check("openvino", "int8", True), check("ort", "int8", True)))
+    assert backends.choose(verified, "auto", "auto") == ("openvino", "int8")
+    assert backends.choose(verified, "ort", "auto") == ("ort", "int8")
+    assert backends.choose(verified, "auto", "fp32") == ("ort", "fp32")
+    failed = record_checks(bundle, (check("openvino", "int8", False), check("ort", "fp32", True)))
+    assert backends.choose(failed, "auto", "auto") == ("ort", "fp32")
+    assert backends.choose(failed, "openvino", "auto") == ("openvino", "fp32")
+
+
+def test_what_cannot_run_is_told(bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match="precision 'fp8' does not exist"):
+        backends.open_backend(bundle, precision="fp8")
+    with pytest.raises(UsageError, match="precision fp16 does not run through a CPU"):
+        backends.open_backend(bundle, precision="fp16")
+    with pytest.raises(UsageError, match="precision bf16 does not run through ort"):
+        backends.open_backend(bundle, "ort", precision="bf16")
+    with pytest.raises(BundleError, match="has no int8 graph for cpu; it holds fp32 for any"):
+        backends.open_backend(open_bundle(), precision="int8")
