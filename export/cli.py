@@ -52,7 +52,7 @@ def verify_command(
     ] = None,
     json: Annotated[Path | None, typer.Option(help="File to write the figures to.", show_default=False)] = None,
 ) -> None:
-    """Run every graph through every runtime here and record what it loses. Exit code 1: a tolerance is broken."""
+    """Run every graph through every runtime here and record what it loses. Exit code 1: a graph loses too much."""
     with missing_packages():
         from glassrt.export.bundle import open_network
         from glassrt.export.calibration import collect_windows
@@ -69,7 +69,7 @@ def verify_command(
     if json is not None:
         with replace_file(json) as beside:
             beside.write_bytes(readable_json(checks))
-    if not all(check.passed for check in checks):
+    if any(is_broken(check) for check in checks):
         raise typer.Exit(BROKEN)
 
 
@@ -81,10 +81,14 @@ def check_table(checks: tuple[Check, ...]) -> Table:
     for check in checks:
         change = "" if check.miou_change is None else f"{check.miou_change:+.2f}"
         figures = (f"{check.largest:.2g}", f"{check.mean:.2g}", str(check.nan), f"{check.flips:.3%}", change)
-        table.add_row(
-            check.precision, check.backend, check.device, *figures, "passed" if check.passed else "[red]FAILED[/red]"
-        )
+        verdict = "passed" if check.passed else "[red]FAILED[/red]" if is_broken(check) else "not offered"
+        table.add_row(check.precision, check.backend, check.device, *figures, verdict)
     return table
+
+
+def is_broken(check: Check) -> bool:
+    """Whether a graph of the bundle failed; bfloat16 is the processor's offer, which the bundle then does not take."""
+    return not check.passed and check.precision != "bf16"
 
 
 def parse_precisions(text: str) -> tuple[Precision, ...]:
