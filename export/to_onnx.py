@@ -19,7 +19,8 @@ class RawPixels(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.network(image.permute(0, 3, 1, 2).float())
+        # The cast comes first: TensorRT does nothing else with bytes.
+        logits: Tensor = self.network(image.float().permute(0, 3, 1, 2))
         return logits
 
 

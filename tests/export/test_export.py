@@ -64,6 +64,9 @@ def test_the_graph_is_plain(run: Path, tmp_path: Path) -> None:
     model = onnx.load_from_string(bundle.read_graph())
     operations = {node.op_type for node in model.graph.node}
     assert not operations & {"BatchNormalization", "Dropout", "Shape", "Gather", "Resize", "Identity"}
+    assert model.graph.node[0].op_type == "Cast"  # else TensorRT refuses the bytes
+    layers = {node.name for node in model.graph.node if node.op_type == "Conv"}
+    assert {"encoder._conv_stem", "pyramid.fuse.0", "classify.1"} <= layers
     (image,) = model.graph.input
     assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     dimensions = image.type.tensor_type.shape.dim
