@@ -32,7 +32,7 @@ def collect_windows(folder: Path, manifest: Manifest, wanted: int = WANTED) -> W
         raise UsageError(f"{folder} is no folder: name one that holds slides or images of the bundle's tissue")
     files = sorted(path for path in folder.iterdir() if path.is_file())
     random = np.random.default_rng(SEED)
-    sources = [source for path in files for source in [offer_windows(path, manifest, random)]]
+    sources = [offer_windows(path, manifest, random) for path in files]
     windows: list[Windows] = []
     while sources and len(windows) < wanted:  # a window of each file in turn
         for source in list(sources):

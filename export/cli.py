@@ -1,7 +1,5 @@
 """`glassrt export` and `glassrt verify`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -12,6 +10,7 @@ from rich.table import Table
 from glassrt.engine.bundle import Check, Precision, open_bundle, record_checks
 from glassrt.engine.errors import UsageError
 from glassrt.engine.files import readable_json, replace_file
+from glassrt.training.cli import missing_packages
 
 BROKEN = 1  # exit code of a bundle that fails its verification
 
@@ -34,7 +33,7 @@ def export_command(
     if out.suffix != ".glass":
         raise UsageError(f"--out {out}: a bundle's folder is named NAME.glass")
     precisions = parse_precisions(precision)
-    with missing_packages():
+    with missing_packages("export"):
         from glassrt.export.bundle import export_run
     bundle = export_run(run, out, out.stem, precisions, calibration)
     held = ", ".join(graph.file for graph in bundle.manifest.graphs)
@@ -53,7 +52,7 @@ def verify_command(
     json: Annotated[Path | None, typer.Option(help="File to write the figures to.", show_default=False)] = None,
 ) -> None:
     """Run every graph through every runtime here and record what it loses. Exit code 1: a graph loses too much."""
-    with missing_packages():
+    with missing_packages("export"):
         from glassrt.export.bundle import open_network
         from glassrt.export.calibration import collect_windows
         from glassrt.export.verify import verify
@@ -97,12 +96,3 @@ def parse_precisions(text: str) -> tuple[Precision, ...]:
     if unknown := [part for part in parts if part not in get_args(Precision)]:
         raise UsageError(f"--precision {text}: {unknown[0]!r} is none of {', '.join(get_args(Precision))}")
     return parts  # type: ignore[return-value]
-
-
-@contextmanager
-def missing_packages() -> Iterator[None]:
-    """One line for what is not installed."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise UsageError(f"export needs {error.name}, which is not installed: pip install 'glassrt[export]'") from error

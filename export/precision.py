@@ -16,12 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from glassrt.engine.backends import Backend, run_windows
+from glassrt.engine.backends.ort import OrtBackend
 from glassrt.engine.bundle import Target
 from glassrt.export.to_onnx import INPUT
 
@@ -131,11 +132,13 @@ def last_layer(model: onnx.ModelProto) -> str:
 
 
 def run_graph(graph: bytes, windows: Windows) -> NDArray[np.float32]:
-    """Logits `[n, C, h, w]` of a graph through ONNX Runtime on the CPU."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, {INPUT: window[None]})[0] for window in windows])
+    """Logits `[n, C, h, w]` of a graph, whatever its precision, through ONNX Runtime on the CPU."""
+    return run_each(OrtBackend(graph, batch=1, threads=0, precision="fp32"), windows)
+
+
+def run_each(backend: Backend, windows: Windows) -> NDArray[np.float32]:
+    """Logits `[n, C, h, w]` of windows that go through a backend one by one."""
+    return np.concatenate([run_windows(backend, window[None]).copy() for window in windows])
 
 
 def flip_rate(logits: NDArray[np.float32], exact: NDArray[np.float32]) -> float:

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.backends import FASTEST, can_run, is_installed, open_backend, run_windows
+from glassrt.engine.backends import FASTEST, can_run, is_installed, open_backend
 from glassrt.engine.bundle import Bundle, Check, RunPrecision
+from glassrt.export.precision import run_each
 from glassrt.training.evaluate import evaluate
 
 Windows = NDArray[np.uint8]
@@ -75,7 +76,7 @@ def run_with(bundle: Bundle, name: str, precision: RunPrecision, windows: Window
     """Logits of the windows through one runtime, and the device that computed them."""
     backend = open_backend(bundle, name, precision=precision)
     try:
-        return np.concatenate([run_windows(backend, window[None]).copy() for window in windows]), backend.device
+        return run_each(backend, windows), backend.device
     finally:
         backend.close()
 

@@ -83,14 +83,12 @@ def oeem_command(
 
 
 @contextmanager
-def missing_packages() -> Iterator[None]:
-    """Say what to install where an import fails."""
+def missing_packages(extra: str = "train") -> Iterator[None]:
+    """Say which extra to install where an import fails."""
     try:
         yield
     except ModuleNotFoundError as error:
-        raise UsageError(
-            f"training needs {error.name}, which is not installed: pip install 'glassrt[train]'"
-        ) from error
+        raise UsageError(f"this needs {error.name}, which is not installed: pip install 'glassrt[{extra}]'") from error
 
 
 @contextmanager
