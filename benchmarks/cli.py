@@ -9,7 +9,7 @@ from rich.table import Table
 
 from glassrt.engine.backends import DEFAULT_BATCH
 from glassrt.engine.bundle import DEFAULT_BUNDLE, open_bundle
-from glassrt.engine.cli import parse_scales
+from glassrt.engine.cli import BACKEND, PRECISION, parse_scales
 from glassrt.training.cli import CONFIGS, bars, missing_packages
 
 bench_app = typer.Typer(help="Measure GlassRT on this machine.", no_args_is_help=True)
@@ -24,7 +24,8 @@ def register(app: typer.Typer) -> None:
 def slide_command(
     slide: Annotated[Path, typer.Argument(help="Slide to score.", show_default=False)],
     bundle: Annotated[Path, typer.Argument(help="Bundle.", show_default="the one shipped")] = DEFAULT_BUNDLE,
-    backend: Annotated[str, typer.Option(help="auto, ort or openvino.")] = "auto",
+    backend: Annotated[str, BACKEND] = "auto",
+    precision: Annotated[str, PRECISION] = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Windows per network call.")] = DEFAULT_BATCH,
     scales: Annotated[str | None, typer.Option(help="Scales, e.g. 0.75,1,1.5.", show_default="the bundle's")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Counted runs.")] = 7,
@@ -40,6 +41,7 @@ def slide_command(
             slide,
             open_bundle(bundle).replace(parse_scales(scales)),
             backend,
+            precision,
             batch,
             repeats,
             lambda run: status.update(f"run {run} of {repeats}"),

@@ -31,13 +31,19 @@ BARE_WINDOWS = 256  # 80 MB
 
 
 def measure_overhead(
-    path: Path, bundle: Bundle, backend_name: str, batch: int, repeats: int, progress: Callable[[int], None]
+    path: Path,
+    bundle: Bundle,
+    backend_name: str,
+    precision: str,
+    batch: int,
+    repeats: int,
+    progress: Callable[[int], None],
 ) -> Report:
     """Seconds of `score` from an opened backend to written files, against the bare network on the same batches.
 
     The network is timed before and after each run, so that a machine whose speed drifts slows both; medians count.
     """
-    backend = open_backend(bundle, backend_name, batch)
+    backend = open_backend(bundle, backend_name, batch, precision=precision)
     windows = slide_windows(path, bundle, backend)
     bare, whole, stages = [], [], []
     result: Result | None = None
@@ -62,7 +68,7 @@ def measure_overhead(
         "slide": path.name,
         "bundle": bundle.manifest.name,
         "scales": bundle.manifest.scales,
-        "backend": f"{backend.name} {backend.version} on {backend.device}, batch {batch}",
+        "backend": f"{backend.name} {backend.version} on {backend.device}, {backend.precision}, batch {batch}",
         "windows": count,
         "bare_seconds": bare_seconds,
         "score_seconds": statistics.median(whole),

@@ -30,7 +30,7 @@ def import_cupy() -> Any:
     try:
         return importlib.import_module("cupy")
     except ImportError as error:
-        raise CudaUnavailable(f"CuPy cannot be loaded ({error}): pip install 'glassrt[gpu]'") from error
+        raise CudaUnavailable(f"CuPy cannot be loaded ({error}): pip install 'glassrt[cuda]'") from error
 
 
 def read_source(name: str) -> str:

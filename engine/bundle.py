@@ -1,6 +1,7 @@
 """A model on disk: the folder `NAME.glass/` with `manifest.json` and the graphs that it names."""
 
 import hashlib
+import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from glassrt.engine.errors import BundleError
 from glassrt.engine.files import readable_json, replace_file, replace_folder
@@ -50,10 +53,19 @@ class Graph(Strict, frozen=True):
     kept_float: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w.-]+\.onnx", self.file):
-            raise ValueError(f"file {self.file!r} must be the plain name of an .onnx file in the bundle")
-        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
-            raise ValueError("sha256 must be 64 lower-case hexadecimal digits")
+        check_pinned(self.file, "onnx", self.sha256)
+
+
+class Example(Strict, frozen=True):
+    """A window and the exact logits of it, which every runtime has to give when it opens: an .npz file with `image`
+    uint8 `[1, H, W, 3]` and `logits` float32 `[1, C, h, w]`.
+    """
+
+    file: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        check_pinned(self.file, "npz", self.sha256)
 
 
 class Check(Strict, frozen=True):
@@ -96,6 +108,7 @@ class Manifest(Strict, frozen=True):
     trained: str
     licence: str
     verified: tuple[Check, ...] = ()
+    example: Example | None = None
 
     def __post_init__(self) -> None:
         if self.stride > self.window:
@@ -126,11 +139,21 @@ class Bundle:
 
     def read_graph(self, precision: Precision = "fp32", target: Target = "cpu") -> bytes:
         """The bytes of a graph, given out only if their sha256 is the manifest's. Raises BundleError."""
-        graph = self.find_graph(precision, target)
-        content = read_file(self.path / graph.file)
-        if hashlib.sha256(content).hexdigest() != graph.sha256:
+        return self.read_pinned(self.find_graph(precision, target))
+
+    def read_example(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]] | None:
+        """The stored window `[1, H, W, 3]` and its exact logits `[1, C, h, w]`, if the bundle has them."""
+        if self.manifest.example is None:
+            return None
+        with np.load(io.BytesIO(self.read_pinned(self.manifest.example))) as arrays:
+            return arrays["image"], arrays["logits"]
+
+    def read_pinned(self, entry: Graph | Example) -> bytes:
+        """The bytes of a file that the manifest names, if they are those. Raises BundleError."""
+        content = read_file(self.path / entry.file)
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
             raise BundleError(
-                f"{self.path / graph.file} is not the file its manifest names (sha256 differs): "
+                f"{self.path / entry.file} is not the file its manifest names (sha256 differs): "
                 "copy or download the bundle again"
             )
         return content
@@ -161,17 +184,17 @@ def open_bundle(path: Path | str = DEFAULT_BUNDLE) -> Bundle:
         manifest = msgspec.json.decode(content, type=Manifest)
     except msgspec.MsgspecError as error:
         raise BundleError(f"{path / MANIFEST}: {error}; the bundle is damaged or made by another version") from error
-    for graph in manifest.graphs:
-        if not (path / graph.file).is_file():
-            raise BundleError(f"{path / graph.file} is missing: copy or download the bundle again")
+    for entry in named_files(manifest):
+        if not (path / entry.file).is_file():
+            raise BundleError(f"{path / entry.file} is missing: copy or download the bundle again")
     return Bundle(path, manifest, hashlib.sha256(content).hexdigest())
 
 
-def write_bundle(path: Path, manifest: Manifest, graphs: Mapping[str, bytes]) -> Bundle:
-    """Write a bundle whole or not at all; `graphs` maps each file that the manifest names to its bytes."""
+def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """Write a bundle whole or not at all; `files` maps each file that the manifest names to its bytes."""
     with replace_folder(path, MANIFEST) as beside:
-        for graph in manifest.graphs:
-            (beside / graph.file).write_bytes(graphs[graph.file])
+        for entry in named_files(manifest):
+            (beside / entry.file).write_bytes(files[entry.file])
         (beside / MANIFEST).write_bytes(readable_json(manifest))
     return open_bundle(path)
 
@@ -183,6 +206,19 @@ def record_checks(bundle: Bundle, checks: tuple[Check, ...]) -> Bundle:
     with replace_file(bundle.path / MANIFEST) as beside:
         beside.write_bytes(readable_json(manifest))
     return open_bundle(bundle.path)
+
+
+def named_files(manifest: Manifest) -> tuple[Graph | Example, ...]:
+    """Every file that a manifest names, with its sha256."""
+    return manifest.graphs if manifest.example is None else (*manifest.graphs, manifest.example)
+
+
+def check_pinned(file: str, suffix: str, sha256: str) -> None:
+    """Raise ValueError unless a file is named plainly and pinned wholly."""
+    if not re.fullmatch(rf"[\w.-]+\.{suffix}", file):
+        raise ValueError(f"file {file!r} must be the plain name of an .{suffix} file in the bundle")
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise ValueError("sha256 must be 64 lower-case hexadecimal digits")
 
 
 def read_file(path: Path) -> bytes:

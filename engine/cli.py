@@ -1,9 +1,10 @@
 """The `glassrt` command. The other rooms add theirs through the entry-point group `glassrt.commands`."""
 
 import sys
+import time
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from rich import box
@@ -11,15 +12,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from glassrt.engine.backends import DEFAULT_BATCH, open_backend
+from glassrt.engine.backends import DEFAULT_BATCH, NAMES, open_backend
 from glassrt.engine.batch import Job, Outcome, score_batch
-from glassrt.engine.bundle import DEFAULT_BUNDLE, Bundle, open_bundle
+from glassrt.engine.bundle import DEFAULT_BUNDLE, Bundle, Precision, open_bundle
+from glassrt.engine.device import has_device
 from glassrt.engine.errors import GlassError, UsageError
+from glassrt.engine.plans import MODULES, find_flavour, open_plan
 from glassrt.engine.progress import Bars
 from glassrt.engine.segment import DEFAULT_READERS
 from glassrt.engine.slide import Slide, open_slide
 
 BAD_INPUT, SLIDES_FAILED = 2, 3
+
+BACKEND = typer.Option(help=f"auto, {', '.join(NAMES)}.")
+PRECISION = typer.Option(help="fp32 (exact), bf16, fp16, int8, or auto: the fastest that the bundle was verified for.")
 
 app = typer.Typer(
     help="Score whole-slide images with weakly supervised pathology models.",
@@ -47,10 +53,8 @@ def score_command(
     bundle: Annotated[
         Path, typer.Option(help="Bundle to score with.", show_default="the one shipped")
     ] = DEFAULT_BUNDLE,
-    backend: Annotated[str, typer.Option(help="auto, ort or openvino.")] = "auto",
-    precision: Annotated[
-        str, typer.Option(help="fp32 (exact), bf16, int8, or auto: the fastest that the bundle was verified for.")
-    ] = "auto",
+    backend: Annotated[str, BACKEND] = "auto",
+    precision: Annotated[str, PRECISION] = "auto",
     scales: Annotated[str | None, typer.Option(help="Scales, e.g. 0.75,1,1.5.", show_default="the bundle's")] = None,
     flip: Annotated[
         bool | None,
@@ -90,6 +94,45 @@ def score_command(
             print(f"  {job.folder(outcome.path)}/  overlay.png  map.ome.tif  regions.geojson  result.json")
     if failed:
         raise typer.Exit(SLIDES_FAILED)
+
+
+@app.command("plan")
+def plan_command(
+    bundle: Annotated[Path, typer.Argument(help="Bundle.", show_default="the one shipped")] = DEFAULT_BUNDLE,
+    backend: Annotated[str, typer.Option(help="tensorrt or tensorrt-rtx.", show_default="what is installed")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, int8, with commas.")] = "fp32",
+    batch: Annotated[str, typer.Option(help="Windows per network call, with commas.")] = str(DEFAULT_BATCH),
+) -> None:
+    """Build TensorRT engines for this machine before they are needed; they are kept in the user's cache."""
+    sizes = tuple(int(part) for part in batch.split(",") if part.isdecimal() and int(part))
+    if len(sizes) < len(batch.split(",")):
+        raise UsageError(f"--batch {batch}: expected positive numbers with commas, as in 1,8")
+    build_plans(open_bundle(bundle), backend, parse_precisions(precision), sizes)
+
+
+def build_plans(bundle: Bundle, backend: str, precisions: tuple[Precision, ...], sizes: tuple[int, ...]) -> None:
+    """Build the plans of a bundle and print where they are; on a GPU each is tried on the bundle's example."""
+    flavour = find_flavour() if backend == "auto" else backend
+    if flavour not in MODULES:
+        raise UsageError(f"--backend {backend} has no plans; choose {' or '.join(MODULES)}")
+    for precision in precisions:
+        for size in sizes:
+            start = time.perf_counter()
+            plan = open_plan(bundle, flavour, precision, size)
+            made = f"built in {time.perf_counter() - start:.1f} s" if plan.built else "kept from before"
+            tried = "not tried: no CUDA device here"
+            if has_device():
+                open_backend(bundle, flavour, size, precision=precision).close()
+                tried = "gives the bundle's example"
+            print(f"{plan.path}: {len(plan.engine) / 1e6:.1f} MB, {made}, {tried}")
+
+
+def parse_precisions(text: str) -> tuple[Precision, ...]:
+    """Precisions from `fp32,int8`; UsageError for anything else."""
+    parts = tuple(text.split(","))
+    if unknown := [part for part in parts if part not in get_args(Precision)]:
+        raise UsageError(f"--precision {text}: {unknown[0]!r} is none of {', '.join(get_args(Precision))}")
+    return parts  # type: ignore[return-value]
 
 
 def parse_scales(text: str | None) -> tuple[float, ...] | None:

@@ -1,7 +1,9 @@
 """A run folder -> a bundle folder."""
 
 import hashlib
+import io
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,10 +11,11 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from glassrt.engine.bundle import Bundle, ClassInfo, Graph, Manifest, Precision, Target, write_bundle
+from glassrt.engine.bundle import Bundle, ClassInfo, Example, Graph, Manifest, Precision, Target, write_bundle
 from glassrt.engine.errors import TrainingError, UsageError
-from glassrt.export.calibration import collect_windows
+from glassrt.export.calibration import collect_windows, paint_window
 from glassrt.export.precision import to_float16, to_int8
 from glassrt.export.to_onnx import RawPixels, export_graph
 from glassrt.training import checkpoint
@@ -22,8 +25,7 @@ from glassrt.training.networks import encoders
 from glassrt.training.networks.pspnet import PSPNet
 
 COLORS = ((200, 200, 200), (30, 120, 220))
-
-
+EXAMPLE = "example.npz"
 PAPER_SCALES = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 METHODS = ("segment", "oeem")
 
@@ -55,13 +57,14 @@ def load_run(run: Path) -> Trained:
 
 def open_network(run: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """What torch makes of windows `[n, H, W, 3]`: logits `[n, C, h, w]` of a finished run's network."""
-    network = RawPixels(load_run(run).network).eval()
+    return partial(infer_exactly, load_run(run).network)
 
-    def infer(windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            return np.concatenate([network(torch.from_numpy(window[None])).numpy() for window in windows])
 
-    return infer
+def infer_exactly(network: nn.Module, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Logits `[n, C, h, w]` of windows `[n, H, W, 3]` through torch."""
+    served = RawPixels(network).eval()
+    with torch.inference_mode():
+        return np.concatenate([served(torch.from_numpy(window[None])).numpy() for window in windows])
 
 
 def export_run(
@@ -70,8 +73,11 @@ def export_run(
     """Export the finished run in folder `run` to the bundle folder `out`, in float32 and other precisions.
 
     OEEM's bundles carry the scales and flips of its multi-scale test. `calibration` is the folder of slides and images
-    that int8 is calibrated on. Raises TrainingError, UsageError or OutputError.
+    that int8 is calibrated on and the bundle's example is taken from; without it the example is painted. Raises
+    BundleError, TrainingError, UsageError or OutputError.
     """
+    if "int8" in precisions and calibration is None:
+        raise UsageError("int8 needs --calibration: a folder of slides or images of the bundle's tissue")
     network, config, method, labels = load_run(run)
     exact = export_graph(network, config.window)
     manifest = Manifest(
@@ -92,27 +98,35 @@ def export_run(
         licence="Research only: trained on GlaS (Warwick-QU), whose licence allows research use only. "
         f"Encoder started from {weights_licence(config)}.",
     )
-    graphs = {"fp32.onnx": exact}
+    windows = paint_window(config.window) if calibration is None else collect_windows(calibration, manifest)
+    example = store_example(windows[:1], infer_exactly(network, windows[:1]))
+    files = {"fp32.onnx": exact, EXAMPLE: example}
     entries = list(manifest.graphs)
-    for entry, content in lower_precisions(exact, manifest, precisions, calibration):
+    for entry, content in lower_precisions(exact, precisions, windows):
         entries.append(entry)
-        graphs[entry.file] = content
-    return write_bundle(out, msgspec.structs.replace(manifest, graphs=tuple(entries)), graphs)
+        files[entry.file] = content
+    pinned = Example(EXAMPLE, hashlib.sha256(example).hexdigest())
+    return write_bundle(out, msgspec.structs.replace(manifest, graphs=tuple(entries), example=pinned), files)
 
 
 def lower_precisions(
-    exact: bytes, manifest: Manifest, precisions: Sequence[Precision], calibration: Path | None
+    exact: bytes, precisions: Sequence[Precision], windows: NDArray[np.uint8]
 ) -> Iterator[tuple[Graph, bytes]]:
-    """The wanted graphs beside the float32 one, with their entries in the manifest. Raises UsageError."""
-    if "int8" in precisions and calibration is None:
-        raise UsageError("int8 needs --calibration: a folder of slides or images of the bundle's tissue")
+    """The wanted graphs beside the float32 one, int8 calibrated on `windows`, with their entries in the manifest."""
     if "fp16" in precisions:
         content = to_float16(exact)
         yield describe_graph("fp16.onnx", content, "fp16", "gpu"), content
-    if "int8" in precisions and calibration is not None:
-        made = to_int8(exact, collect_windows(calibration, manifest))
+    if "int8" in precisions:
+        made = to_int8(exact, windows)
         for target, content in made.graphs.items():
             yield describe_graph(f"int8_{target}.onnx", content, "int8", target, made.kept), content
+
+
+def store_example(image: NDArray[np.uint8], logits: NDArray[np.float32]) -> bytes:
+    """A window and its logits as the file that a manifest names."""
+    stored = io.BytesIO()
+    np.savez_compressed(stored, image=image, logits=logits)
+    return stored.getvalue()
 
 
 def describe_graph(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -83,3 +84,13 @@ def offer_at_scale(
         left, right = int(x * across), math.ceil((x + manifest.window) * across)
         if tissue[top:bottom, left:right].mean() >= LEAST_TISSUE:
             yield grid.read(x, y, manifest.window, manifest.window)
+
+
+def paint_window(side: int) -> Windows:
+    """`[1, side, side, 3]` in the colours of a stain, for want of real tissue: pink, purple and glass in patches."""
+    random = np.random.default_rng(SEED)
+    colors = np.array([[240, 238, 240], [225, 150, 190], [110, 70, 150]], np.float32)
+    patches = random.dirichlet((0.4, 0.4, 0.4), (side // 16 + 1, side // 16 + 1)).astype(np.float32)
+    shares = cv2.resize(patches, (side, side), interpolation=cv2.INTER_LINEAR)
+    painted = shares @ colors + random.normal(0, 8, (side, side, 1)).astype(np.float32)
+    return painted.clip(0, 255).astype(np.uint8)[None]

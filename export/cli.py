@@ -1,15 +1,19 @@
 """`glassrt export` and `glassrt verify`."""
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from glassrt.engine.bundle import Check, Precision, open_bundle, record_checks
+from glassrt.engine.backends import DEFAULT_BATCH
+from glassrt.engine.bundle import Check, open_bundle, record_checks
+from glassrt.engine.cli import build_plans, parse_precisions
 from glassrt.engine.errors import UsageError
 from glassrt.engine.files import readable_json, replace_file
+from glassrt.engine.plans import find_flavour
+from glassrt.export.triton import write_repository
 from glassrt.training.cli import missing_packages
 
 BROKEN = 1  # exit code of a bundle that fails its verification
@@ -28,6 +32,10 @@ def export_command(
     calibration: Annotated[
         Path | None, typer.Option(help="Folder of slides or images that int8 is calibrated on.", show_default=False)
     ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Build TensorRT engines for this machine too.")] = False,
+    triton: Annotated[
+        Path | None, typer.Option(help="Model repository of NVIDIA Triton to add the graphs to.", show_default=False)
+    ] = None,
 ) -> None:
     """Export a finished training run to a bundle."""
     if out.suffix != ".glass":
@@ -35,9 +43,15 @@ def export_command(
     precisions = parse_precisions(precision)
     with missing_packages("export"):
         from glassrt.export.bundle import export_run
+    flavour = find_flavour() if plan else ""
     bundle = export_run(run, out, out.stem, precisions, calibration)
     held = ", ".join(graph.file for graph in bundle.manifest.graphs)
     print(f"{bundle.path}: {bundle.manifest.name} ({held}), sha256 {bundle.sha256}")
+    if triton is not None:
+        for folder in write_repository(bundle, triton):
+            print(folder)
+    if plan:
+        build_plans(bundle, flavour, precisions, (DEFAULT_BATCH,))
 
 
 def verify_command(
@@ -88,11 +102,3 @@ def check_table(checks: tuple[Check, ...]) -> Table:
 def is_broken(check: Check) -> bool:
     """Whether a graph of the bundle failed; bfloat16 is the processor's offer, which the bundle then does not take."""
     return not check.passed and check.precision != "bf16"
-
-
-def parse_precisions(text: str) -> tuple[Precision, ...]:
-    """Precisions from `fp32,int8`; UsageError for anything else."""
-    parts = tuple(text.split(","))
-    if unknown := [part for part in parts if part not in get_args(Precision)]:
-        raise UsageError(f"--precision {text}: {unknown[0]!r} is none of {', '.join(get_args(Precision))}")
-    return parts  # type: ignore[return-value]

@@ -5,12 +5,8 @@ that real windows gave. CPUs get unsigned activations (U8S8), TensorRT signed sy
 (S8S8); both come from one pass over the windows.
 """
 
-import contextlib
-import io
-import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +20,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from glassrt.engine.backends import Backend, run_windows
 from glassrt.engine.backends.ort import OrtBackend
 from glassrt.engine.bundle import Target
-from glassrt.export.to_onnx import INPUT
+from glassrt.export.to_onnx import INPUT, quiet
 
 # With what lies between the layers too, whole stretches stay in eight bits: a fifth faster than the layers alone.
 QUANTISED = ("Conv", "Add", "Concat", "MatMul", "Reshape", "Clip", "Relu")
@@ -164,16 +160,3 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
         """The next window as a graph takes it, None at the end."""
         window = next(self._range, None)
         return None if window is None else {INPUT: window[None]}
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without what the quantiser prints and logs."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)

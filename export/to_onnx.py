@@ -1,11 +1,18 @@
 """A segmentation network as an ONNX graph: uint8 RGB windows in, float32 logits out."""
 
+import contextlib
+import io
 import logging
+import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import onnx
 import torch
 from torch import Tensor, nn
+
+from glassrt.engine.errors import BundleError
 
 OPSET = 18
 INPUT, OUTPUT, BATCH_AXIS = "image", "logits", "batch"
@@ -25,29 +32,64 @@ class RawPixels(nn.Module):
 
 
 def export_graph(network: nn.Module, window: int) -> bytes:
-    """The network in inference mode as a checked ONNX model with a free batch size; batch norm is folded."""
+    """The network in inference mode as a checked ONNX model with a free batch size; batch norm is folded.
+
+    Raises BundleError naming the module that the exporter refuses.
+    """
     wrapped = RawPixels(network).eval()
     example = torch.zeros(2, window, window, 3, dtype=torch.uint8)
     with torch.inference_mode():
         wrapped(example)  # constants that depend on the size are made here, not in the graph
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not there
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own internals
-        program = torch.onnx.export(
-            wrapped,
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim(BATCH_AXIS)},),
-            verbose=False,
-        )
+    try:
+        with quiet():
+            program = torch.onnx.export(
+                wrapped,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: torch.export.Dim(BATCH_AXIS)},),
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise BundleError(f"the network cannot become a graph: {blame(network, error)}") from error
     assert program is not None
     model = program.model_proto
     name_layers(model)
+    drop_notes(model)
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
+
+
+def blame(network: nn.Module, error: BaseException) -> str:
+    """Which module of the network the exporter stopped at, and what it said."""
+    names = {id(module): f"{name} ({type(module).__name__})" for name, module in network.named_modules() if name}
+    module, operation, causes = "a module", "", [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    for cause in causes:
+        for frame, _ in traceback.walk_tb(cause.__traceback__):
+            module = names.get(id(frame.f_locals.get("self")), module)  # while torch traces it
+            node = frame.f_locals.get("node")  # while its trace is translated
+            if isinstance(node, torch.fx.Node) and node.meta.get("nn_module_stack"):
+                module = next(reversed(node.meta["nn_module_stack"].values()))[0].removeprefix("network.")
+                operation = f"{node.target}: "
+    return f"{module} is refused: {operation}{str(causes[-1]).splitlines()[0]}"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the pages that torch prints and logs while it exports."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            with contextlib.redirect_stderr(io.StringIO()):
+                yield
+    finally:
+        logging.disable(disabled)
 
 
 def name_layers(model: onnx.ModelProto) -> None:
@@ -57,3 +99,10 @@ def name_layers(model: onnx.ModelProto) -> None:
             node.name = node.input[1].removeprefix("network.").split(".weight")[0]
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names), "two layers share a weight"
+
+
+def drop_notes(model: onnx.ModelProto) -> None:
+    """Remove what the exporter noted for those who debug it, such as source lines with this machine's paths."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
+        del part.metadata_props[:]

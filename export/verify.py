@@ -2,34 +2,19 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.backends import FASTEST, can_run, is_installed, open_backend
+from glassrt.engine.backends import FASTEST, RUNTIMES, can_run, open_backend
 from glassrt.engine.bundle import Bundle, Check, RunPrecision
+from glassrt.engine.selftest import TOLERANCES
 from glassrt.export.precision import run_each
 from glassrt.training.evaluate import evaluate
 
 Windows = NDArray[np.uint8]
 Logits = NDArray[np.float32]
-
-
-class Tolerance(NamedTuple):
-    """What a precision may lose: logits relative to the largest, pixels that change class, points of mIoU."""
-
-    largest: float
-    flips: float
-    miou: float
-
-
-TOLERANCES: dict[RunPrecision, Tolerance] = {
-    "fp32": Tolerance(1e-4, 1e-4, 0.01),
-    "bf16": Tolerance(0.2, 0.01, 0.5),
-    "fp16": Tolerance(0.05, 0.005, 0.1),
-    "int8": Tolerance(0.5, 0.01, 0.5),
-}
 
 
 def verify(
@@ -64,11 +49,11 @@ def verify(
 
 
 def combinations(bundle: Bundle) -> Iterator[tuple[str, RunPrecision]]:
-    """The runtimes that are installed here with the precisions that bundle and processor have."""
-    held = {graph.precision for graph in bundle.manifest.graphs if graph.target in ("any", "cpu")}
+    """The runtimes that are installed here with the precisions that bundle and device have."""
     for name, precision in FASTEST:
         graph = "fp32" if precision == "bf16" else precision
-        if graph in held and is_installed(name) and can_run(name, precision):
+        targets = {each.target for each in bundle.manifest.graphs if each.precision == graph}
+        if targets & {"any", RUNTIMES[name].target} and can_run(name, precision):
             yield name, precision
 
 

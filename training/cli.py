@@ -13,7 +13,7 @@ from rich.table import Table
 
 from glassrt.engine.backends import open_backend
 from glassrt.engine.bundle import DEFAULT_BUNDLE, open_bundle
-from glassrt.engine.cli import parse_scales
+from glassrt.engine.cli import BACKEND, PRECISION, parse_scales
 from glassrt.engine.errors import UsageError
 from glassrt.engine.files import readable_json, replace_file
 
@@ -123,14 +123,15 @@ def evaluate_command(
         bool | None,
         typer.Option("--flip/--no-flip", help="Average with mirrored windows.", show_default="the bundle's"),
     ] = None,
-    backend: Annotated[str, typer.Option(help="auto, ort or openvino.")] = "auto",
+    backend: Annotated[str, BACKEND] = "auto",
+    precision: Annotated[str, PRECISION] = "fp32",
     json: Annotated[Path | None, typer.Option(help="File to write the scores to.", show_default=False)] = None,
 ) -> None:
     """Score a bundle against the masks of a labelled set."""
     from glassrt.training.evaluate import evaluate
 
     opened = open_bundle(bundle).replace(parse_scales(scales), flip)
-    runtime = open_backend(opened, backend)
+    runtime = open_backend(opened, backend, precision=precision)
     with Progress(*METRIC_COLUMNS) as bars:
         task = bars.add_task(f"{dataset} {split}", total=None)
         report = evaluate(

@@ -64,6 +64,6 @@ def evaluate(
         "bundle": {"name": bundle.manifest.name, "sha256": bundle.sha256},
         "scales": bundle.manifest.scales,
         "flips": bundle.manifest.flips,
-        "backend": f"{backend.name} {backend.version} on {backend.device}",
+        "backend": f"{backend.name} {backend.version} on {backend.device}, {backend.precision}",
         "scores": {name: round(100 * value, 3) for name, value in scores.items()},
     }

@@ -1,23 +1,51 @@
 """Runtimes that run a bundle's graph. One file each; none falls back in silence."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import NamedTuple, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from glassrt.engine.bundle import Bundle, RunPrecision
+from glassrt.engine.backends.protocol import Array, Backend, run_windows
+from glassrt.engine.bundle import Bundle, Precision, RunPrecision, Target
+from glassrt.engine.device import find_device, has_device
 from glassrt.engine.errors import BackendUnavailable, UsageError
+from glassrt.engine.selftest import check_backend
 
-Array = NDArray[Any]
+__all__ = ["Array", "Backend", "run_windows", "open_backend", "choose", "can_run", "NAMES", "FASTEST", "RUNTIMES"]
 
-NAMES = ("ort", "openvino")
-MODULES = {"ort": "onnxruntime", "openvino": "openvino"}
+
+class Runtime(NamedTuple):
+    """The module a backend imports, the extra that installs it, and whose graphs it runs."""
+
+    module: str
+    extra: str
+    target: Target
+
+
+RUNTIMES = {
+    "ort": Runtime("onnxruntime", "cpu", "cpu"),
+    "openvino": Runtime("openvino", "cpu", "cpu"),
+    "ort-cuda": Runtime("onnxruntime", "gpu", "gpu"),
+    "ort-tensorrt": Runtime("onnxruntime", "gpu", "gpu"),
+    "tensorrt": Runtime("tensorrt", "tensorrt", "gpu"),
+    "tensorrt-rtx": Runtime("tensorrt_rtx", "tensorrt-rtx", "gpu"),
+}
+NAMES = tuple(RUNTIMES)
 PRECISIONS: tuple[RunPrecision, ...] = ("fp32", "bf16", "fp16", "int8")
-# What runs on CPUs, the fastest first: measured on networks of two sizes on two cores with AVX-512.
+# The fastest first. On CPUs as measured on networks of two sizes on two cores with AVX-512, on GPUs as expected.
 FASTEST: tuple[tuple[str, RunPrecision], ...] = (
+    ("tensorrt", "int8"),
+    ("tensorrt", "fp16"),
+    ("tensorrt-rtx", "int8"),
+    ("tensorrt-rtx", "fp16"),
+    ("ort-tensorrt", "int8"),
+    ("ort-tensorrt", "fp16"),
+    ("ort-cuda", "fp16"),
+    ("tensorrt", "fp32"),
+    ("tensorrt-rtx", "fp32"),
+    ("ort-tensorrt", "fp32"),
+    ("ort-cuda", "fp32"),
+    ("ort-cuda", "int8"),
     ("openvino", "int8"),
     ("openvino", "bf16"),
     ("ort", "int8"),
@@ -27,78 +55,93 @@ FASTEST: tuple[tuple[str, RunPrecision], ...] = (
 DEFAULT_BATCH = 1  # on CPUs larger batches leave the caches and take longer a window
 
 
-class Backend(Protocol):
-    """Runs one graph at one fixed batch size.
-
-    Inputs and outputs are contiguous; an output is valid until the next `infer`. `device` is what really
-    computes, in `precision`; `version` is the runtime's.
-    """
-
-    name: str
-    device: str
-    version: str
-    precision: RunPrecision
-    batch: int
-
-    def infer(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]: ...
-
-    def close(self) -> None: ...
-
-
 def open_backend(
     bundle: Bundle, name: str = "auto", batch: int = DEFAULT_BATCH, threads: int = 0, precision: str = "fp32"
 ) -> Backend:
     """A backend with one of the bundle's graphs loaded for `batch` windows at a time; the caller closes it.
 
-    `auto` as the name takes the fastest runtime that is installed; as the precision, the fastest that the bundle was
-    verified for with it. `threads` 0 uses every core. Raises BackendUnavailable where the runtime is not installed or
-    the processor cannot, UsageError for a name that is none, BundleError where the graph is missing.
+    `auto` as the name takes the fastest runtime that runs here; as the precision, the fastest that the bundle was
+    verified for with it. `threads` 0 uses every core. It has run the bundle's example by then. Raises
+    BackendUnavailable where the runtime is not installed or the device cannot, UsageError for a name that is none,
+    BundleError where the graph is missing or does not fit its manifest.
     """
     if batch < 1:
         raise UsageError(f"batch {batch} must be at least 1")
     name, chosen = choose(bundle, name, precision)
-    graph = bundle.read_graph("fp32" if chosen == "bf16" else chosen)
     with told_plainly(name):
-        if name == "ort":
-            from glassrt.engine.backends.ort import OrtBackend
+        if name.startswith("tensorrt"):
+            return open_plan_backend(bundle, name, batch, cast(Precision, chosen))
+        backend = load_graph(bundle, name, batch, threads, chosen)
+        check_backend(bundle, backend)
+        return backend
 
-            return OrtBackend(graph, batch, threads, chosen)
+
+def load_graph(bundle: Bundle, name: str, batch: int, threads: int, precision: RunPrecision) -> Backend:
+    """A backend that loads ONNX itself."""
+    graph = bundle.read_graph("fp32" if precision == "bf16" else precision, RUNTIMES[name].target)
+    if name == "openvino":
         from glassrt.engine.backends.openvino import OpenVinoBackend
 
-        return OpenVinoBackend(graph, batch, threads, chosen)
+        return OpenVinoBackend(graph, batch, threads, precision)
+    from glassrt.engine.backends.ort import OrtBackend
+
+    return OrtBackend(graph, batch, threads, precision, name)
+
+
+def open_plan_backend(bundle: Bundle, name: str, batch: int, precision: Precision) -> Backend:
+    """A backend that runs a plan, which is built again if a kept one does not load or fails its example."""
+    from glassrt.engine.backends.tensorrt import TensorRtBackend
+    from glassrt.engine.plans import open_plan
+
+    find_device()  # else a plan would be built that cannot run
+    plan = open_plan(bundle, name, precision, batch)
+    while True:
+        try:
+            backend = TensorRtBackend(plan)
+            check_backend(bundle, backend)
+            return backend
+        except BackendUnavailable as error:
+            if plan.built:
+                raise
+            plan = open_plan(bundle, name, precision, batch, unusable=f"failed ({error})")
 
 
 def choose(bundle: Bundle, name: str, precision: str) -> tuple[str, RunPrecision]:
     """The runtime and the precision that `auto` stands for. Raises as `open_backend`."""
     if name not in ("auto", *NAMES):
-        raise UsageError(f"backend {name!r} does not exist; choose auto, {' or '.join(NAMES)}")
+        raise UsageError(f"backend {name!r} does not exist; choose auto, {', '.join(NAMES)}")
     if precision not in ("auto", *PRECISIONS):
         raise UsageError(f"precision {precision!r} does not exist; choose auto, {', '.join(PRECISIONS)}")
     fitting = [each for each in FASTEST if name in ("auto", each[0]) and precision in ("auto", each[1])]
     if not fitting:
-        through = "a CPU" if name == "auto" else name
-        raise UsageError(f"precision {precision} does not run through {through}; choose auto or fp32")
-    installed = [each for each in fitting if is_installed(each[0])]
-    if precision != "auto":
-        return (installed or fitting)[0]
+        raise UsageError(f"precision {precision} does not run through {name}; choose auto or fp32")
+    if name != "auto" and precision != "auto":
+        return fitting[0]
     verified = {(check.backend, check.precision) for check in bundle.manifest.verified if check.passed}
-    allowed = [each for each in installed if each[1] == "fp32" or (each in verified and can_run(*each))]
-    return (allowed or fitting[-1:])[0]
-
-
-def is_installed(name: str) -> bool:
-    """Whether a backend's runtime is there to be imported."""
-    return find_spec(MODULES[name]) is not None
+    for each in fitting:
+        if (precision != "auto" or each[1] == "fp32" or each in verified) and can_run(*each):
+            return each
+    if name != "auto":
+        return name, "fp32"  # whose opening will say what is missing
+    extras = ", ".join(dict.fromkeys(RUNTIMES[each].extra for each, _ in fitting))
+    raise BackendUnavailable(f"nothing here runs precision {precision}: it takes one of the extras {extras}")
 
 
 def can_run(name: str, precision: RunPrecision) -> bool:
-    """Whether this processor computes in that precision; runtimes would else do so slowly, or in another."""
-    if (name, precision) != ("openvino", "bf16"):
-        return True
+    """Whether the runtime is installed and finds a device that computes in that precision itself."""
+    if find_spec(RUNTIMES[name].module) is None:
+        return False
     with told_plainly(name):
-        from glassrt.engine.backends.openvino import has_bfloat16
+        if RUNTIMES[name].module == "onnxruntime":
+            from glassrt.engine.backends.ort import has_provider
 
-        return has_bfloat16()
+            if not has_provider(name):
+                return False
+        if (name, precision) == ("openvino", "bf16"):
+            from glassrt.engine.backends.openvino import has_bfloat16
+
+            return has_bfloat16()
+    return RUNTIMES[name].target != "gpu" or has_device()
 
 
 @contextmanager
@@ -108,13 +151,7 @@ def told_plainly(name: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise BackendUnavailable(
-            f"backend {name} needs {error.name}, which is not installed: pip install 'glassrt[cpu]'"
+            f"backend {name} needs {error.name}, which is not installed: pip install 'glassrt[{RUNTIMES[name].extra}]'"
         ) from error
     except ImportError as error:
         raise BackendUnavailable(f"backend {name} is installed but cannot be loaded: {error}") from error
-
-
-def run_windows(backend: Backend, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Logits `[N, C, h, w]` of windows `[N, H, W, 3]`, N being the backend's batch; valid until the next call."""
-    (logits,) = backend.infer({"image": windows}).values()
-    return logits

@@ -1,0 +1,35 @@
+"""What every runtime offers, whatever it computes with."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glassrt.engine.bundle import RunPrecision
+
+Array = NDArray[Any]
+
+
+class Backend(Protocol):
+    """Runs one graph at one fixed batch size.
+
+    Inputs and outputs are contiguous; an output is valid until the next `infer`. `device` is what really
+    computes, in `precision`; `version` is the runtime's.
+    """
+
+    name: str
+    device: str
+    version: str
+    precision: RunPrecision
+    batch: int
+
+    def infer(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]: ...
+
+    def close(self) -> None: ...
+
+
+def run_windows(backend: Backend, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Logits `[N, C, h, w]` of windows `[N, H, W, 3]`, N being the backend's batch; valid until the next call."""
+    (logits,) = backend.infer({"image": windows}).values()
+    return logits

@@ -1,0 +1,222 @@
+"""TensorRT engines ("plans") of a bundle's graphs, built on the machine that will run them and kept for the next time.
+
+`tensorrt` and `tensorrt-rtx` share one interface and this one path. Networks are strongly typed: the precision is the
+graph's own. A plan is for one batch size, so that every shape in it is fixed. Only TensorRT-RTX builds without a GPU.
+"""
+
+import hashlib
+import importlib
+import logging
+import os
+import warnings
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from glassrt.engine.bundle import Bundle, Precision, Strict
+from glassrt.engine.device import Device, find_device, has_device
+from glassrt.engine.errors import BackendUnavailable, BundleError, OutputError
+from glassrt.engine.files import replace_file
+
+MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+INPUT = "image"
+WORKSPACE_BYTES = 4 << 30  # of the GPU's memory, at most, while layers run
+NO_DEVICE = Device("no GPU", "any", "none")
+
+LOGGER = logging.getLogger("glassrt")
+
+
+class Key(Strict, frozen=True):
+    """All that a plan depends on; `graph` is the sha256 of the ONNX file, `window` its side in pixels."""
+
+    graph: str
+    flavour: str
+    version: str
+    device: Device
+    precision: Precision
+    window: int
+    batch: int
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal digits that differ wherever two keys do."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
+
+
+class Entry(Strict, frozen=True):
+    """What a plan's file holds: the engine, its sha256, and the key that it was built for."""
+
+    key: Key
+    sha256: str
+    engine: bytes
+
+
+class Plan(NamedTuple):
+    """A plan in memory, where it is kept, and whether it was built just now."""
+
+    key: Key
+    engine: bytes
+    path: Path
+    built: bool
+
+
+class Unusable(Exception):
+    """Why a kept plan cannot be used."""
+
+
+def open_plan(
+    bundle: Bundle,
+    flavour: str,
+    precision: Precision,
+    batch: int,
+    folder: Path | None = None,
+    unusable: str = "",
+) -> Plan:
+    """The plan of a bundle's graph for `batch` windows at a time, built unless `folder` keeps it already.
+
+    A kept plan that is torn or was made for something else is built again, which is logged; so is one that the caller
+    found `unusable`, for that reason. `folder` is by default the user's cache. Raises BackendUnavailable, BundleError
+    or OutputError.
+    """
+    tensorrt = import_flavour(flavour)
+    graph = bundle.find_graph(precision, "gpu")
+    key = Key(
+        graph.sha256, flavour, tensorrt.__version__, choose_device(flavour), precision, bundle.manifest.window, batch
+    )
+    path = (folder or default_folder()) / f"{bundle.manifest.name}-{precision}-batch{batch}-{key.digest}.plan"
+    try:
+        if unusable:
+            raise Unusable(unusable)
+        return Plan(key, read_entry(path, key), path, built=False)
+    except FileNotFoundError:
+        LOGGER.warning("building a plan for %s, once: %s", describe(key), path)
+    except Unusable as error:
+        LOGGER.warning("%s %s: building it again", path, error)
+    engine = build_engine(tensorrt, bundle.read_graph(precision, "gpu"), key, path.parent)
+    keep(path, msgspec.msgpack.encode(Entry(key, hashlib.sha256(engine).hexdigest(), engine)))
+    return Plan(key, engine, path, built=True)
+
+
+def read_entry(path: Path, key: Key) -> bytes:
+    """The engine in a plan's file. Raises FileNotFoundError, or Unusable where it is not whole or has another key."""
+    try:
+        entry = msgspec.msgpack.decode(path.read_bytes(), type=Entry)
+    except msgspec.MsgspecError as error:
+        raise Unusable("is torn or of another version") from error
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Unusable(f"cannot be read ({error.strerror})") from error
+    if entry.key != key:
+        raise Unusable(f"was made for {describe(entry.key)}")
+    if hashlib.sha256(entry.engine).hexdigest() != entry.sha256:
+        raise Unusable("is damaged")
+    return entry.engine
+
+
+def build_engine(tensorrt: Any, graph: bytes, key: Key, folder: Path) -> bytes:
+    """A serialised engine of an ONNX graph. Raises BundleError naming the layer that TensorRT refuses."""
+    logger = start_logger(tensorrt)
+    logger.errors.clear()
+    builder = tensorrt.Builder(logger)
+    network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = tensorrt.OnnxParser(network, logger)
+    if not parser.parse(graph):
+        refusals = [parser.get_error(index) for index in range(parser.num_errors)]
+        told = [f"{each.desc()} (layer {each.node_name() or 'unnamed'})" for each in refusals] or logger.errors
+        raise BundleError(f"{describe(key)}: the graph is refused: {' '.join(told[:1]) or 'it cannot be read'}")
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
+    config.clear_flag(tensorrt.BuilderFlag.TF32)  # float32 is to mean float32
+    if hasattr(tensorrt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # without it RTX may refuse to be captured
+        config.set_flag(tensorrt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    shape = (key.batch, key.window, key.window, 3)
+    profile = builder.create_optimization_profile()
+    profile.set_shape(INPUT, shape, shape, shape)
+    config.add_optimization_profile(profile)
+    timings = folder / f"{key.flavour}-{key.version}-{key.device.capability}-{slug(key.device.name)}.timing"
+    has_timings = key.flavour == "tensorrt"  # RTX tunes when it runs
+    if has_timings:
+        config.set_timing_cache(config.create_timing_cache(read_timings(timings)), False)
+    memory = builder.build_serialized_network(network, config)
+    if memory is None:
+        raise BundleError(f"{describe(key)}: building failed: {' '.join(logger.errors[:1]) or 'TensorRT says no more'}")
+    if has_timings:
+        keep(timings, bytes(config.get_timing_cache().serialize()))
+    return bytes(memory)
+
+
+def find_flavour() -> str:
+    """The flavour of TensorRT that is installed. Raises BackendUnavailable."""
+    for flavour, module in MODULES.items():
+        if find_spec(module) is not None:
+            return flavour
+    raise BackendUnavailable("TensorRT is not installed: pip install 'glassrt[tensorrt]' or 'glassrt[tensorrt-rtx]'")
+
+
+def import_flavour(flavour: str) -> Any:
+    """The module `tensorrt` or `tensorrt_rtx`. Raises BackendUnavailable."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return importlib.import_module(MODULES[flavour])
+    except ImportError as error:
+        raise BackendUnavailable(f"{flavour} cannot be loaded ({error}): pip install 'glassrt[{flavour}]'") from error
+
+
+@cache
+def start_logger(tensorrt: Any) -> Any:
+    """The one logger that TensorRT takes in a process; it keeps what went wrong in `errors`."""
+
+    class Logger(tensorrt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (tensorrt.ILogger.ERROR, tensorrt.ILogger.INTERNAL_ERROR):
+                self.errors.append(message.splitlines()[0])
+
+    return Logger()
+
+
+def choose_device(flavour: str) -> Device:
+    """What to build for: this GPU, or without one, where TensorRT-RTX can, every GPU that it knows."""
+    return NO_DEVICE if flavour == "tensorrt-rtx" and not has_device() else find_device()
+
+
+def default_folder() -> Path:
+    """Where plans are kept: `$GLASSRT_CACHE/plans`, else in the user's cache folder."""
+    own, shared = os.environ.get("GLASSRT_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    base = Path(own) if own else Path(shared or "~/.cache").expanduser() / "glassrt"
+    return base / "plans"
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Write a file of the cache whole or not at all. Raises OutputError."""
+    try:
+        with replace_file(path) as beside:
+            beside.write_bytes(content)
+    except OutputError as error:
+        raise OutputError(f"{path} cannot be kept ({error.__cause__}): set GLASSRT_CACHE to another folder") from error
+
+
+def read_timings(path: Path) -> bytes:
+    """What TensorRT measured of its kernels on this GPU so far; nothing at first."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def describe(key: Key) -> str:
+    """A key in words."""
+    return f"{key.flavour} {key.version} in {key.precision}, batch {key.batch}, on {key.device.name}"
+
+
+def slug(name: str) -> str:
+    """A name as part of a file's."""
+    return "".join(letter if letter.isalnum() else "-" for letter in name)

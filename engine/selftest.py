@@ -1,0 +1,53 @@
+"""Whether an opened runtime computes what its bundle says: the stored example, run once before anything else."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from glassrt.engine.backends.protocol import Backend, run_windows
+from glassrt.engine.bundle import Bundle, RunPrecision
+from glassrt.engine.errors import BackendUnavailable, BundleError
+
+
+class Tolerance(NamedTuple):
+    """What a precision may lose: logits relative to the largest, pixels that change class, points of mIoU."""
+
+    largest: float
+    flips: float
+    miou: float
+
+
+TOLERANCES: dict[RunPrecision, Tolerance] = {
+    "fp32": Tolerance(1e-4, 1e-4, 0.01),
+    "bf16": Tolerance(0.2, 0.01, 0.5),
+    "fp16": Tolerance(0.05, 0.005, 0.1),
+    "int8": Tolerance(0.5, 0.01, 0.5),
+}
+
+
+def check_backend(bundle: Bundle, backend: Backend) -> None:
+    """Run the bundle's example, or a blank window where it has none, through a backend that was just opened.
+
+    Raises BundleError when the graph does not fit the manifest, BackendUnavailable when the logits are further from
+    the exact ones than the backend's precision allows.
+    """
+    manifest = bundle.manifest
+    side = manifest.window // manifest.output_stride
+    image = np.zeros((1, manifest.window, manifest.window, 3), np.uint8)
+    image, exact = bundle.read_example() or (image, None)
+    logits = run_windows(backend, np.repeat(image, backend.batch, axis=0))
+    fitting = (backend.batch, len(manifest.classes), side, side)
+    if logits.shape != fitting:
+        raise BundleError(
+            f"{bundle.path}: the graph gives logits {list(logits.shape)}, its manifest means {list(fitting)}: "
+            "export or download the bundle again"
+        )
+    if exact is None:
+        return
+    largest = float(np.abs(logits - exact).max())  # NaN wherever the logits are
+    if not largest <= TOLERANCES[backend.precision].largest * max(1.0, float(np.abs(exact).max())):
+        raise BackendUnavailable(
+            f"{backend.name} {backend.version} in {backend.precision} on {backend.device} does not compute what "
+            f"{bundle.path} should give: its stored example is off by {largest:.2g}; choose another --backend or "
+            "--precision"
+        )

@@ -1,0 +1,46 @@
+"""A bundle's graphs as a model repository that NVIDIA Triton Inference Server loads."""
+
+from pathlib import Path
+
+from glassrt.engine.bundle import Bundle, Graph
+from glassrt.engine.files import replace_folder
+
+CONFIG = "config.pbtxt"
+MOST_WINDOWS = 64  # of a batch
+WAIT_US = 500  # for more windows before a batch that is not full is run
+INSTANCES = 1  # of the network on each device; ONNX Runtime fills a device with one
+
+
+def write_repository(bundle: Bundle, folder: Path) -> list[Path]:
+    """Write `folder/NAME-PRECISION/` for every graph of the bundle that GPUs run, and return these folders.
+
+    Each holds `config.pbtxt` and `1/model.onnx`, replaces what an earlier export left, and is whole or absent. Raises
+    BundleError or OutputError.
+    """
+    written = []
+    for graph in bundle.manifest.graphs:
+        if graph.target == "cpu":
+            continue
+        model = folder / f"{bundle.manifest.name}-{graph.precision}"
+        with replace_folder(model, CONFIG) as beside:
+            (beside / "1").mkdir()
+            (beside / "1" / "model.onnx").write_bytes(bundle.read_pinned(graph))
+            (beside / CONFIG).write_text(describe_model(bundle, graph, model.name), "utf-8")
+        written.append(model)
+    return written
+
+
+def describe_model(bundle: Bundle, graph: Graph, name: str) -> str:
+    """Triton's ModelConfig of a graph as protobuf text: any number of windows a request, gathered into batches."""
+    manifest = bundle.manifest
+    side = manifest.window // manifest.output_stride
+    return f"""\
+# {manifest.name} in {graph.precision}: uint8 RGB windows at {manifest.mpp:g} micrometres per pixel -> logits
+name: "{name}"
+platform: "onnxruntime_onnx"
+max_batch_size: {MOST_WINDOWS}
+input [ {{ name: "image" data_type: TYPE_UINT8 dims: [ {manifest.window}, {manifest.window}, 3 ] }} ]
+output [ {{ name: "logits" data_type: TYPE_FP32 dims: [ {len(manifest.classes)}, {side}, {side} ] }} ]
+dynamic_batching {{ max_queue_delay_microseconds: {WAIT_US} }}
+instance_group [ {{ count: {INSTANCES} kind: KIND_AUTO }} ]
+"""
