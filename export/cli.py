@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -88,7 +89,7 @@ def verify_command(
 
 def check_table(checks: tuple[Check, ...]) -> Table:
     """One row a check."""
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("precision", "through", "on", "largest", "mean", "NaN", "other class", "mIoU", ""):
         table.add_column(name)
     for check in checks:

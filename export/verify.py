@@ -59,7 +59,7 @@ def combinations(bundle: Bundle) -> Iterator[tuple[str, RunPrecision]]:
 
 def run_with(bundle: Bundle, name: str, precision: RunPrecision, windows: Windows) -> tuple[Logits, str]:
     """Logits of the windows through one runtime, and the device that computed them."""
-    backend = open_backend(bundle, name, precision=precision)
+    backend = open_backend(bundle, name, precision=precision, tested=False)
     try:
         return run_each(backend, windows), backend.device
     finally:
@@ -68,7 +68,7 @@ def run_with(bundle: Bundle, name: str, precision: RunPrecision, windows: Window
 
 def score(bundle: Bundle, name: str, precision: RunPrecision, data: Path) -> float:
     """mIoU on GlaS testA in points."""
-    backend = open_backend(bundle, name, precision=precision)
+    backend = open_backend(bundle, name, precision=precision, tested=False)
     try:
         scores: dict[str, Any] = evaluate(bundle.replace((1.0,), False), backend, "glas", data, "testA")["scores"]
     finally:

@@ -56,23 +56,29 @@ DEFAULT_BATCH = 1  # on CPUs larger batches leave the caches and take longer a w
 
 
 def open_backend(
-    bundle: Bundle, name: str = "auto", batch: int = DEFAULT_BATCH, threads: int = 0, precision: str = "fp32"
+    bundle: Bundle,
+    name: str = "auto",
+    batch: int = DEFAULT_BATCH,
+    threads: int = 0,
+    precision: str = "fp32",
+    tested: bool = True,
 ) -> Backend:
     """A backend with one of the bundle's graphs loaded for `batch` windows at a time; the caller closes it.
 
     `auto` as the name takes the fastest runtime that runs here; as the precision, the fastest that the bundle was
-    verified for with it. `threads` 0 uses every core. It has run the bundle's example by then. Raises
-    BackendUnavailable where the runtime is not installed or the device cannot, UsageError for a name that is none,
-    BundleError where the graph is missing or does not fit its manifest.
+    verified for with it. `threads` 0 uses every core. It has given the bundle's example by then, unless it is not to be
+    `tested`. Raises BackendUnavailable where the runtime is not installed, the device cannot or the example is missed,
+    UsageError for a name that is none, BundleError where the graph is missing or does not fit its manifest.
     """
     if batch < 1:
         raise UsageError(f"batch {batch} must be at least 1")
     name, chosen = choose(bundle, name, precision)
     with told_plainly(name):
         if name.startswith("tensorrt"):
-            return open_plan_backend(bundle, name, batch, cast(Precision, chosen))
+            return open_plan_backend(bundle, name, batch, cast(Precision, chosen), tested)
         backend = load_graph(bundle, name, batch, threads, chosen)
-        check_backend(bundle, backend)
+        if tested:
+            check_backend(bundle, backend)
         return backend
 
 
@@ -88,7 +94,7 @@ def load_graph(bundle: Bundle, name: str, batch: int, threads: int, precision: R
     return OrtBackend(graph, batch, threads, precision, name)
 
 
-def open_plan_backend(bundle: Bundle, name: str, batch: int, precision: Precision) -> Backend:
+def open_plan_backend(bundle: Bundle, name: str, batch: int, precision: Precision, tested: bool) -> Backend:
     """A backend that runs a plan, which is built again if a kept one does not load or fails its example."""
     from glassrt.engine.backends.tensorrt import TensorRtBackend
     from glassrt.engine.plans import open_plan
@@ -98,7 +104,8 @@ def open_plan_backend(bundle: Bundle, name: str, batch: int, precision: Precisio
     while True:
         try:
             backend = TensorRtBackend(plan)
-            check_backend(bundle, backend)
+            if tested:
+                check_backend(bundle, backend)
             return backend
         except BackendUnavailable as error:
             if plan.built:

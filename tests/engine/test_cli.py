@@ -63,7 +63,7 @@ def test_scoring_prints_what_ran_and_where_the_results_lie(demo_slide: Path, tmp
         ("slides/tissue/no-tissue.png", (), 3, "--mpp"),
         ("slides/CMU-1-Small-Region.jpeg.tiff", (), 3, "no scan has"),
         ("slides/CMU-1-Small-Region.svs", ("--mpp", "0.0001"), 2, "--mpp 0.0001"),
-        ("slides/CMU-1-Small-Region.svs", ("--backend", "tpu"), 2, "choose auto, ort or openvino"),
+        ("slides/CMU-1-Small-Region.svs", ("--backend", "tpu"), 2, "choose auto, ort, openvino"),
         ("slides/CMU-1-Small-Region.svs", ("--bundle", "none.glass"), 2, "none.glass is no bundle"),
         ("slides/CMU-1-Small-Region.svs", ("--scales", "1,a"), 2, "--scales 1,a"),
         ("slides/CMU-1-Small-Region.svs", ("--map-mpp", "0.01"), 2, "--map-mpp 0.01"),

@@ -204,7 +204,7 @@ def test_a_backend_says_what_really_runs(name: str) -> None:
 
 
 def test_an_unknown_backend_is_refused() -> None:
-    with pytest.raises(UsageError, match="choose auto, ort or openvino"):
+    with pytest.raises(UsageError, match="choose auto, ort, openvino"):
         open_backend(BUNDLE, "tensorflow")
 
 

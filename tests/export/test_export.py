@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import msgspec
@@ -9,13 +10,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import Tensor, nn
 
 from glassrt.engine.backends import open_backend, run_windows
-from glassrt.engine.bundle import DEFAULT_BUNDLE
-from glassrt.engine.errors import TrainingError
+from glassrt.engine.bundle import DEFAULT_BUNDLE, SHIPPED, Bundle, open_bundle
+from glassrt.engine.errors import BundleError, TrainingError, UsageError
 from glassrt.engine.grid import GridReader
 from glassrt.engine.slide import open_slide
-from glassrt.export.bundle import export_run
+from glassrt.export.bundle import export_run, open_network
+from glassrt.export.to_onnx import export_graph
 from glassrt.training import checkpoint
 from glassrt.training.cli import CONFIGS
 from glassrt.training.config import load_config
@@ -39,8 +42,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_graph_computes_what_torch_does_through_every_backend(run: Path, demo_slide: Path, tmp_path: Path) -> None:
-    bundle = export_run(run, tmp_path / "fresh.glass", "fresh")
+@pytest.fixture(scope="module")
+def fresh(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """That run as a bundle."""
+    return export_run(run, tmp_path_factory.mktemp("bundle") / "fresh.glass", "fresh", ("fp32", "fp16"))
+
+
+def test_the_graph_computes_what_torch_does_through_every_backend(run: Path, fresh: Bundle, demo_slide: Path) -> None:
     with open_slide(demo_slide) as slide:
         tissue = GridReader(slide, 0.62).read(300, 900, 320, 320)
     noise = np.random.default_rng(0).integers(0, 256, tissue.shape, dtype=np.uint8)
@@ -51,7 +59,7 @@ def test_the_graph_computes_what_torch_does_through_every_backend(run: Path, dem
         expected = network.eval()(torch.from_numpy(windows).permute(0, 3, 1, 2).float()).numpy()
     for name in ("ort", "openvino"):
         for batch in (1, 4):
-            backend = open_backend(bundle, name, batch)
+            backend = open_backend(fresh, name, batch)
             logits = np.concatenate(
                 [run_windows(backend, windows[start : start + batch]).copy() for start in range(0, 4, batch)]
             )
@@ -59,9 +67,8 @@ def test_the_graph_computes_what_torch_does_through_every_backend(run: Path, dem
             assert np.abs(logits - expected).max() < 1e-4
 
 
-def test_the_graph_is_plain(run: Path, tmp_path: Path) -> None:
-    bundle = export_run(run, tmp_path / "fresh.glass", "fresh")
-    model = onnx.load_from_string(bundle.read_graph())
+def test_the_graph_is_plain(fresh: Bundle) -> None:
+    model = onnx.load_from_string(fresh.read_graph())
     operations = {node.op_type for node in model.graph.node}
     assert not operations & {"BatchNormalization", "Dropout", "Shape", "Gather", "Resize", "Identity"}
     assert model.graph.node[0].op_type == "Cast"  # else TensorRT refuses the bytes
@@ -74,11 +81,10 @@ def test_the_graph_is_plain(run: Path, tmp_path: Path) -> None:
     assert [dimension.dim_value for dimension in dimensions][1:] == [320, 320, 3]
 
 
-def test_an_unfinished_run_cannot_be_exported_and_the_older_bundle_stays(run: Path, tmp_path: Path) -> None:
-    older = export_run(run, tmp_path / "fresh.glass", "fresh")
+def test_an_unfinished_run_cannot_be_exported_and_the_older_bundle_stays(fresh: Bundle, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="train the run to its end first"):
-        export_run(tmp_path, older.path, "fresh")
-    assert older.read_graph()
+        export_run(tmp_path, fresh.path, "fresh")
+    assert fresh.read_graph()
 
 
 def test_a_checkpoint_of_another_network_is_refused(run: Path, tmp_path: Path) -> None:
@@ -114,4 +120,60 @@ def test_a_run_of_another_version_is_refused(run: Path, tmp_path: Path, left_out
     checkpoint.save(tmp_path / "model.safetensors", tensors, {k: v for k, v in metadata.items() if k != left_out})
     with pytest.raises(TrainingError, match=r"model\.safetensors was written by another version"):
         export_run(tmp_path, tmp_path / "x.glass", "x")
+    assert not (tmp_path / "x.glass").exists()
+
+
+class Refused(nn.Module):
+    """An operation that ONNX has none for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        planes = x.mean(1)
+        return torch.linalg.eigvals(planes).real[:, None, None] * x
+
+
+class Undecided(nn.Module):
+    """What it computes depends on the pixels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [(Refused(), "head.odd is refused: aten.linalg_eig"), (Undecided(), r"head.odd \(Undecided\) is refused: ")],
+)
+def test_a_module_that_the_exporter_refuses_is_named(
+    module: nn.Module, says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    head = nn.Sequential(OrderedDict(mix=nn.Conv2d(3, 2, 1), odd=module))
+    with pytest.raises(BundleError, match=says) as raised:
+        export_graph(nn.Sequential(OrderedDict(head=head)), 32)
+    assert "\n" not in str(raised.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_graphs_say_nothing_of_the_machine_that_made_them(fresh: Bundle) -> None:
+    for shipped in (fresh, *(open_bundle(path.stem) for path in SHIPPED.glob("*.glass"))):
+        for graph in shipped.manifest.graphs:
+            content = shipped.read_pinned(graph)
+            assert not [note for note in (b"stack_trace", b"site-packages", b"pspnet.py") if note in content]
+
+
+def test_an_export_holds_an_example_of_its_own(run: Path, fresh: Bundle, demo_slide: Path, tmp_path: Path) -> None:
+    """Painted without real tissue, else a real window; in either case with the logits that torch gives."""
+    painted = fresh.read_example()
+    real = export_run(run, tmp_path / "b.glass", "b", calibration=demo_slide.parent).read_example()
+    assert painted is not None
+    assert real is not None
+    assert not np.array_equal(painted[0], real[0])
+    infer = open_network(run)
+    for image, logits in (painted, real):
+        assert image.shape == (1, 320, 320, 3)
+        assert len(np.unique(image)) > 100
+        assert np.array_equal(logits, infer(image))
+
+
+def test_int8_without_calibration_is_refused_before_any_work(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="int8 needs --calibration"):
+        export_run(run, tmp_path / "x.glass", "x", ("int8",))
     assert not (tmp_path / "x.glass").exists()

@@ -14,7 +14,6 @@ from onnx import TensorProto, numpy_helper
 from glassrt.engine.bundle import Bundle, open_bundle
 from glassrt.engine.errors import UsageError
 from glassrt.export import precision
-from glassrt.export.bundle import lower_precisions
 from glassrt.export.calibration import collect_windows
 from glassrt.export.precision import Int8, flip_rate, last_layer, run_graph, to_float16, to_int8
 from glassrt.export.verify import edge_windows
@@ -138,11 +137,6 @@ def test_layers_are_ranked_by_what_each_costs_alone(bundle: Bundle, windows: NDA
     ranked = list(precision.rank_layers(quantiser, windows[:2], exact, [name for name in keep if name not in few]))
     assert set(ranked) == few
     assert ranked[0] == spoilt
-
-
-def test_int8_without_calibration_is_refused(bundle: Bundle) -> None:
-    with pytest.raises(UsageError, match="int8 needs --calibration"):
-        list(lower_precisions(bundle.read_graph(), bundle.manifest, ("int8",), None))
 
 
 def test_a_calibration_folder_must_hold_tissue(bundle: Bundle, tmp_path: Path, demo_slide: Path) -> None:

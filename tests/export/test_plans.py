@@ -1,0 +1,237 @@
+"""Real TensorRT-RTX parses and builds without a GPU; what runs a plan needs one."""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from glassrt.engine.backends import open_backend, run_windows
+from glassrt.engine.bundle import Bundle, Precision, open_bundle, write_bundle
+from glassrt.engine.device import Device, has_device
+from glassrt.engine.errors import BundleError, OutputError
+from glassrt.engine.plans import MODULES, Entry, Key, default_folder, open_plan, read_entry
+from glassrt.engine.selftest import TOLERANCES
+from glassrt.export import precision
+from glassrt.export.bundle import describe_graph, export_run, infer_exactly, lower_precisions
+from glassrt.export.calibration import collect_windows
+from glassrt.training import checkpoint
+from glassrt.training.cli import CONFIGS
+from glassrt.training.config import load_config
+from glassrt.training.methods.oeem import OeemConfig
+from glassrt.training.methods.segment import build_network
+
+FLAVOUR = "tensorrt-rtx"
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+GLASSRT = Path(sys.executable).parent / "glassrt"
+
+
+@pytest.fixture(scope="module")
+def bundle(demo_slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The shipped network in all precisions of GPUs."""
+    shipped = open_bundle()
+    exact, entries, files = shipped.read_graph(), [shipped.find_graph()], {"fp32.onnx": shipped.read_graph()}
+    windows = collect_windows(demo_slide.parent, shipped.manifest, wanted=8)
+    for entry, content in lower_precisions(exact, ("fp16", "int8"), windows):
+        entries.append(entry)
+        files[entry.file] = content
+    manifest = msgspec.structs.replace(shipped.manifest, graphs=tuple(entries), verified=(), example=None)
+    return write_bundle(tmp_path_factory.mktemp("plans") / "made.glass", manifest, files)
+
+
+def with_graph(bundle: Bundle, folder: Path, graph: bytes) -> Bundle:
+    """The bundle with another float32 graph, rightly pinned."""
+    manifest = msgspec.structs.replace(bundle.manifest, graphs=(describe_graph("fp32.onnx", graph),))
+    return write_bundle(folder / "other.glass", manifest, {"fp32.onnx": graph})
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_builds_and_the_second_time_comes_from_the_cache(
+    bundle: Bundle, tmp_path: Path, precision: Precision, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = open_plan(bundle, FLAVOUR, precision, 2, tmp_path)
+    assert "building a plan" in caplog.text
+    caplog.clear()
+    second = open_plan(bundle, FLAVOUR, precision, 2, tmp_path)
+    assert (first.built, second.built) == (True, False)
+    assert first.engine == second.engine
+    assert len(first.engine) > 1e6
+    assert caplog.text == ""
+    assert [*tmp_path.iterdir()] == [first.path]
+    assert first.key.graph == bundle.find_graph(precision, "gpu").sha256
+
+
+def test_a_plan_is_for_one_batch_size_and_one_graph(bundle: Bundle, tmp_path: Path) -> None:
+    paths = {
+        open_plan(bundle, FLAVOUR, precision, batch, tmp_path).path
+        for precision in ("fp32", "fp16")
+        for batch in (1, 2)
+    }
+    assert len(paths) == 4 == len([*tmp_path.iterdir()])
+
+
+def test_whatever_differs_makes_another_key() -> None:
+    key = Key("0" * 64, "tensorrt", "11.0", Device("NVIDIA H200", "9.0", "580.65"), "fp16", 320, 8)
+    others = [
+        msgspec.structs.replace(key, **change)
+        for change in (
+            {"graph": "1" * 64},
+            {"flavour": "tensorrt-rtx"},
+            {"version": "11.1"},
+            {"device": Device("NVIDIA H100", "9.0", "580.65")},
+            {"device": Device("NVIDIA H200", "9.1", "580.65")},
+            {"device": Device("NVIDIA H200", "9.0", "580.66")},
+            {"precision": "int8"},
+            {"window": 321},
+            {"batch": 9},
+        )
+    ]
+    assert len({each.digest for each in (key, *others)}) == 10
+
+
+def test_a_torn_or_foreign_plan_is_built_again_loudly(
+    bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = open_plan(bundle, FLAVOUR, "fp32", 1, tmp_path)
+    whole = plan.path.read_bytes()
+    entry = msgspec.msgpack.decode(whole, type=Entry)
+    key = msgspec.structs.replace(entry.key, device=Device("NVIDIA T4", "7.5", "550.1"))
+    foreign = msgspec.structs.replace(entry, key=key)
+    spoilt = {
+        "is torn": whole[:-1000],
+        "is torn or of another version": b"",
+        "is damaged": whole[:-1000] + bytes(1000),
+        "was made for tensorrt-rtx .* on NVIDIA T4": msgspec.msgpack.encode(foreign),
+    }
+    for says, content in spoilt.items():
+        plan.path.write_bytes(content)
+        caplog.clear()
+        again = open_plan(bundle, FLAVOUR, "fp32", 1, tmp_path)
+        assert again.built
+        (record,) = caplog.records
+        assert record.levelno == logging.WARNING
+        assert re.search(f"{says}.*building it again", record.getMessage())
+        assert read_entry(plan.path, plan.key) == plan.engine
+
+
+def test_a_plan_that_the_caller_found_wanting_is_built_again(bundle: Bundle, tmp_path: Path) -> None:
+    open_plan(bundle, FLAVOUR, "fp32", 1, tmp_path)
+    assert not open_plan(bundle, FLAVOUR, "fp32", 1, tmp_path).built
+    assert open_plan(bundle, FLAVOUR, "fp32", 1, tmp_path, unusable="failed its example").built
+
+
+def test_a_folder_that_cannot_be_written_is_told(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match=r"cannot be kept .*: set GLASSRT_CACHE to another folder"):
+        open_plan(bundle, FLAVOUR, "fp32", 1, tmp_path / "file")
+
+
+def test_a_graph_that_is_none_is_refused_and_nothing_kept(bundle: Bundle, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    with pytest.raises(BundleError, match=r"tensorrt-rtx .* in fp32.*: the graph is refused: "):
+        open_plan(with_graph(bundle, tmp_path, b"no graph" * 100), FLAVOUR, "fp32", 1, kept)
+    assert not kept.exists()
+
+
+def test_a_layer_that_tensorrt_refuses_is_named(bundle: Bundle, tmp_path: Path) -> None:
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 320, 320, 3])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3, 320, 320])
+    turned = helper.make_node("Transpose", ["image"], ["turned"], name="turn.bytes", perm=[0, 3, 1, 2])
+    cast = helper.make_node("Cast", ["turned"], ["logits"], name="cast", to=TensorProto.FLOAT)
+    model = helper.make_model(
+        helper.make_graph([turned, cast], "g", [image], [logits]), opset_imports=[helper.make_opsetid("", 18)]
+    )
+    onnx.checker.check_model(model)
+    with pytest.raises(BundleError, match=r"turn\.bytes"):
+        open_plan(with_graph(bundle, tmp_path, model.SerializeToString()), FLAVOUR, "fp32", 1, tmp_path / "kept")
+
+
+def test_the_cache_is_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLASSRT_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert default_folder() == Path("/x/glassrt/plans")
+    monkeypatch.setenv("GLASSRT_CACHE", "/y")
+    assert default_folder() == Path("/y/plans")
+
+
+def test_the_command_builds_then_finds(bundle: Bundle, tmp_path: Path) -> None:
+    command = [GLASSRT, "plan", bundle.path, "--precision", "fp32,int8", "--batch", "1,2"]
+    run = [
+        subprocess.run(command, capture_output=True, text=True, env={**os.environ, "GLASSRT_CACHE": str(tmp_path)})
+        for _ in range(2)
+    ]
+    assert [done.returncode for done in run] == [0, 0], run[0].stderr
+    assert [done.stdout.count("built in") for done in run] == [4, 0]
+    assert [done.stdout.count("kept from before") for done in run] == [0, 4]
+    assert [done.stderr.count("building a plan") for done in run] == [4, 0]
+    assert len([*(tmp_path / "plans").iterdir()]) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--batch", "0"], "--batch 0: expected positive numbers"),
+        (["--precision", "fp8"], "'fp8' is none of fp32, fp16, int8"),
+        (["--backend", "ort"], "has no plans; choose tensorrt or tensorrt-rtx"),
+        (["--backend", "tensorrt"], r"pip install 'glassrt\[tensorrt\]'|no CUDA device"),
+    ],
+)
+def test_what_has_no_plan_is_told_in_a_line(bundle: Bundle, arguments: list[str], says: str) -> None:
+    done = subprocess.run([GLASSRT, "plan", bundle.path, *arguments], capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert re.search(says, line)
+
+
+@pytest.mark.slow
+def test_the_network_of_the_paper_exports_and_builds_in_every_precision(
+    demo_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ResNet38-PSPNet, 144 million random weights, on smaller windows than the paper's."""
+    config = load_config(CONFIGS / "oeem_paper.toml", OeemConfig).segment
+    config = msgspec.structs.replace(config, weights="random", crop=160, window=160)
+    torch.manual_seed(0)
+    network = build_network(config)
+    metadata = {"method": "oeem", "labels": "none", "config": msgspec.json.encode(config).decode()}
+    checkpoint.save(tmp_path / "model.safetensors", network.state_dict(), metadata)
+    monkeypatch.setattr(precision, "FLIPS_AIM", 1.0)  # random weights have no accuracy to lose
+    bundle = export_run(tmp_path, tmp_path / "paper.glass", "paper", ("fp32", "fp16", "int8"), demo_slide.parent)
+    windows, _ = bundle.read_example() or pytest.fail("no example")
+    logits = run_windows(open_backend(bundle, "ort"), windows)
+    assert np.abs(logits - infer_exactly(network, windows)).max() < 1e-4
+    for name in PRECISIONS:
+        assert [open_plan(bundle, FLAVOUR, name, 1, tmp_path / "kept").built for _ in range(2)] == [True, False]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_plan_computes_what_the_graph_does(
+    bundle: Bundle,
+    demo_slide: Path,
+    tmp_path: Path,
+    flavour: str,
+    precision: Precision,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not has_device():
+        pytest.skip("no CUDA device")
+    pytest.importorskip(MODULES[flavour])
+    monkeypatch.setenv("GLASSRT_CACHE", str(tmp_path))
+    windows = collect_windows(demo_slide.parent, bundle.manifest, wanted=8)
+    exact = open_backend(bundle, "ort", 8)
+    wanted = run_windows(exact, windows)
+    for _ in range(2):  # built, then kept
+        backend = open_backend(bundle, flavour, 8, precision=precision)
+        logits = run_windows(backend, windows).copy()
+        assert np.abs(logits - wanted).max() <= TOLERANCES[precision].largest * np.abs(wanted).max()
+        assert np.array_equal(run_windows(backend, windows[::-1].copy())[::-1], logits)
+        backend.close()

@@ -1,0 +1,53 @@
+"""The model repository, held against Triton's own schema."""
+
+from pathlib import Path
+
+import msgspec
+import onnxruntime
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from glassrt.engine.bundle import Bundle, open_bundle, write_bundle
+from glassrt.engine.errors import OutputError
+from glassrt.export.bundle import describe_graph
+from glassrt.export.precision import to_float16
+from glassrt.export.triton import write_repository
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The shipped bundle with float16 beside its float32 and int8 for CPUs."""
+    shipped = open_bundle()
+    files = {graph.file: shipped.read_pinned(graph) for graph in shipped.manifest.graphs}
+    files["fp16.onnx"] = to_float16(shipped.read_graph())
+    graphs = (*shipped.manifest.graphs, describe_graph("fp16.onnx", files["fp16.onnx"], "fp16", "gpu"))
+    manifest = msgspec.structs.replace(shipped.manifest, graphs=graphs, example=None)
+    return write_bundle(tmp_path_factory.mktemp("triton") / "made.glass", manifest, files)
+
+
+def test_triton_reads_the_configuration_and_its_shapes_are_the_graphs(bundle: Bundle, tmp_path: Path) -> None:
+    written = write_repository(bundle, tmp_path / "models")
+    assert [path.name for path in written] == ["glas-glands-fp32", "glas-glands-fp16"]
+    assert sorted((tmp_path / "models").iterdir()) == sorted(written)
+    for model in written:
+        config = text_format.Parse((model / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+        assert (config.name, config.platform) == (model.name, "onnxruntime_onnx")
+        assert config.max_batch_size > 1
+        assert config.HasField("dynamic_batching")
+        assert config.instance_group[0].count == 1
+        session = onnxruntime.InferenceSession(model / "1" / "model.onnx", providers=["CPUExecutionProvider"])
+        (image,), (logits,) = session.get_inputs(), session.get_outputs()
+        kinds = {"tensor(uint8)": model_config_pb2.TYPE_UINT8, "tensor(float)": model_config_pb2.TYPE_FP32}
+        for told, real in ((config.input[0], image), (config.output[0], logits)):
+            assert (told.name, [*told.dims], told.data_type) == (real.name, real.shape[1:], kinds[real.type])
+
+
+def test_a_second_export_replaces_the_first_and_nothing_else(bundle: Bundle, tmp_path: Path) -> None:
+    first = write_repository(bundle, tmp_path)[0]
+    (first / "1" / "model.onnx").write_bytes(b"stale")
+    assert write_repository(bundle, tmp_path)[0].joinpath("1", "model.onnx").stat().st_size > 1e6
+    (tmp_path / "theirs" / "glas-glands-fp32").mkdir(parents=True)
+    (tmp_path / "theirs" / "glas-glands-fp32" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="was not written by GlassRT"):
+        write_repository(bundle, tmp_path / "theirs")
