@@ -112,6 +112,8 @@ def score_path(path: Path, job: Job, progress: Progress) -> Outcome:
     except GlassError as error:
         return Outcome(path, error=str(error))
     except Exception as error:  # whatever a broken slide sets off must not end a night's work
+        if isinstance(error.__context__, KeyboardInterrupt):  # which came while a lock was waited for
+            raise error.__context__ from None
         return Outcome(path, error=" ".join(f"{path}: unexpected {type(error).__name__}: {error}".split()))
 
 

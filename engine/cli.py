@@ -17,6 +17,7 @@ from glassrt.engine.batch import Job, Outcome, score_batch
 from glassrt.engine.bundle import DEFAULT_BUNDLE, Bundle, Precision, open_bundle
 from glassrt.engine.device import has_device
 from glassrt.engine.errors import GlassError, UsageError
+from glassrt.engine.interrupt import Interrupt
 from glassrt.engine.plans import MODULES, find_flavour, open_plan
 from glassrt.engine.progress import Bars
 from glassrt.engine.segment import DEFAULT_READERS
@@ -82,8 +83,8 @@ def score_command(
         f"{', mirrored too' if opened.manifest.flips else ''}"
     )
     job = Job(opened, runtime, out, mpp, map_mpp, readers)
-    with Bars(console, len(slides)) as bars:
-        outcomes = score_batch(slides, job, bars.start)
+    with Bars(console, len(slides)) as bars, Interrupt() as interrupt:
+        outcomes = score_batch(slides, job, lambda path: interrupt.guard(bars.start(path)))
     console.print(summary_table(outcomes, opened))
     failed = [outcome for outcome in outcomes if outcome.result is None]
     for outcome in failed:

@@ -35,7 +35,7 @@ def test_a_source_that_does_not_build_says_where() -> None:
 
 def test_without_cupy_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(CudaUnavailable, match=r"CuPy cannot be loaded .*: pip install 'glassrt\[gpu\]'"):
+    with pytest.raises(CudaUnavailable, match=r"CuPy cannot be loaded .*: pip install 'glassrt\[cuda\]'"):
         building.load("oeem")
 
 

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from glassrt.engine import backends
-from glassrt.engine.bundle import Bundle, Check, open_bundle, record_checks, write_bundle
-from glassrt.engine.errors import BundleError, UsageError
+from glassrt.engine.bundle import Bundle, Check, named_files, open_bundle, record_checks, write_bundle
+from glassrt.engine.errors import BackendUnavailable, BundleError, UsageError
 from glassrt.export.bundle import describe_graph
 from glassrt.export.calibration import collect_windows
-from glassrt.export.precision import to_int8
 from glassrt.export.verify import compare, edge_windows, verify
 
 GLASSRT = Path(sys.executable).parent / "glassrt"
@@ -30,16 +29,12 @@ def windows(demo_slide: Path) -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def made(windows: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The shipped bundle with an int8 graph for CPUs, not verified yet."""
+def made(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The shipped bundle, as if it was not verified yet."""
     shipped = open_bundle()
-    exact, int8 = shipped.read_graph(), to_int8(shipped.read_graph(), windows)
-    entry = describe_graph("int8_cpu.onnx", int8.graphs["cpu"], "int8", "cpu", int8.kept)
-    manifest = msgspec.structs.replace(
-        shipped.manifest, graphs=(describe_graph("fp32.onnx", exact), entry), verified=()
-    )
-    folder = tmp_path_factory.mktemp("bundles") / "made.glass"
-    return write_bundle(folder, manifest, {"fp32.onnx": exact, "int8_cpu.onnx": int8.graphs["cpu"]})
+    files = {entry.file: shipped.read_pinned(entry) for entry in named_files(shipped.manifest)}
+    manifest = msgspec.structs.replace(shipped.manifest, verified=())
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "made.glass", manifest, files)
 
 
 @pytest.fixture
@@ -79,7 +74,7 @@ def test_a_graph_that_is_off_fails_and_is_not_chosen(bundle: Bundle, demo_slide:
     content = model.SerializeToString()
     graphs = (bundle.manifest.graphs[0], describe_graph("int8_cpu.onnx", content, "int8", "cpu"))
     exact = bundle.read_graph()
-    manifest = msgspec.structs.replace(bundle.manifest, graphs=graphs)
+    manifest = msgspec.structs.replace(bundle.manifest, graphs=graphs, example=None)
     spoilt = write_bundle(bundle.path, manifest, {"fp32.onnx": exact, "int8_cpu.onnx": content})
     command = [GLASSRT, "verify", spoilt.path, "--tiles", demo_slide.parent]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -138,9 +133,10 @@ def test_auto_takes_the_fastest_that_was_verified(bundle: Bundle) -> None:
 def test_what_cannot_run_is_told(bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="precision 'fp8' does not exist"):
         backends.open_backend(bundle, precision="fp8")
-    with pytest.raises(UsageError, match="precision fp16 does not run through a CPU"):
+    with pytest.raises(BackendUnavailable, match=r"nothing here runs precision fp16: it takes .* tensorrt, "):
         backends.open_backend(bundle, precision="fp16")
     with pytest.raises(UsageError, match="precision bf16 does not run through ort"):
         backends.open_backend(bundle, "ort", precision="bf16")
+    exact = msgspec.structs.replace(bundle.manifest, graphs=bundle.manifest.graphs[:1])
     with pytest.raises(BundleError, match="has no int8 graph for cpu; it holds fp32 for any"):
-        backends.open_backend(open_bundle(), precision="int8")
+        backends.open_backend(Bundle(bundle.path, exact, bundle.sha256), precision="int8")
