@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from glassrt.engine.backends import DEFAULT_BATCH
+from glassrt.engine.backends import DEFAULT_BATCH, NAMES
 from glassrt.engine.bundle import DEFAULT_BUNDLE, open_bundle
-from glassrt.engine.cli import BACKEND, PRECISION, parse_scales
+from glassrt.engine.cli import BACKEND, PRECISION, parse_counts, parse_scales
 from glassrt.training.cli import CONFIGS, bars, missing_packages
 
 bench_app = typer.Typer(help="Measure GlassRT on this machine.", no_args_is_help=True)
@@ -54,6 +55,74 @@ def slide_command(
     for name, seconds in report["stages"].items():
         table.add_row(f"  {name}", f"{seconds:.3f} s")
     console.print(table)
+    if json is not None:
+        write_report(json, report)
+
+
+@bench_app.command("latency")
+def latency_command(
+    bundle: Annotated[Path, typer.Argument(help="Bundle.", show_default="the one shipped")] = DEFAULT_BUNDLE,
+    backend: Annotated[str, typer.Option(help=f"{', '.join(NAMES)}, with commas, or auto.")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, int8, with commas, or auto.")] = "auto",
+    batch: Annotated[str, typer.Option(help="Windows per network call, with commas.")] = str(DEFAULT_BATCH),
+    threads: Annotated[str, typer.Option(help="Threads, with commas; 0: all cores.")] = "0",
+    duration: Annotated[float, typer.Option(min=0.1, help="Seconds for each combination.")] = 10.0,
+    rate: Annotated[
+        float | None, typer.Option(min=0.01, help="Also: this many calls arrive a second.", show_default=False)
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="File to write the figures to.", show_default=False)] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG to draw.", show_default=False)] = None,
+) -> None:
+    """Percentiles of latency, throughput, share of the machine's ceiling, start-up and memory."""
+    with missing_packages("bench"):
+        from glassrt.benchmarks import latency
+        from glassrt.benchmarks.machine import write_report
+        from glassrt.benchmarks.plots import plot_latency
+
+        if plot is not None:
+            import matplotlib  # noqa: F401  # before minutes of measuring
+    opened = open_bundle(bundle)
+    batches, counts = parse_counts("--batch", batch, 1), parse_counts("--threads", threads, 0)
+    settings = latency.lay_settings(opened, backend.split(","), precision.split(","), batches, counts)
+    console = Console()
+    with console.status("") as status:
+        report = latency.measure_latency(opened, settings, duration, rate, status.update)
+    title = f"{report['bundle']}: {report['gmac_per_window']:.2f} GMAC a window of {report['window']} px"
+    print_rows(title, [*latency.each_row(report)])
+    if json is not None:
+        write_report(json, report)
+    if plot is not None:
+        plot_latency(plot, report)
+
+
+@bench_app.command("peers")
+def peers_command(
+    slide: Annotated[Path, typer.Argument(help="Slide to take pixels from.", show_default=False)],
+    bundle: Annotated[Path, typer.Argument(help="Bundle.", show_default="the one shipped")] = DEFAULT_BUNDLE,
+    scales: Annotated[str | None, typer.Option(help="Scales, e.g. 0.75,1,1.5.", show_default="the bundle's")] = None,
+    flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirrored windows too.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="In which all take turns.")] = 7,
+    json: Annotated[Path | None, typer.Option(help="File to write the figures to.", show_default=False)] = None,
+) -> None:
+    """The same network, pixels and windows through GlassRT, MONAI and plain torch."""
+    with missing_packages("peers"):
+        from glassrt.benchmarks.peers import measure_peers
+    from glassrt.benchmarks.machine import write_report
+
+    with Console().status("") as status:
+        opened = open_bundle(bundle).replace(parse_scales(scales), flip)
+        report = measure_peers(slide, opened, rounds, status.update)
+    height, width = report["pixels"]
+    rows = [
+        {
+            "": each["name"],
+            "seconds": f"{each['seconds']:.2f}",
+            "times GlassRT fp32": f"{each['times_glassrt_fp32']:.2f}",
+            "other class": f"{each['other_class']:.3%}",
+        }
+        for each in report["contenders"]
+    ]
+    print_rows(f"{width} x {height} px of {report['slide']}, {report['threads']} threads", rows)
     if json is not None:
         write_report(json, report)
 
@@ -143,7 +212,7 @@ def kernels_command(
 
 def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
     """Print rows of like keys as a table."""
-    table = Table(title=title)
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in rows[0]:
         table.add_column(name.replace("_", " "))
     for row in rows:

@@ -18,7 +18,9 @@ PACKAGES = (
     "openslide-bin",
     "opencv-python-headless",
     "torch",
+    "monai",
     "cupy-cuda13x",
+    "tensorrt-rtx",
     "nvidia-cuda-nvrtc",
 )
 
@@ -35,6 +37,7 @@ def describe_machine() -> dict[str, Any]:
         "processor": processor_name(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
+        "governor": read_governor(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -50,6 +53,12 @@ def processor_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def read_governor() -> str:
+    """How the system sets the processor's frequency, where it tells."""
+    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    return governor.read_text().strip() if governor.exists() else "not told"
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from glassrt.engine.errors import BundleError
 from glassrt.engine.files import readable_json, replace_file, replace_folder
 
 MANIFEST = "manifest.json"
+LONGEST_NAME = 64
 SHIPPED = Path(__file__).parent / "bundles"
 DEFAULT_BUNDLE = SHIPPED / "glas-glands.glass"
 
@@ -111,6 +113,10 @@ class Manifest(Strict, frozen=True):
     example: Example | None = None
 
     def __post_init__(self) -> None:
+        if not is_name(self.name):
+            raise ValueError(
+                f"name {self.name!r} must be letters, digits, dots, dashes and underlines, {LONGEST_NAME} at most"
+            )
         if self.stride > self.window:
             raise ValueError(f"stride {self.stride} exceeds window {self.window}: pixels would be left out")
         if self.window % self.output_stride:
@@ -145,8 +151,20 @@ class Bundle:
         """The stored window `[1, H, W, 3]` and its exact logits `[1, C, h, w]`, if the bundle has them."""
         if self.manifest.example is None:
             return None
-        with np.load(io.BytesIO(self.read_pinned(self.manifest.example))) as arrays:
-            return arrays["image"], arrays["logits"]
+        stored = io.BytesIO(self.read_pinned(self.manifest.example))
+        side = self.manifest.window // self.manifest.output_stride
+        shape = (1, self.manifest.window, self.manifest.window, 3)
+        try:
+            with np.load(stored) as arrays:
+                image, logits = arrays["image"], arrays["logits"]
+        except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
+            raise BundleError(f"{self.path / self.manifest.example.file} holds no example ({error})") from error
+        if (image.shape, image.dtype, logits.shape) != (shape, np.uint8, (1, len(self.manifest.classes), side, side)):
+            raise BundleError(
+                f"{self.path / self.manifest.example.file} does not fit its manifest: {image.dtype} "
+                f"{list(image.shape)} and logits {list(logits.shape)}; export or download the bundle again"
+            )
+        return image, logits.astype(np.float32)
 
     def read_pinned(self, entry: Graph | Example) -> bytes:
         """The bytes of a file that the manifest names, if they are those. Raises BundleError."""
@@ -200,17 +218,33 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
 
 
 def record_checks(bundle: Bundle, checks: tuple[Check, ...]) -> Bundle:
-    """The bundle with its manifest's `verified` replaced, on disk too. Raises BundleError or OutputError."""
+    """The bundle with these checks in its manifest, on disk too, beside those of other runtimes and devices.
+
+    Raises BundleError or OutputError.
+    """
     stored = open_bundle(bundle.path)
-    manifest = msgspec.structs.replace(stored.manifest, verified=checks)
+    made = {(check.backend, check.device, check.precision): check for check in (*stored.manifest.verified, *checks)}
+    manifest = msgspec.structs.replace(stored.manifest, verified=tuple(made.values()))
+    content = readable_json(manifest)
+    msgspec.json.decode(content, type=Manifest)  # what cannot be read again must not replace what can
     with replace_file(bundle.path / MANIFEST) as beside:
-        beside.write_bytes(readable_json(manifest))
+        beside.write_bytes(content)
     return open_bundle(bundle.path)
 
 
 def named_files(manifest: Manifest) -> tuple[Graph | Example, ...]:
     """Every file that a manifest names, with its sha256."""
     return manifest.graphs if manifest.example is None else (*manifest.graphs, manifest.example)
+
+
+def is_name(text: str) -> bool:
+    """Whether a text may be a bundle's name, which becomes part of files' names."""
+    return re.fullmatch(r"\w[\w.+-]*", text) is not None and len(text) <= LONGEST_NAME
+
+
+def graph_precision(precision: RunPrecision) -> Precision:
+    """The precision of the graph that a run in `precision` loads."""
+    return "fp32" if precision == "bf16" else precision
 
 
 def check_pinned(file: str, suffix: str, sha256: str) -> None:

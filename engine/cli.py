@@ -1,5 +1,6 @@
 """The `glassrt` command. The other rooms add theirs through the entry-point group `glassrt.commands`."""
 
+import contextlib
 import sys
 import time
 from importlib.metadata import entry_points
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from glassrt.engine.backends import DEFAULT_BATCH, NAMES, open_backend
+from glassrt.engine.backends import DEFAULT_BATCH, MOST_WINDOWS, NAMES, open_backend, open_plan_backend
 from glassrt.engine.batch import Job, Outcome, score_batch
 from glassrt.engine.bundle import DEFAULT_BUNDLE, Bundle, Precision, open_bundle
 from glassrt.engine.device import has_device
@@ -67,7 +68,7 @@ def score_command(
     mpp: Annotated[
         float | None, typer.Option(help="Micrometres per slide pixel.", show_default="what the file says")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=256, help="Windows per network call.")] = DEFAULT_BATCH,
+    batch: Annotated[int, typer.Option(min=1, max=MOST_WINDOWS, help="Windows per network call.")] = DEFAULT_BATCH,
     readers: Annotated[int, typer.Option(min=1, help="Threads that read and cut.")] = DEFAULT_READERS,
 ) -> None:
     """Score slides: a map, regions, a picture and figures for each.
@@ -83,7 +84,7 @@ def score_command(
         f"{', mirrored too' if opened.manifest.flips else ''}"
     )
     job = Job(opened, runtime, out, mpp, map_mpp, readers)
-    with Bars(console, len(slides)) as bars, Interrupt() as interrupt:
+    with contextlib.closing(runtime), Bars(console, len(slides)) as bars, Interrupt() as interrupt:
         outcomes = score_batch(slides, job, lambda path: interrupt.guard(bars.start(path)))
     console.print(summary_table(outcomes, opened))
     failed = [outcome for outcome in outcomes if outcome.result is None]
@@ -105,10 +106,7 @@ def plan_command(
     batch: Annotated[str, typer.Option(help="Windows per network call, with commas.")] = str(DEFAULT_BATCH),
 ) -> None:
     """Build TensorRT engines for this machine before they are needed; they are kept in the user's cache."""
-    sizes = tuple(int(part) for part in batch.split(",") if part.isdecimal() and int(part))
-    if len(sizes) < len(batch.split(",")):
-        raise UsageError(f"--batch {batch}: expected positive numbers with commas, as in 1,8")
-    build_plans(open_bundle(bundle), backend, parse_precisions(precision), sizes)
+    build_plans(open_bundle(bundle), backend, parse_precisions(precision), parse_counts("--batch", batch, 1))
 
 
 def build_plans(bundle: Bundle, backend: str, precisions: tuple[Precision, ...], sizes: tuple[int, ...]) -> None:
@@ -119,21 +117,29 @@ def build_plans(bundle: Bundle, backend: str, precisions: tuple[Precision, ...],
     for precision in precisions:
         for size in sizes:
             start = time.perf_counter()
-            plan = open_plan(bundle, flavour, precision, size)
-            made = f"built in {time.perf_counter() - start:.1f} s" if plan.built else "kept from before"
-            tried = "not tried: no CUDA device here"
             if has_device():
-                open_backend(bundle, flavour, size, precision=precision).close()
-                tried = "gives the bundle's example"
+                with contextlib.closing(open_plan_backend(bundle, flavour, size, precision)) as opened:
+                    plan, tried = opened.plan, "gives the bundle's example"
+            else:
+                plan, tried = open_plan(bundle, flavour, precision, size), "not tried: no CUDA device here"
+            made = f"built in {time.perf_counter() - start:.1f} s" if plan.built else "kept from before"
             print(f"{plan.path}: {len(plan.engine) / 1e6:.1f} MB, {made}, {tried}")
 
 
 def parse_precisions(text: str) -> tuple[Precision, ...]:
     """Precisions from `fp32,int8`; UsageError for anything else."""
-    parts = tuple(text.split(","))
+    parts = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     if unknown := [part for part in parts if part not in get_args(Precision)]:
         raise UsageError(f"--precision {text}: {unknown[0]!r} is none of {', '.join(get_args(Precision))}")
     return parts  # type: ignore[return-value]
+
+
+def parse_counts(option: str, text: str, least: int, most: int = MOST_WINDOWS) -> tuple[int, ...]:
+    """Different whole numbers from `1,8`; UsageError for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and least <= int(part) <= most for part in parts):
+        raise UsageError(f"{option} {text}: expected whole numbers from {least} to {most} with commas, as in 1,8")
+    return tuple(dict.fromkeys(int(part) for part in parts))
 
 
 def parse_scales(text: str | None) -> tuple[float, ...] | None:

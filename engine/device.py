@@ -19,6 +19,11 @@ class Device(Strict, frozen=True):
     capability: str
     driver: str
 
+    @property
+    def parts(self) -> tuple[str, str, str]:
+        """All that tells one device from another."""
+        return self.name, self.capability, self.driver
+
 
 def find_device() -> Device:
     """The current CUDA device. Raises BackendUnavailable where there is none, or no CuPy to ask."""

@@ -2,7 +2,7 @@
 
 GlassError
 ├── UsageError          the command or call itself cannot work: options, output folder
-├── BundleError         a bundle is missing, altered or malformed
+├── BundleError         a bundle is missing, altered or malformed, or cannot be made
 ├── SlideError          a slide is missing, broken, or lacks what scoring needs
 ├── BackendUnavailable  a runtime or device that was asked for is not there
 ├── OutputError         results cannot be written: full disk, no permission
@@ -20,7 +20,7 @@ class UsageError(GlassError):
 
 
 class BundleError(GlassError):
-    """A bundle is missing, altered or malformed."""
+    """A bundle is missing, altered or malformed, or cannot be made."""
 
 
 class SlideError(GlassError):
@@ -41,3 +41,8 @@ class DatasetError(GlassError):
 
 class TrainingError(GlassError):
     """A training run cannot start or go on."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, without the pages some libraries add; its name where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

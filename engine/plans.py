@@ -19,18 +19,21 @@ import msgspec
 from glassrt.engine.bundle import Bundle, Precision, Strict
 from glassrt.engine.device import Device, find_device, has_device
 from glassrt.engine.errors import BackendUnavailable, BundleError, OutputError
-from glassrt.engine.files import replace_file
+from glassrt.engine.files import prepare_folder, replace_file
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 INPUT = "image"
 WORKSPACE_BYTES = 4 << 30  # of the GPU's memory, at most, while layers run
+RECIPE = 1  # goes up whenever engines are built otherwise
 NO_DEVICE = Device("no GPU", "any", "none")
 
 LOGGER = logging.getLogger("glassrt")
 
 
 class Key(Strict, frozen=True):
-    """All that a plan depends on; `graph` is the sha256 of the ONNX file, `window` its side in pixels."""
+    """All that a plan depends on; `graph` is the sha256 of the ONNX file, `window` its side in pixels, `recipe` the way
+    that this module builds.
+    """
 
     graph: str
     flavour: str
@@ -39,6 +42,7 @@ class Key(Strict, frozen=True):
     precision: Precision
     window: int
     batch: int
+    recipe: int = RECIPE
 
     @property
     def digest(self) -> str:
@@ -95,8 +99,12 @@ def open_plan(
         LOGGER.warning("building a plan for %s, once: %s", describe(key), path)
     except Unusable as error:
         LOGGER.warning("%s %s: building it again", path, error)
-    engine = build_engine(tensorrt, bundle.read_graph(precision, "gpu"), key, path.parent)
+    make_folder(path.parent)  # before minutes of work that could not be kept
+    timings = path.parent / f"{flavour}-{timing_digest(key)}.timing"
+    engine, measured = build_engine(tensorrt, bundle.read_graph(precision, "gpu"), key, read_timings(timings))
     keep(path, msgspec.msgpack.encode(Entry(key, hashlib.sha256(engine).hexdigest(), engine)))
+    if measured:
+        keep(timings, measured)
     return Plan(key, engine, path, built=True)
 
 
@@ -117,8 +125,11 @@ def read_entry(path: Path, key: Key) -> bytes:
     return entry.engine
 
 
-def build_engine(tensorrt: Any, graph: bytes, key: Key, folder: Path) -> bytes:
-    """A serialised engine of an ONNX graph. Raises BundleError naming the layer that TensorRT refuses."""
+def build_engine(tensorrt: Any, graph: bytes, key: Key, timings: bytes = b"") -> tuple[bytes, bytes]:
+    """A serialised engine of an ONNX graph, and what TensorRT measured of its kernels beside the `timings` it had.
+
+    Raises BundleError naming the layer that TensorRT refuses.
+    """
     logger = start_logger(tensorrt)
     logger.errors.clear()
     builder = tensorrt.Builder(logger)
@@ -137,16 +148,14 @@ def build_engine(tensorrt: Any, graph: bytes, key: Key, folder: Path) -> bytes:
     profile = builder.create_optimization_profile()
     profile.set_shape(INPUT, shape, shape, shape)
     config.add_optimization_profile(profile)
-    timings = folder / f"{key.flavour}-{key.version}-{key.device.capability}-{slug(key.device.name)}.timing"
-    has_timings = key.flavour == "tensorrt"  # RTX tunes when it runs
-    if has_timings:
-        config.set_timing_cache(config.create_timing_cache(read_timings(timings)), False)
+    tuned = key.flavour == "tensorrt"  # RTX tunes when it runs
+    if tuned and not config.set_timing_cache(config.create_timing_cache(timings), False):
+        config.set_timing_cache(config.create_timing_cache(b""), False)
     memory = builder.build_serialized_network(network, config)
     if memory is None:
         raise BundleError(f"{describe(key)}: building failed: {' '.join(logger.errors[:1]) or 'TensorRT says no more'}")
-    if has_timings:
-        keep(timings, bytes(config.get_timing_cache().serialize()))
-    return bytes(memory)
+    measured = config.get_timing_cache() if tuned else None
+    return bytes(memory), b"" if measured is None else bytes(measured.serialize())
 
 
 def find_flavour() -> str:
@@ -163,7 +172,7 @@ def import_flavour(flavour: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             return importlib.import_module(MODULES[flavour])
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         raise BackendUnavailable(f"{flavour} cannot be loaded ({error}): pip install 'glassrt[{flavour}]'") from error
 
 
@@ -178,13 +187,19 @@ def start_logger(tensorrt: Any) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (tensorrt.ILogger.ERROR, tensorrt.ILogger.INTERNAL_ERROR):
-                self.errors.append(message.splitlines()[0])
+                self.errors.append(message.split("\n", 1)[0])
 
     return Logger()
 
 
+def knows_device() -> bool:
+    """Whether TensorRT-RTX names this GPU's compute capability among those that it computes on."""
+    known = import_flavour("tensorrt-rtx").ComputeCapability.__members__
+    return f"SM{find_device().capability.replace('.', '')}" in known
+
+
 def choose_device(flavour: str) -> Device:
-    """What to build for: this GPU, or without one, where TensorRT-RTX can, every GPU that it knows."""
+    """What to build for: this GPU, or without one the GPUs that TensorRT-RTX builds for by default."""
     return NO_DEVICE if flavour == "tensorrt-rtx" and not has_device() else find_device()
 
 
@@ -195,13 +210,26 @@ def default_folder() -> Path:
     return base / "plans"
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder of the cache that can be written. Raises OutputError."""
+    try:
+        prepare_folder(folder)
+    except OutputError as error:
+        raise OutputError(f"{folder}: plans cannot be kept here ({error.__cause__}): set GLASSRT_CACHE") from error
+
+
 def keep(path: Path, content: bytes) -> None:
     """Write a file of the cache whole or not at all. Raises OutputError."""
     try:
         with replace_file(path) as beside:
             beside.write_bytes(content)
     except OutputError as error:
-        raise OutputError(f"{path} cannot be kept ({error.__cause__}): set GLASSRT_CACHE to another folder") from error
+        raise OutputError(f"{path} cannot be kept ({error.__cause__}): set GLASSRT_CACHE") from error
+
+
+def timing_digest(key: Key) -> str:
+    """Hexadecimal digits of what TensorRT's measurements of its kernels depend on."""
+    return hashlib.sha256(repr((key.version, *key.device.parts)).encode()).hexdigest()[:16]
 
 
 def read_timings(path: Path) -> bytes:
@@ -215,8 +243,3 @@ def read_timings(path: Path) -> bytes:
 def describe(key: Key) -> str:
     """A key in words."""
     return f"{key.flavour} {key.version} in {key.precision}, batch {key.batch}, on {key.device.name}"
-
-
-def slug(name: str) -> str:
-    """A name as part of a file's."""
-    return "".join(letter if letter.isalnum() else "-" for letter in name)

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from glassrt.engine.bundle import Bundle, ClassInfo, Example, Graph, Manifest, Precision, Target, write_bundle
-from glassrt.engine.errors import TrainingError, UsageError
+from glassrt.engine.errors import BundleError, TrainingError, UsageError
+from glassrt.engine.selftest import TOLERANCES
 from glassrt.export.calibration import collect_windows, paint_window
-from glassrt.export.precision import to_float16, to_int8
+from glassrt.export.precision import run_graph, to_float16, to_int8
 from glassrt.export.to_onnx import RawPixels, export_graph
 from glassrt.training import checkpoint
 from glassrt.training.datasets import glas
@@ -99,7 +100,11 @@ def export_run(
         f"Encoder started from {weights_licence(config)}.",
     )
     windows = paint_window(config.window) if calibration is None else collect_windows(calibration, manifest)
-    example = store_example(windows[:1], infer_exactly(network, windows[:1]))
+    logits = infer_exactly(network, windows[:1])
+    off = float(np.abs(run_graph(exact, windows[:1]) - logits).max())
+    if not off <= TOLERANCES["fp32"].largest * max(1.0, float(np.abs(logits).max())):
+        raise BundleError(f"{run}: the exported graph is off by {off:.2g} from what torch computes")
+    example = store_example(windows[:1], logits)
     files = {"fp32.onnx": exact, EXAMPLE: example}
     entries = list(manifest.graphs)
     for entry, content in lower_precisions(exact, precisions, windows):

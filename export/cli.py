@@ -1,5 +1,6 @@
 """`glassrt export` and `glassrt verify`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from glassrt.engine.backends import DEFAULT_BATCH
-from glassrt.engine.bundle import Check, open_bundle, record_checks
+from glassrt.engine.bundle import Check, is_name, open_bundle, record_checks
 from glassrt.engine.cli import build_plans, parse_precisions
 from glassrt.engine.errors import UsageError
 from glassrt.engine.files import readable_json, replace_file
 from glassrt.engine.plans import find_flavour
-from glassrt.export.triton import write_repository
+from glassrt.export.triton import prepare_repository, write_repository
 from glassrt.training.cli import missing_packages
 
 BROKEN = 1  # exit code of a bundle that fails its verification
@@ -39,11 +40,15 @@ def export_command(
     ] = None,
 ) -> None:
     """Export a finished training run to a bundle."""
-    if out.suffix != ".glass":
-        raise UsageError(f"--out {out}: a bundle's folder is named NAME.glass")
+    if out.suffix != ".glass" or not is_name(out.stem):
+        raise UsageError(
+            f"--out {out}: a bundle's folder is named NAME.glass, of letters, digits, dots, dashes and underlines"
+        )
     precisions = parse_precisions(precision)
-    with missing_packages("export"):
+    with missing_packages("cpu,export"):
         from glassrt.export.bundle import export_run
+    if triton is not None:
+        prepare_repository(triton)
     flavour = find_flavour() if plan else ""
     bundle = export_run(run, out, out.stem, precisions, calibration)
     held = ", ".join(graph.file for graph in bundle.manifest.graphs)
@@ -67,7 +72,7 @@ def verify_command(
     json: Annotated[Path | None, typer.Option(help="File to write the figures to.", show_default=False)] = None,
 ) -> None:
     """Run every graph through every runtime here and record what it loses. Exit code 1: a graph loses too much."""
-    with missing_packages("export"):
+    with missing_packages("cpu,export"):
         from glassrt.export.bundle import open_network
         from glassrt.export.calibration import collect_windows
         from glassrt.export.verify import verify
@@ -76,9 +81,12 @@ def verify_command(
     console = Console()
     with console.status("verifying") as status:
         exact = open_network(against) if against is not None else None
-        checks = verify(opened, windows, exact, data, lambda name: status.update(name))
+        left_out: list[GlassError] = []
+        checks = verify(opened, windows, exact, data, status.update, left_out.append)
     recorded = record_checks(opened, checks)
     console.print(check_table(checks))
+    for error in left_out:
+        print(f"glassrt: left out: {error}", file=sys.stderr)
     print(f"{recorded.path}: sha256 {recorded.sha256}")
     if json is not None:
         with replace_file(json) as beside:

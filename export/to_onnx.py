@@ -12,7 +12,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from glassrt.engine.errors import BundleError
+from glassrt.engine.errors import BundleError, first_line
 
 OPSET = 18
 INPUT, OUTPUT, BATCH_AXIS = "image", "logits", "batch"
@@ -75,7 +75,7 @@ def blame(network: nn.Module, error: BaseException) -> str:
             if isinstance(node, torch.fx.Node) and node.meta.get("nn_module_stack"):
                 module = next(reversed(node.meta["nn_module_stack"].values()))[0].removeprefix("network.")
                 operation = f"{node.target}: "
-    return f"{module} is refused: {operation}{str(causes[-1]).splitlines()[0]}"
+    return f"{module} is refused: {operation}{first_line(causes[-1])}"
 
 
 @contextmanager
@@ -93,12 +93,16 @@ def quiet() -> Iterator[None]:
 
 
 def name_layers(model: onnx.ModelProto) -> None:
-    """Call each convolution what the network calls it, as `encoder._conv_stem`: manifests and messages name layers."""
+    """Call each convolution what the network calls it, as `encoder._conv_stem`: manifests and messages name layers.
+
+    Raises BundleError where the network uses one twice.
+    """
     for node in model.graph.node:
         if node.op_type == "Conv":
             node.name = node.input[1].removeprefix("network.").split(".weight")[0]
     names = [node.name for node in model.graph.node]
-    assert len(set(names)) == len(names), "two layers share a weight"
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise BundleError(f"the network uses {twice[0]} twice: give each use a convolution of its own")
 
 
 def drop_notes(model: onnx.ModelProto) -> None:

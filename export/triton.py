@@ -1,14 +1,34 @@
 """A bundle's graphs as a model repository that NVIDIA Triton Inference Server loads."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from glassrt.engine.bundle import Bundle, Graph
-from glassrt.engine.files import replace_folder
+from glassrt.engine.bundle import MANIFEST, Bundle, Graph
+from glassrt.engine.errors import OutputError, UsageError
+from glassrt.engine.files import prepare_folder, replace_folder
 
 CONFIG = "config.pbtxt"
 MOST_WINDOWS = 64  # of a batch
 WAIT_US = 500  # for more windows before a batch that is not full is run
 INSTANCES = 1  # of the network on each device; ONNX Runtime fills a device with one
+
+
+def prepare_repository(folder: Path) -> None:
+    """Make the folder of a model repository before anything long. Raises UsageError or OutputError."""
+    if (folder / MANIFEST).exists() or folder.suffix == ".glass":
+        raise UsageError(f"--triton {folder}: a bundle is no model repository; name another folder")
+    with about_triton():
+        prepare_folder(folder)
+
+
+@contextmanager
+def about_triton() -> Iterator[None]:
+    """Failures to write in terms of the option that named the folder."""
+    try:
+        yield
+    except OutputError as error:
+        raise OutputError(str(error).replace("--out", "--triton")) from error
 
 
 def write_repository(bundle: Bundle, folder: Path) -> list[Path]:
@@ -22,7 +42,7 @@ def write_repository(bundle: Bundle, folder: Path) -> list[Path]:
         if graph.target == "cpu":
             continue
         model = folder / f"{bundle.manifest.name}-{graph.precision}"
-        with replace_folder(model, CONFIG) as beside:
+        with about_triton(), replace_folder(model, CONFIG) as beside:
             (beside / "1").mkdir()
             (beside / "1" / "model.onnx").write_bytes(bundle.read_pinned(graph))
             (beside / CONFIG).write_text(describe_model(bundle, graph, model.name), "utf-8")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -132,7 +132,7 @@ def evaluate_command(
 
     opened = open_bundle(bundle).replace(parse_scales(scales), flip)
     runtime = open_backend(opened, backend, precision=precision)
-    with Progress(*METRIC_COLUMNS) as bars:
+    with closing(runtime), Progress(*METRIC_COLUMNS) as bars:
         task = bars.add_task(f"{dataset} {split}", total=None)
         report = evaluate(
             opened, runtime, dataset, data, split, lambda done, total: bars.update(task, completed=done, total=total)

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import openvino
 from numpy.typing import NDArray
 
+from glassrt.engine.backends.protocol import check_input
 from glassrt.engine.bundle import RunPrecision
 from glassrt.engine.errors import BackendUnavailable, BundleError
 
@@ -33,16 +35,19 @@ class OpenVinoBackend:
                 shape = port.partial_shape
                 shape[0] = batch
                 model.reshape({port: shape})
+            self._shapes = {
+                port.any_name: (tuple(port.shape), np.dtype(port.element_type.to_dtype())) for port in model.inputs
+            }
             compiled = core.compile_model(model, "CPU", config)
         except RuntimeError as error:
-            raise BundleError(
-                f"OpenVINO {self.version} cannot load the graph: {str(error).splitlines()[-1]}"
-            ) from error
-
+            told = [line for line in str(error).splitlines() if line.strip()] or ["it is no ONNX graph"]
+            raise BundleError(f"OpenVINO {self.version} cannot load the graph: {told[-1]}") from error
         self.device = ", ".join(compiled.get_property("EXECUTION_DEVICES"))
         self._request = compiled.create_infer_request()
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        for name, (shape, dtype) in self._shapes.items():
+            check_input(name, inputs[name], shape, dtype)
         results = self._request.infer(dict(inputs), share_inputs=True, share_outputs=True)
         return {port.any_name: array for port, array in results.items()}
 

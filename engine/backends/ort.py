@@ -1,21 +1,27 @@
 """ONNX Runtime: on the CPU, on CUDA, or through the TensorRT that it was built with."""
 
+import contextlib
+import ctypes
+import hashlib
+import io
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from glassrt.engine.backends.protocol import check_input
 from glassrt.engine.bundle import RunPrecision
-from glassrt.engine.errors import BackendUnavailable, BundleError
-from glassrt.engine.plans import WORKSPACE_BYTES, default_folder
+from glassrt.engine.device import find_device
+from glassrt.engine.errors import BackendUnavailable, BundleError, first_line
+from glassrt.engine.plans import WORKSPACE_BYTES, default_folder, make_folder
 
 SUFFIX = "ExecutionProvider"
-# The first must take the whole graph; TensorRT leaves to CUDA what it has no layer for.
-PROVIDERS = {"ort": ("CPU",), "ort-cuda": ("CUDA",), "ort-tensorrt": ("Tensorrt", "CUDA")}
-TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
+PROVIDERS = {"ort": "CPU", "ort-cuda": "CUDA", "ort-tensorrt": "Tensorrt"}
+TYPES: dict[str, np.dtype[Any]] = {"tensor(uint8)": np.dtype(np.uint8), "tensor(float)": np.dtype(np.float32)}
 
 
 class OrtBackend:
@@ -27,10 +33,11 @@ class OrtBackend:
         self.version = onnxruntime.__version__
         self.batch = batch
         self.precision = precision
-        if not has_provider(name):
+        provider = PROVIDERS[name]
+        if provider + SUFFIX not in onnxruntime.get_available_providers():
             raise BackendUnavailable(
                 f"backend {name} needs onnxruntime-gpu, and the installed onnxruntime {self.version} knows no "
-                f"{PROVIDERS[name][0]}: pip uninstall -y onnxruntime, then pip install 'glassrt[gpu]'"
+                f"{provider}: pip uninstall -y onnxruntime, then pip install 'glassrt[gpu]'"
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -38,24 +45,28 @@ class OrtBackend:
         # Threads that spin between calls take the cores from those that read and write.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_free_dimension_override_by_name("batch", batch)
-        providers = [(provider + SUFFIX, provider_options(provider, precision)) for provider in PROVIDERS[name]]
-        if name != "ort":  # else layers that the device has no kernel for would run on the CPU in silence
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-            options.log_severity_level = 4
-            onnxruntime.set_default_logger_severity(4)  # it prints pages before it says the same in an error
-        try:
-            self._session = onnxruntime.InferenceSession(graph, options, providers=providers, enable_fallback=False)
-        except Exception as error:  # the runtime's own exceptions share no base but this
-            if name == "ort":
+        if name == "ort":
+            try:
+                self._session = onnxruntime.InferenceSession(graph, options, providers=[provider + SUFFIX])
+            except Exception as error:  # the runtime's own exceptions share no base but this
                 raise BundleError(f"ONNX Runtime {self.version} cannot load the graph: {first_line(error)}") from error
-            raise BackendUnavailable(explain(name, first_line(error))) from error
+        else:
+            self._session = start_on_gpu(graph, options, name, precision, batch)
         self.device = self._session.get_providers()[0].removesuffix(SUFFIX)
-        if self.device != PROVIDERS[name][0]:
+        if self.device != provider:
             raise BackendUnavailable(explain(name, f"it would run on {self.device}"))
-        self._bind("cpu" if name == "ort" else "cuda")
+        self._binding = self._session.io_binding()
+        memory = "cpu" if name == "ort" else "cuda"
+        self._inputs: dict[str, Any] = {each.name: allocate(each, memory) for each in self._session.get_inputs()}
+        self._outputs: dict[str, Any] = {each.name: allocate(each, memory) for each in self._session.get_outputs()}
+        for key, value in self._inputs.items():
+            self._binding.bind_ortvalue_input(key, value)
+        for key, value in self._outputs.items():
+            self._binding.bind_ortvalue_output(key, value)
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         for name, value in self._inputs.items():
+            check_input(name, inputs[name], tuple(value.shape()), TYPES[value.data_type()])
             value.update_inplace(inputs[name])
         self._session.run_with_iobinding(self._binding)
         return {name: value.numpy() for name, value in self._outputs.items()}
@@ -65,17 +76,24 @@ class OrtBackend:
         self._inputs.clear()
         self._outputs.clear()
 
-    def _bind(self, memory: str) -> None:
-        """Make the inputs and outputs and bind them."""
-        self._binding = self._session.io_binding()
-        self._inputs: dict[str, Any] = {each.name: allocate(each, memory) for each in self._session.get_inputs()}
-        self._outputs: dict[str, Any] = {
-            tensor.name: allocate(tensor, memory) for tensor in self._session.get_outputs()
-        }
-        for name, value in self._inputs.items():
-            self._binding.bind_ortvalue_input(name, value)
-        for name, value in self._outputs.items():
-            self._binding.bind_ortvalue_output(name, value)
+
+def start_on_gpu(
+    graph: bytes, options: Any, name: str, precision: RunPrecision, batch: int
+) -> onnxruntime.InferenceSession:
+    """A session whose every layer runs on the GPU. Raises BackendUnavailable."""
+    # Else layers that the provider has no kernel for would run on the CPU in silence.
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    provider = (PROVIDERS[name] + SUFFIX, provider_options(name, graph, precision, batch))
+    options.log_severity_level = 4
+    onnxruntime.set_default_logger_severity(4)  # it prints pages of what the error says
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            onnxruntime.preload_dlls()  # of the packages that pip installs beside it
+        return onnxruntime.InferenceSession(graph, options, providers=[provider], enable_fallback=False)
+    except Exception as error:  # the runtime's own exceptions share no base but this
+        raise BackendUnavailable(explain(name, first_line(error))) from error
+    finally:
+        onnxruntime.set_default_logger_severity(2)
 
 
 def allocate(tensor: Any, memory: str) -> Any:
@@ -89,35 +107,58 @@ def allocate(tensor: Any, memory: str) -> Any:
 
 
 def explain(name: str, why: str) -> str:
-    """One line for a provider that does not run."""
+    """One line for a provider that does not run; of a library that is missing rather than of what followed from it."""
     return (
-        f"backend {name}: ONNX Runtime {onnxruntime.__version__} does not run the whole graph on {PROVIDERS[name][0]} "
-        f"({why}): see to the NVIDIA driver and pip install 'onnxruntime-gpu[cuda,cudnn]', or choose another --backend"
+        f"backend {name}: ONNX Runtime {onnxruntime.__version__} does not run the whole graph on {PROVIDERS[name]} "
+        f"({missing_library(PROVIDERS[name]) or why}): see to the NVIDIA driver and "
+        f"pip install 'onnxruntime-gpu[cuda,cudnn]'{' and TensorRT 10' if name == 'ort-tensorrt' else ''}, "
+        "or choose another --backend"
     )
 
 
-def provider_options(provider: str, precision: RunPrecision) -> dict[str, str]:
-    """How a provider computes: float32 as float32, within bounded memory, keeping what it builds."""
-    if provider == "CUDA":
+def missing_library(provider: str) -> str:
+    """What the system's loader says of a provider's library, nothing if it loads."""
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    try:
+        ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(folder / f"libonnxruntime_providers_{provider.lower()}.so"))
+    except OSError as error:
+        return first_line(error)
+    return ""
+
+
+def provider_options(name: str, graph: bytes, precision: RunPrecision, batch: int) -> dict[str, str]:
+    """How a provider computes: float32 as float32, within bounded memory.
+
+    TensorRT's engines are kept in a folder for each graph, precision, batch and device: ONNX Runtime tells graphs apart
+    by the names in them alone, and two trainings have the same.
+    """
+    if name == "ort-cuda":
         return {"use_tf32": "0"}
-    if provider == "CPU":
-        return {}
-    folder = default_folder() / f"onnxruntime-{onnxruntime.__version__}"
-    folder.mkdir(parents=True, exist_ok=True)
+    key = (hashlib.sha256(graph).hexdigest(), onnxruntime.__version__, precision, str(batch), *find_device().parts)
+    folder = default_folder() / f"{name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}"
+    make_folder(folder)
     return {
-        "trt_fp16_enable": str(int(precision == "fp16")),
-        "trt_int8_enable": str(int(precision == "int8")),
+        "trt_fp16_enable": str(precision == "fp16"),
+        "trt_int8_enable": str(precision == "int8"),
         "trt_max_workspace_size": str(WORKSPACE_BYTES),
-        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": str(folder),
-        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(folder),
     }
 
 
 def has_provider(name: str) -> bool:
-    """Whether the installed ONNX Runtime was built with what a backend needs."""
-    return PROVIDERS[name][0] + SUFFIX in onnxruntime.get_available_providers()
+    """Whether the installed ONNX Runtime was built with what a backend needs, and what that needs is there too."""
+    if PROVIDERS[name] + SUFFIX not in onnxruntime.get_available_providers():
+        return False
+    if name == "ort-tensorrt":
+        try:
+            ctypes.CDLL("libnvinfer.so.10")
+        except OSError:
+            return False
+    return True
 
 
 def refuse_both_packages() -> None:
@@ -137,8 +178,3 @@ def is_installed(name: str) -> bool:
     except PackageNotFoundError:
         return False
     return True
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, without the pages some runtimes add."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

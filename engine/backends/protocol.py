@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.bundle import RunPrecision
+from glassrt.engine.errors import UsageError
 
 Array = NDArray[Any]
 
@@ -33,3 +34,9 @@ def run_windows(backend: Backend, windows: NDArray[np.uint8]) -> NDArray[np.floa
     """Logits `[N, C, h, w]` of windows `[N, H, W, 3]`, N being the backend's batch; valid until the next call."""
     (logits,) = backend.infer({"image": windows}).values()
     return logits
+
+
+def check_input(name: str, given: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Raise UsageError unless an input is what the graph takes: runtimes would take its bytes for something else."""
+    if given.shape != shape or given.dtype != dtype:
+        raise UsageError(f"{name}: expected {dtype} {list(shape)}, got {given.dtype} {list(given.shape)}")

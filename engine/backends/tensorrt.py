@@ -1,5 +1,6 @@
 """TensorRT and TensorRT-RTX on a CUDA device."""
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glassrt.cuda_kernels.compile import import_cupy
-from glassrt.engine.backends.protocol import Array
+from glassrt.engine.backends.protocol import Array, check_input
 from glassrt.engine.bundle import RunPrecision
 from glassrt.engine.device import find_device
 from glassrt.engine.errors import BackendUnavailable
@@ -30,6 +31,7 @@ class TensorRtBackend:
     """
 
     def __init__(self, plan: Plan) -> None:
+        self.plan = plan
         self.device = find_device().name
         self.name, self.version = plan.key.flavour, plan.key.version
         self.batch = plan.key.batch
@@ -44,6 +46,7 @@ class TensorRtBackend:
             raise BackendUnavailable(f"{self.name} {self.version} cannot load {plan.path}: {' '.join(logger.errors)}")
         self._context = context
         self._stream = cupy.cuda.Stream(non_blocking=True)
+        self._cuda_error = cupy.cuda.runtime.CUDARuntimeError
         self._inputs: list[Bound] = []
         self._outputs: list[Bound] = []
         for index in range(self._engine.num_io_tensors):
@@ -52,6 +55,7 @@ class TensorRtBackend:
 
     def infer(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         for bound in self._inputs:
+            check_input(bound.name, inputs[bound.name], bound.pinned.shape, bound.pinned.dtype)
             bound.pinned[...] = inputs[bound.name]
         if self._graph is None:
             self._enqueue()
@@ -99,6 +103,9 @@ class TensorRtBackend:
         self._stream.begin_capture()
         try:
             self._enqueue()
-        finally:
-            graph = self._stream.end_capture()
-        return graph
+            return self._stream.end_capture()
+        except (BackendUnavailable, self._cuda_error):
+            if self._stream.is_capturing():
+                with contextlib.suppress(self._cuda_error):  # it tells again what was told
+                    self._stream.end_capture()
+            return None

@@ -178,7 +178,7 @@ def test_the_command_builds_then_finds(bundle: Bundle, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--batch", "0"], "--batch 0: expected positive numbers"),
+        (["--batch", "0"], "--batch 0: expected whole numbers from 1"),
         (["--precision", "fp8"], "'fp8' is none of fp32, fp16, int8"),
         (["--backend", "ort"], "has no plans; choose tensorrt or tensorrt-rtx"),
         (["--backend", "tensorrt"], r"pip install 'glassrt\[tensorrt\]'|no CUDA device"),

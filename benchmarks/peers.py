@@ -1,0 +1,220 @@
+"""One network's weights through GlassRT and through what people use instead: the same pixels, the same windows.
+
+No contender may skip background, and none reads the slide: an array in memory becomes the class probabilities of every
+pixel.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glassrt.engine.backends import open_backend
+from glassrt.engine.bundle import Bundle, RunPrecision
+from glassrt.engine.errors import BundleError, GlassError
+from glassrt.engine.grid import GridReader
+from glassrt.engine.scoring import find_tissue
+from glassrt.engine.segment import segment_image
+from glassrt.engine.selftest import TOLERANCES
+from glassrt.engine.slide import open_slide
+from glassrt.training.networks.pspnet import PSPNet
+
+Probabilities = NDArray[np.float32]
+Report = dict[str, Any]
+
+LONGEST = 4096  # pixels of the region's side, at most
+PAUSE_S = 0.3  # between contenders: thread pools spin for a while after their work
+
+
+class Contender(NamedTuple):
+    """What computes class probabilities `[C, H, W]` of the region, and in which precision."""
+
+    name: str
+    precision: RunPrecision
+    run: Callable[[], Probabilities]
+
+
+def measure_peers(
+    path: Path, bundle: Bundle, rounds: int, progress: Callable[[str], None] = lambda name: None
+) -> Report:
+    """Seconds of every contender, the median of rounds in which they take turns, and ratios to GlassRT in float32.
+
+    Raises GlassError, before any is timed, if one contender's classes differ from GlassRT's in float32 on more pixels
+    than its precision may lose.
+    """
+    pixels = read_region(path, bundle)
+    contenders = [*enter_glassrt(bundle, pixels), *enter_peers(bundle, pixels)]
+    exact = None
+    flips: dict[str, float] = {}
+    for contender in contenders:  # which also warms up
+        progress(f"checking {contender.name}")
+        probabilities = contender.run()
+        exact = probabilities if exact is None else exact
+        flips[contender.name] = float((probabilities.argmax(0) != exact.argmax(0)).mean())
+        if not flips[contender.name] <= TOLERANCES[contender.precision].flips:
+            raise GlassError(
+                f"{contender.name} gives {flips[contender.name]:.2%} of the pixels another class than "
+                f"{contenders[0].name}: its speed means nothing"
+            )
+    seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    for number in range(rounds):
+        for contender in contenders:
+            progress(f"round {number + 1} of {rounds}: {contender.name}")
+            time.sleep(PAUSE_S)
+            start = time.perf_counter()
+            contender.run()
+            seconds[contender.name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    base = medians[contenders[0].name]
+    return {
+        "slide": path.name,
+        "bundle": bundle.manifest.name,
+        "pixels": list(pixels.shape[:2]),
+        "scales": bundle.manifest.scales,
+        "flips": bundle.manifest.flips,
+        "threads": torch.get_num_threads(),
+        "rounds": rounds,
+        "contenders": [
+            {
+                "name": contender.name,
+                "seconds": medians[contender.name],
+                "times_glassrt_fp32": medians[contender.name] / base,
+                "other_class": flips[contender.name],
+                "all_seconds": seconds[contender.name],
+            }
+            for contender in contenders
+        ],
+    }
+
+
+def read_region(path: Path, bundle: Bundle) -> NDArray[np.uint8]:
+    """The slide at the bundle's resolution, or of a large one the part around its tissue's middle."""
+    with open_slide(path) as slide:
+        grid = GridReader(slide, bundle.manifest.mpp)
+        _, tissue = find_tissue(slide)
+        rows, columns = np.nonzero(tissue)
+        width, height = min(grid.width, LONGEST), min(grid.height, LONGEST)
+        x = np.median(columns) / tissue.shape[1] * grid.width - width / 2 if len(columns) else 0
+        y = np.median(rows) / tissue.shape[0] * grid.height - height / 2 if len(rows) else 0
+        left, top = int(np.clip(x, 0, grid.width - width)), int(np.clip(y, 0, grid.height - height))
+        return grid.read(left, top, width, height)
+
+
+def enter_glassrt(bundle: Bundle, pixels: NDArray[np.uint8]) -> Iterator[Contender]:
+    """GlassRT in float32, and as `score` would run it where that is another precision."""
+    exact = open_backend(bundle, precision="fp32")
+    fastest = open_backend(bundle, precision="auto")
+    for backend in (exact, fastest) if fastest.precision != "fp32" else (exact,):
+
+        def run(backend: Any = backend) -> Probabilities:
+            return segment_image(pixels, bundle.manifest.mpp, bundle, backend)
+
+        yield Contender(f"GlassRT {backend.precision} ({backend.name})", backend.precision, run)
+
+
+def enter_peers(bundle: Bundle, pixels: NDArray[np.uint8]) -> Iterator[Contender]:
+    """MONAI where it is installed and the test has one scale, and a plain torch statement."""
+    network = Upsampled(rebuild_network(bundle)).eval()
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+    window, stride = bundle.manifest.window, bundle.manifest.stride
+
+    def run_torch() -> Probabilities:
+        with torch.inference_mode():
+            return multi_scale(network, image, bundle)[0].numpy()
+
+    if bundle.manifest.scales == (1.0,) and not bundle.manifest.flips:
+        try:
+            import monai
+            from monai.inferers.inferer import SlidingWindowInferer
+        except ModuleNotFoundError:
+            pass
+        else:
+            # The batch that was fastest of 1, 4 and 8 on two cores.
+            inferer = SlidingWindowInferer(window, sw_batch_size=1, overlap=1 - stride / window)
+
+            def run_monai() -> Probabilities:
+                with torch.inference_mode():
+                    return cast(Tensor, inferer(image, network)).softmax(1)[0].numpy()
+
+            yield Contender(f"MONAI {monai.__version__} SlidingWindowInferer", "fp32", run_monai)
+    yield Contender(f"torch {torch.__version__}, crop by crop", "fp32", run_torch)
+
+
+class Upsampled(nn.Module):
+    """A network whose logits have the size of its input, as MONAI and mmsegmentation expect."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(self.network(x), x.shape[2:], mode="bilinear", align_corners=False)
+
+
+def multi_scale(network: nn.Module, image: Tensor, bundle: Bundle) -> Tensor:
+    """Probabilities `[1, C, H, W]` averaged over scales and flips, as mmsegmentation's test-time augmentation does."""
+    manifest = bundle.manifest
+    height, width = image.shape[2:]
+    views = []
+    for scale in manifest.scales:
+        size = (int(scale * height + 0.5), int(scale * width + 0.5))
+        scaled = image if scale == 1 else F.interpolate(image, size, mode="bilinear", align_corners=False)
+        for flip in (False, True) if manifest.flips else (False,):
+            logits = slide(network, scaled.flip(3) if flip else scaled, manifest.window, manifest.stride)
+            logits = logits if scale == 1 else F.interpolate(logits, (height, width), mode="bilinear")
+            probabilities = logits.softmax(1)
+            views.append(probabilities.flip(3) if flip else probabilities)
+    return torch.stack(views).mean(0)
+
+
+def slide(network: nn.Module, image: Tensor, window: int, stride: int) -> Tensor:
+    """Logits averaged over windows, the last of a row or column shifted back to end at the border."""
+    height, width = image.shape[2:]
+    down = -(-max(0, height - window) // stride) + 1
+    across = -(-max(0, width - window) // stride) + 1
+    total: Tensor | None = None
+    count = torch.zeros(1, 1, height, width)
+    for row in range(down):
+        for column in range(across):
+            bottom, right = min(row * stride + window, height), min(column * stride + window, width)
+            top, left = max(0, bottom - window), max(0, right - window)
+            logits = network(image[:, :, top:bottom, left:right])
+            total = torch.zeros(1, logits.shape[1], height, width) if total is None else total
+            total[:, :, top:bottom, left:right] += logits
+            count[:, :, top:bottom, left:right] += 1
+    assert total is not None
+    return total / count
+
+
+def rebuild_network(bundle: Bundle) -> PSPNet:
+    """The bundle's float32 graph as a torch network: folded batch norms become biases before one that does nothing.
+
+    Raises BundleError for another network than PSPNet on EfficientNet-Lite0.
+    """
+    graph = onnx.load_from_string(bundle.read_graph()).graph
+    stored = {each.name: each for each in graph.initializer}
+    network = PSPNet(len(bundle.manifest.classes), output_stride=bundle.manifest.output_stride).eval()
+    for name, module in network.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_var is not None
+            module.running_var.fill_(1 - module.eps)
+        if not isinstance(module, nn.Conv2d) or name.startswith("auxiliary"):
+            continue
+        weight = stored.get(f"network.{name}.weight")
+        bias = stored.get(f"network.{name}.bias") or stored.get(f"network.{name}.weight_bias")
+        if weight is None or bias is None or tuple(weight.dims) != tuple(module.weight.shape):
+            raise BundleError(
+                f"{bundle.path} holds another network than PSPNet on EfficientNet-Lite0: {name} is missing"
+            )
+        module.weight = nn.Parameter(torch.from_numpy(numpy_helper.to_array(weight).copy()))
+        module.bias = nn.Parameter(torch.from_numpy(numpy_helper.to_array(bias).copy()))
+    return network

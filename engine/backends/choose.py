@@ -1,0 +1,134 @@
+"""Which runtimes there are, which of them run here, and which of those `auto` takes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import NamedTuple
+
+from glassrt.engine.bundle import Bundle, RunPrecision, Target, graph_precision
+from glassrt.engine.device import has_device
+from glassrt.engine.errors import BackendUnavailable, GlassError, UsageError, first_line
+
+
+class Runtime(NamedTuple):
+    """The module a backend imports, the extra that installs it, and whose graphs it runs."""
+
+    module: str
+    extra: str
+    target: Target
+
+
+RUNTIMES = {
+    "ort": Runtime("onnxruntime", "cpu", "cpu"),
+    "openvino": Runtime("openvino", "cpu", "cpu"),
+    "ort-cuda": Runtime("onnxruntime", "gpu", "gpu"),
+    "ort-tensorrt": Runtime("onnxruntime", "gpu", "gpu"),
+    "tensorrt": Runtime("tensorrt", "tensorrt", "gpu"),
+    "tensorrt-rtx": Runtime("tensorrt_rtx", "tensorrt-rtx", "gpu"),
+}
+NAMES = tuple(RUNTIMES)
+PRECISIONS: tuple[RunPrecision, ...] = ("fp32", "bf16", "fp16", "int8")
+# The fastest first. On CPUs as measured on networks of two sizes on two cores with AVX-512, on GPUs as expected.
+# ONNX Runtime cannot keep TensorRT from rounding float32 to TF32, so it is not offered there.
+FASTEST: tuple[tuple[str, RunPrecision], ...] = (
+    ("tensorrt", "int8"),
+    ("tensorrt", "fp16"),
+    ("tensorrt-rtx", "int8"),
+    ("tensorrt-rtx", "fp16"),
+    ("ort-tensorrt", "int8"),
+    ("ort-tensorrt", "fp16"),
+    ("ort-cuda", "fp16"),
+    ("tensorrt", "fp32"),
+    ("tensorrt-rtx", "fp32"),
+    ("ort-cuda", "fp32"),
+    ("ort-cuda", "int8"),
+    ("openvino", "int8"),
+    ("openvino", "bf16"),
+    ("ort", "int8"),
+    ("ort", "fp32"),
+    ("openvino", "fp32"),
+)
+
+
+def choose(bundle: Bundle, name: str = "auto", precision: str = "auto") -> tuple[str, RunPrecision]:
+    """The runtime and the precision that `auto` stands for.
+
+    Raises UsageError for what does not exist, BundleError where the bundle has no such graph, BackendUnavailable where
+    nothing here runs it. What is named in full is not asked whether it can run: opening it will tell.
+    """
+    if name not in ("auto", *NAMES):
+        raise UsageError(f"backend {name!r} does not exist; choose auto, {', '.join(NAMES)}")
+    if precision not in ("auto", *PRECISIONS):
+        raise UsageError(f"precision {precision!r} does not exist; choose auto, {', '.join(PRECISIONS)}")
+    fitting = [each for each in FASTEST if name in ("auto", each[0]) and precision in ("auto", each[1])]
+    if not fitting:
+        offered = ", ".join(each[1] for each in FASTEST if each[0] == name)
+        raise UsageError(f"precision {precision} does not run through {name}; it has {offered}")
+    held = [each for each in fitting if holds(bundle, *each)]
+    if not held:
+        bundle.find_graph(graph_precision(fitting[-1][1]), RUNTIMES[fitting[-1][0]].target)  # which raises
+    if name != "auto" and precision != "auto":
+        return held[0]
+    verified = {(check.backend, check.precision) for check in bundle.manifest.verified if check.passed}
+    wanted = [each for each in held if precision != "auto" or each[1] == "fp32" or each in verified]
+    for each in wanted:
+        if can_run(*each):
+            return each
+    if name != "auto":
+        return (wanted or held)[-1]
+    extras = ", ".join(dict.fromkeys(RUNTIMES[each].extra for each, _ in held))
+    raise BackendUnavailable(f"nothing here runs {bundle.path} in precision {precision}: it takes an extra of {extras}")
+
+
+def running(bundle: Bundle) -> Iterator[tuple[str, RunPrecision]]:
+    """Every runtime and precision that can run here and that the bundle has a graph for, the fastest first."""
+    return (each for each in FASTEST if holds(bundle, *each) and can_run(*each))
+
+
+def holds(bundle: Bundle, name: str, precision: RunPrecision) -> bool:
+    """Whether the bundle has a graph that the runtime runs in that precision."""
+    return any(
+        graph.precision == graph_precision(precision) and graph.target in ("any", RUNTIMES[name].target)
+        for graph in bundle.manifest.graphs
+    )
+
+
+def can_run(name: str, precision: RunPrecision) -> bool:
+    """Whether the runtime is installed and finds a device that computes in that precision itself."""
+    runtime = RUNTIMES[name]
+    if find_spec(runtime.module) is None or (runtime.target == "gpu" and not has_device()):
+        return False
+    with told_plainly(name):
+        if runtime.module == "onnxruntime":
+            from glassrt.engine.backends.ort import has_provider
+
+            return has_provider(name)
+        if name == "tensorrt-rtx":
+            from glassrt.engine.plans import knows_device
+
+            return knows_device()
+        if precision == "bf16":
+            from glassrt.engine.backends.openvino import has_bfloat16
+
+            return has_bfloat16()
+    return True
+
+
+@contextmanager
+def told_plainly(name: str) -> Iterator[None]:
+    """A runtime that cannot be loaded, or a device that cannot be used, in one line."""
+    runtime = RUNTIMES[name]
+    try:
+        yield
+    except GlassError:
+        raise
+    except ModuleNotFoundError as error:
+        raise BackendUnavailable(
+            f"backend {name} needs {error.name}, which is not installed: pip install 'glassrt[{runtime.extra}]'"
+        ) from error
+    except ImportError as error:
+        raise BackendUnavailable(f"backend {name} is installed but cannot be loaded: {error}") from error
+    except Exception as error:  # what CUDA and its libraries raise shares no base but this
+        if runtime.target != "gpu":
+            raise
+        raise BackendUnavailable(f"backend {name} cannot start: {type(error).__name__}: {first_line(error)}") from error
