@@ -12,7 +12,7 @@ from rich.table import Table
 from glassrt.engine.backends import DEFAULT_BATCH
 from glassrt.engine.bundle import Check, is_name, open_bundle, record_checks
 from glassrt.engine.cli import build_plans, parse_precisions
-from glassrt.engine.errors import UsageError
+from glassrt.engine.errors import GlassError, UsageError
 from glassrt.engine.files import readable_json, replace_file
 from glassrt.engine.plans import find_flavour
 from glassrt.export.triton import prepare_repository, write_repository

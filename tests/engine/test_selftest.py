@@ -1,20 +1,33 @@
 """What every runtime must show when it opens a bundle."""
 
 import hashlib
+import importlib
 import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 import numpy as np
 import pytest
 
-from glassrt.engine import device
-from glassrt.engine.backends import choose, open_backend
-from glassrt.engine.bundle import DEFAULT_BUNDLE, SHIPPED, Bundle, Check, Example, open_bundle, write_bundle
-from glassrt.engine.errors import BackendUnavailable, BundleError
+from glassrt.engine import backends, device, plans
+from glassrt.engine.backends import choose, open_backend, open_plan_backend, run_windows, tensorrt
+from glassrt.engine.backends.ort import OrtBackend
+from glassrt.engine.bundle import (
+    DEFAULT_BUNDLE,
+    SHIPPED,
+    Bundle,
+    Check,
+    Example,
+    RunPrecision,
+    open_bundle,
+    write_bundle,
+)
+from glassrt.engine.errors import BackendUnavailable, BundleError, UsageError
 
+choosing = importlib.import_module("glassrt.engine.backends.choose")  # whose name its function has, too
 BUNDLE = open_bundle()
 GRAPH = BUNDLE.find_graph()
 
@@ -77,19 +90,21 @@ def test_an_altered_example_is_refused(tmp_path: Path) -> None:
         open_bundle(folder)
 
 
-@pytest.mark.parametrize("backend", ["ort-cuda", "ort-tensorrt"])
-def test_a_provider_that_is_not_there_is_not_replaced_in_silence(backend: str) -> None:
+@pytest.mark.parametrize(("backend", "precision"), [("ort-cuda", "fp32"), ("ort-tensorrt", "fp16")])
+def test_a_provider_that_is_not_there_is_not_replaced_in_silence(backend: str, precision: RunPrecision) -> None:
     with pytest.raises(BackendUnavailable, match=rf"backend {backend} needs onnxruntime-gpu"):
-        open_backend(BUNDLE, backend)
+        OrtBackend(BUNDLE.read_graph(), 1, 0, precision, backend)
 
 
 def test_auto_passes_over_what_has_no_device(tmp_path: Path) -> None:
     """TensorRT-RTX is installed and verified in the manifest, but there is nothing it could run on."""
     if device.has_device():
         pytest.skip("there is a CUDA device")
-    verified = tuple(Check(name, "GPU", "fp32", True, 1, 0.0, 0.0, 0, 0.0) for name in ("tensorrt-rtx", "ort-cuda"))
+    verified = (Check("tensorrt-rtx", "GPU", "fp16", True, 1, 0.0, 0.0, 0, 0.0),)
     bundle = remake(tmp_path)
-    bundle = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, verified=verified), bundle.sha256)
+    graphs = (GRAPH, msgspec.structs.replace(GRAPH, precision="fp16", target="gpu"))
+    manifest = msgspec.structs.replace(bundle.manifest, verified=verified, graphs=graphs)
+    bundle = Bundle(bundle.path, manifest, bundle.sha256)
     assert choose(bundle, "auto", "auto") == choose(bundle, "auto", "fp32") == ("ort", "fp32")
     with pytest.raises(BackendUnavailable, match="no CUDA device"):
         open_backend(bundle, "tensorrt-rtx")
@@ -101,3 +116,103 @@ def test_the_drivers_version_is_read_where_linux_tells_it(tmp_path: Path, monkey
     assert device.driver_version() == ""
     (tmp_path / "version").write_text(told)
     assert device.driver_version() == "580.65.06"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda image, logits: b"no archive",
+        lambda image, logits: stored(other=image, logits=logits),
+        lambda image, logits: stored(image=np.array([None]), logits=logits),
+        lambda image, logits: stored(image=image[:, :100], logits=logits),
+        lambda image, logits: stored(image=image.astype(np.float32), logits=logits),
+        lambda image, logits: stored(image=image, logits=logits[:, :0]),
+    ],
+    ids=["no archive", "other names", "objects", "another size", "floats", "no logits"],
+)
+def test_an_example_that_is_none_is_told(tmp_path: Path, spoil: Callable[[np.ndarray, np.ndarray], bytes]) -> None:
+    content = spoil(*(BUNDLE.read_example() or pytest.fail("the shipped bundle has no example")))
+    example = Example("example.npz", hashlib.sha256(content).hexdigest())
+    manifest = msgspec.structs.replace(BUNDLE.manifest, graphs=(GRAPH,), example=example)
+    files = {GRAPH.file: BUNDLE.read_graph(), "example.npz": content}
+    with pytest.raises(BundleError, match=r"example\.npz (holds no example|does not fit its manifest)"):
+        open_backend(write_bundle(tmp_path / "made.glass", manifest, files), "ort")
+
+
+def stored(**arrays: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("backend", ["ort", "openvino"])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((2, 320, 320, 3), np.float32), ((1, 320, 320, 3), np.uint8), ((2, 320, 3, 320), np.uint8)],
+    ids=["floats", "another batch", "another order"],
+)
+def test_windows_that_a_graph_does_not_take_are_refused(backend: str, shape: tuple[int, ...], dtype: type) -> None:
+    """The bytes would fit, and the logits would be wrong."""
+    opened = open_backend(BUNDLE, backend, batch=2)
+    with pytest.raises(UsageError, match=r"image: expected uint8 \[2, 320, 320, 3\], got"):
+        run_windows(opened, np.zeros(shape, dtype))
+    opened.close()
+
+
+def test_what_the_bundle_has_no_graph_for_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine where everything runs, int8 for CPUs alone still goes to a CPU."""
+    monkeypatch.setattr(choosing, "can_run", lambda name, precision: True)
+    assert choose(BUNDLE, "auto", "int8") == ("openvino", "int8")
+    assert choose(BUNDLE, "auto", "fp32") == ("tensorrt", "fp32")
+    with pytest.raises(BundleError, match="has no fp16 graph for gpu"):
+        choose(BUNDLE, "auto", "fp16")
+    with pytest.raises(UsageError, match="precision fp32 does not run through ort-tensorrt; it has int8, fp16"):
+        choose(BUNDLE, "ort-tensorrt", "fp32")
+
+
+class Stub:
+    """What stands in for a plan that runs, as nothing here can run one: OpenVINO under TensorRT's name."""
+
+    opened: ClassVar[list["Stub"]] = []
+
+    def __init__(self, plan: plans.Plan) -> None:
+        self.plan, self.closed = plan, False
+        self.name, self.device, self.version, self.precision = "tensorrt-rtx", "GPU", "1", plan.key.precision
+        self.batch = plan.key.batch
+        self.backend = open_backend(BUNDLE, "openvino", self.batch)
+        self.opened.append(self)
+
+    def infer(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        factor = 1.0 if self.plan.built else 2.0
+        return {name: factor * logits for name, logits in self.backend.infer(inputs).items()}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_kept_plan_that_misses_the_example_is_built_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("GLASSRT_CACHE", str(tmp_path))
+    monkeypatch.setattr(backends, "find_device", lambda: None)
+    monkeypatch.setattr(tensorrt, "TensorRtBackend", Stub)
+    monkeypatch.setattr(Stub, "opened", [])
+    first = open_plan_backend(BUNDLE, "tensorrt-rtx", 1, "fp32")
+    again = open_plan_backend(BUNDLE, "tensorrt-rtx", 1, "fp32")
+    assert first.plan.built
+    assert again.plan.built
+    assert [stub.closed for stub in Stub.opened] == [False, True, False]
+    assert "does not compute what" in caplog.records[-1].getMessage()
+    monkeypatch.setattr(Stub, "infer", lambda self, inputs: {"logits": np.full((1, 2, 20, 20), np.nan)})
+    with pytest.raises(BackendUnavailable, match="does not compute what"):
+        open_plan_backend(BUNDLE, "tensorrt-rtx", 1, "fp32")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["ort-cuda", "tensorrt", "tensorrt-rtx"])
+def test_the_example_comes_out_of_a_gpu(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not choosing.can_run(backend, "fp32"):
+        pytest.skip(f"{backend} does not run here")
+    monkeypatch.setenv("GLASSRT_CACHE", str(tmp_path))
+    for batch in (1, 8):
+        open_backend(BUNDLE, backend, batch).close()

@@ -17,6 +17,7 @@ from glassrt.engine.bundle import DEFAULT_BUNDLE, SHIPPED, Bundle, open_bundle
 from glassrt.engine.errors import BundleError, TrainingError, UsageError
 from glassrt.engine.grid import GridReader
 from glassrt.engine.slide import open_slide
+from glassrt.export import bundle as exporting
 from glassrt.export.bundle import export_run, open_network
 from glassrt.export.to_onnx import export_graph
 from glassrt.training import checkpoint
@@ -138,9 +139,22 @@ class Undecided(nn.Module):
         return x if x.sum() > 0 else -x
 
 
+class Silent(nn.Module):
+    """It stops without a word."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            raise NotImplementedError
+        return x
+
+
 @pytest.mark.parametrize(
     ("module", "says"),
-    [(Refused(), "head.odd is refused: aten.linalg_eig"), (Undecided(), r"head.odd \(Undecided\) is refused: ")],
+    [
+        (Refused(), "head.odd is refused: aten.linalg_eig"),
+        (Undecided(), r"head.odd \(Undecided\) is refused: "),
+        (Silent(), "is refused: NotImplementedError"),
+    ],
 )
 def test_a_module_that_the_exporter_refuses_is_named(
     module: nn.Module, says: str, capfd: pytest.CaptureFixture[str]
@@ -150,6 +164,20 @@ def test_a_module_that_the_exporter_refuses_is_named(
         export_graph(nn.Sequential(OrderedDict(head=head)), 32)
     assert "\n" not in str(raised.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_convolution_that_is_used_twice_is_named() -> None:
+    shared = nn.Conv2d(3, 3, 1)
+    with pytest.raises(BundleError, match="the network uses 2 twice"):
+        export_graph(nn.Sequential(shared, nn.ReLU(), shared), 32)
+
+
+def test_a_graph_that_is_off_is_not_exported(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = exporting.infer_exactly
+    monkeypatch.setattr(exporting, "infer_exactly", lambda network, windows: exact(network, windows) + 0.1)
+    with pytest.raises(BundleError, match=r"the exported graph is off by 0\.1 from what torch computes"):
+        export_run(run, tmp_path / "x.glass", "x")
+    assert not (tmp_path / "x.glass").exists()
 
 
 def test_graphs_say_nothing_of_the_machine_that_made_them(fresh: Bundle) -> None:

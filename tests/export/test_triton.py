@@ -9,10 +9,10 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from glassrt.engine.bundle import Bundle, open_bundle, write_bundle
-from glassrt.engine.errors import OutputError
+from glassrt.engine.errors import OutputError, UsageError
 from glassrt.export.bundle import describe_graph
 from glassrt.export.precision import to_float16
-from glassrt.export.triton import write_repository
+from glassrt.export.triton import prepare_repository, write_repository
 
 
 @pytest.fixture(scope="module")
@@ -49,5 +49,13 @@ def test_a_second_export_replaces_the_first_and_nothing_else(bundle: Bundle, tmp
     assert write_repository(bundle, tmp_path)[0].joinpath("1", "model.onnx").stat().st_size > 1e6
     (tmp_path / "theirs" / "glas-glands-fp32").mkdir(parents=True)
     (tmp_path / "theirs" / "glas-glands-fp32" / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="was not written by GlassRT"):
+    with pytest.raises(OutputError, match="was not written by GlassRT; choose another --triton"):
         write_repository(bundle, tmp_path / "theirs")
+
+
+def test_a_repository_that_cannot_be_is_told_before_any_work(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a bundle is no model repository"):
+        prepare_repository(bundle.path)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="choose another --triton"):
+        prepare_repository(tmp_path / "file")

@@ -15,7 +15,8 @@ from onnx import numpy_helper
 
 from glassrt.engine import backends
 from glassrt.engine.bundle import Bundle, Check, named_files, open_bundle, record_checks, write_bundle
-from glassrt.engine.errors import BackendUnavailable, BundleError, UsageError
+from glassrt.engine.errors import BackendUnavailable, BundleError, GlassError, UsageError
+from glassrt.export import verify as verification
 from glassrt.export.bundle import describe_graph
 from glassrt.export.calibration import collect_windows
 from glassrt.export.verify import compare, edge_windows, verify
@@ -125,7 +126,7 @@ def test_auto_takes_the_fastest_that_was_verified(bundle: Bundle) -> None:
     assert backends.choose(verified, "auto", "auto") == ("openvino", "int8")
     assert backends.choose(verified, "ort", "auto") == ("ort", "int8")
     assert backends.choose(verified, "auto", "fp32") == ("ort", "fp32")
-    failed = record_checks(bundle, (check("openvino", "int8", False), check("ort", "fp32", True)))
+    failed = record_checks(bundle, tuple(check(name, "int8", False) for name in ("openvino", "ort")))
     assert backends.choose(failed, "auto", "auto") == ("ort", "fp32")
     assert backends.choose(failed, "openvino", "auto") == ("openvino", "fp32")
 
@@ -133,10 +134,46 @@ def test_auto_takes_the_fastest_that_was_verified(bundle: Bundle) -> None:
 def test_what_cannot_run_is_told(bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="precision 'fp8' does not exist"):
         backends.open_backend(bundle, precision="fp8")
-    with pytest.raises(BackendUnavailable, match=r"nothing here runs precision fp16: it takes .* tensorrt, "):
+    with pytest.raises(BundleError, match="has no fp16 graph for gpu"):
         backends.open_backend(bundle, precision="fp16")
+    half = msgspec.structs.replace(bundle.manifest.graphs[0], precision="fp16", target="gpu")
+    manifest = msgspec.structs.replace(bundle.manifest, graphs=(*bundle.manifest.graphs, half))
+    with pytest.raises(BackendUnavailable, match=r"nothing here runs .* in precision fp16: .* tensorrt, tensorrt-rtx"):
+        backends.open_backend(Bundle(bundle.path, manifest, bundle.sha256), precision="fp16")
     with pytest.raises(UsageError, match="precision bf16 does not run through ort"):
         backends.open_backend(bundle, "ort", precision="bf16")
     exact = msgspec.structs.replace(bundle.manifest, graphs=bundle.manifest.graphs[:1])
     with pytest.raises(BundleError, match="has no int8 graph for cpu; it holds fp32 for any"):
         backends.open_backend(Bundle(bundle.path, exact, bundle.sha256), precision="int8")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_check_that_is_not_finite_leaves_the_bundle_whole(bundle: Bundle, bad: float) -> None:
+    wanted = np.ones((2, 2, 4, 4), np.float32)
+    logits = wanted.copy()
+    logits[0, 0, 0, 0] = bad
+    found = compare(logits, wanted, 1, "tensorrt", "GPU", "fp16", None)
+    assert (found.passed, found.nan, found.largest) == (False, 1, 0.0)
+    assert open_bundle(record_checks(bundle, (found,)).path).manifest.verified == (found,)
+
+
+def test_checks_of_other_devices_stay(bundle: Bundle) -> None:
+    """A bundle is verified on one machine after the other; on the same again, the newer check counts."""
+    cpu, gpu = check("ort", "int8", True), check("tensorrt", "fp16", True)
+    record_checks(bundle, (cpu,))
+    both = record_checks(open_bundle(bundle.path), (gpu,))
+    assert both.manifest.verified == (cpu, gpu)
+    worse = check("ort", "int8", False)
+    assert record_checks(both, (worse,)).manifest.verified == (worse, gpu)
+
+
+def test_a_runtime_that_does_not_open_does_not_end_the_verification(
+    bundle: Bundle, windows: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT-RTX has no device here, whatever `running` says."""
+    monkeypatch.setattr(verification, "running", lambda bundle: [("tensorrt-rtx", "fp32"), ("openvino", "fp32")])
+    left_out: list[GlassError] = []
+    checks = verify(bundle, windows[:2], failure=left_out.append)
+    assert [each.backend for each in checks] == ["openvino"]
+    assert len(left_out) == 1
+    assert "no CUDA device" in str(left_out[0])
