@@ -1,5 +1,6 @@
 """`glassrt bench`."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,10 +9,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from glassrt.engine.backends import DEFAULT_BATCH, NAMES
+from glassrt.engine.backends import DEFAULT_BATCH, NAMES, open_backend
 from glassrt.engine.bundle import DEFAULT_BUNDLE, open_bundle
 from glassrt.engine.cli import BACKEND, PRECISION, parse_counts, parse_scales
+from glassrt.engine.segment import DEFAULT_READERS
 from glassrt.training.cli import CONFIGS, bars, missing_packages
+
+SLOWER = 1  # exit code of a comparison that found something slower
+SCALING = ((1, 2), (1, 2, 4), (1, 4))  # threads of the network, readers, times the slide's own pixels
 
 bench_app = typer.Typer(help="Measure GlassRT on this machine.", no_args_is_help=True)
 
@@ -29,32 +34,32 @@ def slide_command(
     precision: Annotated[str, PRECISION] = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Windows per network call.")] = DEFAULT_BATCH,
     scales: Annotated[str | None, typer.Option(help="Scales, e.g. 0.75,1,1.5.", show_default="the bundle's")] = None,
+    readers: Annotated[int, typer.Option(min=1, help="Threads that read and cut.")] = DEFAULT_READERS,
     repeats: Annotated[int, typer.Option(min=1, help="Counted runs.")] = 7,
+    scaling: Annotated[
+        bool, typer.Option("--scaling", help="Also with other threads and readers, and on larger slides made of it.")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="File to write the figures to.", show_default=False)] = None,
 ) -> None:
-    """Time `score` end to end against the bare network on the same windows."""
+    """Time `score` end to end, every part of it alone, and how close the whole comes to what its parts allow."""
+    from glassrt.benchmarks import slides
     from glassrt.benchmarks.machine import write_report
-    from glassrt.benchmarks.slides import measure_overhead
 
+    opened = open_bundle(bundle).replace(parse_scales(scales))
     console = Console()
-    with console.status("warming up") as status:
-        report = measure_overhead(
-            slide,
-            open_bundle(bundle).replace(parse_scales(scales)),
-            backend,
-            precision,
-            batch,
-            repeats,
-            lambda run: status.update(f"run {run} of {repeats}"),
-        )
-    table = Table(title=f"{report['slide']}, {report['backend']}", show_header=False)
-    table.add_row("windows", str(report["windows"]))
-    table.add_row("network alone", f"{report['bare_seconds']:.3f} s, {report['ms_per_window_bare']:.2f} ms a window")
-    table.add_row("score, end to end", f"{report['score_seconds']:.3f} s")
-    table.add_row("ratio", f"{report['ratio']:.3f}")
-    for name, seconds in report["stages"].items():
-        table.add_row(f"  {name}", f"{seconds:.3f} s")
-    console.print(table)
+    with console.status("") as status:
+        with closing(open_backend(opened, backend, batch, precision=precision)) as runtime:
+            report = slides.measure_slide(slide, opened, runtime, repeats, readers, status.update)
+        if scaling:
+            cases = slides.Cases(*SCALING)
+            report["rows"] += slides.measure_scaling(slide, opened, runtime, cases, min(repeats, 3), status.update)
+    print_rows(f"{report['slide']}, {report['backend']}", [*slides.each_row(report)])
+    console.print(
+        f"{report['windows']} windows, {report['windows_per_s']:.1f} a second, {report['mm2_per_s']:.2f} mm2/s, "
+        f"{report['mpix_per_s']:.1f} MPix/s through the network\n"
+        f"{report['share_of_bound']:.0%} of the bound {report['bound_s']:.3f} s from the parts; between mask and files "
+        f"{report['bounded_by']} bounds; {report['times_network']:.2f} times the network alone"
+    )
     if json is not None:
         write_report(json, report)
 
@@ -120,11 +125,53 @@ def peers_command(
             "times GlassRT fp32": f"{each['times_glassrt_fp32']:.2f}",
             "other class": f"{each['other_class']:.3%}",
         }
-        for each in report["contenders"]
+        for each in report["rows"]
     ]
     print_rows(f"{width} x {height} px of {report['slide']}, {report['threads']} threads", rows)
     if json is not None:
         write_report(json, report)
+
+
+@bench_app.command("reading")
+def reading_command(
+    slide: Annotated[Path, typer.Argument(help="Slide to read.", show_default=False)],
+    rounds: Annotated[int, typer.Option(min=1, help="In which all readers take turns.")] = 7,
+    json: Annotated[Path | None, typer.Option(help="File to write the figures to.", show_default=False)] = None,
+) -> None:
+    """Windows of a slide through GlassRT, OpenSlide, tiffslide, pyvips and cuCIM, as far as they are installed."""
+    from glassrt.benchmarks.machine import write_report
+    from glassrt.benchmarks.reading import measure_reading
+
+    with Console().status("") as status:
+        report = measure_reading(slide, rounds, progress=status.update)
+    rows = [{"": row["name"], "MPix/s": f"{row['mpix_per_s']:.0f}"} for row in report["rows"]]
+    print_rows(f"{report['slide']}: {report['windows']} windows of {report['window']} px", rows)
+    if json is not None:
+        write_report(json, report)
+
+
+@bench_app.command("compare")
+def compare_command(
+    before: Annotated[Path, typer.Argument(help="Report of an earlier run.", show_default=False)],
+    after: Annotated[Path, typer.Argument(help="Report of a later one.", show_default=False)],
+) -> None:
+    """Say what became slower beyond what a benchmark's own runs differ by. Exit code 1: something did."""
+    from glassrt.benchmarks.compare import compare_reports
+
+    changes = compare_reports(before, after)
+    rows = [
+        {
+            "": change.name,
+            "before": f"{change.before:.4g} {change.unit}",
+            "after": f"{change.after:.4g} {change.unit}",
+            "change": f"{change.percent:+.1f} %",
+            "verdict": change.verdict,
+        }
+        for change in changes
+    ]
+    print_rows(f"{before.name} to {after.name}", rows)
+    if any(change.verdict == "slower" for change in changes):
+        raise typer.Exit(SLOWER)
 
 
 @bench_app.command("memory")
@@ -136,7 +183,7 @@ def memory_command(
 ) -> None:
     """Score a made slide of real tissue in its own process and report its peak memory."""
     from glassrt.benchmarks.machine import write_report
-    from glassrt.benchmarks.slides import measure_memory
+    from glassrt.benchmarks.memory import measure_memory
 
     console = Console()
     with console.status(f"a slide of {side} x {side} pixels"):

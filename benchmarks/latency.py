@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import product
+from itertools import chain, product
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -22,8 +22,9 @@ Report = dict[str, Any]
 ROUNDS = 5  # in which settings take turns, so that a machine whose speed drifts slows all of them
 WARM_UP_S = 0.3
 HOPELESS = 3  # times the duration after which a rate that cannot be kept is given up
-START = """
-import json, resource, sys, time
+START = r"""
+import json, re, resource, sys, time
+from pathlib import Path
 begun, path, backend, batch, threads, precision = float(sys.argv[1]), *sys.argv[2:]
 import numpy as np
 from glassrt.engine import open_backend, open_bundle
@@ -33,9 +34,14 @@ opened = open_backend(bundle, backend, int(batch), int(threads), precision)
 loaded = time.time()
 window = bundle.manifest.window
 opened.infer({"image": np.zeros((int(batch), window, window, 3), np.uint8)})
+status = Path("/proc/self/status")
+if status.exists():  # the other figure remembers the parent's memory on Linux
+    peak = int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) * 1024
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps({
     "import_s": imported - begun, "load_s": loaded - imported, "first_call_s": time.time() - loaded,
-    "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+    "peak_rss_gb": peak / 1e9,
 }))
 """
 
@@ -47,6 +53,11 @@ class Setting(NamedTuple):
     precision: RunPrecision
     batch: int
     threads: int
+
+    @property
+    def name(self) -> str:
+        """The setting in words."""
+        return f"{self.backend} {self.precision} x{self.batch}{f' on {self.threads}' if self.threads else ''}"
 
 
 def lay_settings(
@@ -103,20 +114,25 @@ def measure_latency(
     try:
         windows = [example_windows(bundle, backend.batch) for backend in opened]
         calls = [lambda b=backend, w=batch: run_windows(b, w) for backend, batch in zip(opened, windows, strict=True)]
-        seconds: list[list[float]] = [[] for _ in settings]
+        seconds: list[list[list[float]]] = [[] for _ in settings]  # of calls, by setting and round
         for number in range(ROUNDS):
-            for setting, call, taken in zip(settings, calls, seconds, strict=True):
-                progress(f"round {number + 1} of {ROUNDS}: {setting.backend} {setting.precision} {setting.batch}")
+            for setting, call, rounds in zip(settings, calls, seconds, strict=True):
+                progress(f"round {number + 1} of {ROUNDS}: {setting.name}")
                 closed_loop(call, WARM_UP_S)
-                taken.extend(closed_loop(call, duration / ROUNDS))
+                rounds.append(closed_loop(call, duration / ROUNDS))
         waits: list[list[float] | None] = [open_loop(call, rate, duration) if rate else None for call in calls]
         for backend in opened:
             check_backend(bundle, backend)
         rows = []
-        for setting, backend, taken, waited in zip(settings, opened, seconds, waits, strict=True):
+        for setting, backend, rounds, waited in zip(settings, opened, seconds, waits, strict=True):
             ceiling = ceilings[setting.threads].get(setting.precision) if backend.device == "CPU" else None
-            row = {**setting._asdict(), "device": backend.device, "version": backend.version}
-            row |= summarise(taken, setting.batch, bundle.manifest.window)
+            row: Report = {
+                "name": setting.name,
+                "unit": "ms",
+                "runs": [1000 * statistics.median(each) for each in rounds],
+            }
+            row |= {**setting._asdict(), "device": backend.device, "version": backend.version}
+            row |= summarise([*chain(*rounds)], setting.batch, bundle.manifest.window)
             row["ceiling_share"] = gmac * row["windows_per_s"] / ceiling if ceiling else None
             if rate is not None:
                 row["at_rate"] = {"rate_per_s": rate, **percentiles(waited)} if waited else None
@@ -195,8 +211,7 @@ def measure_start(bundle: Bundle, setting: Setting) -> Report:
 def each_row(report: Report) -> Iterator[Report]:
     """The rows as a terminal shows them; the first columns of figures are milliseconds."""
     for row in report["rows"]:
-        threads = f" on {row['threads']}" if row["threads"] else ""
-        shown = {"runs": f"{row['backend']} {row['precision']} x{row['batch']}{threads}"}
+        shown = {"": row["name"]}
         shown |= {f"p{share}": f"{row[f'p{share}_ms']:.1f}" for share in (50, 90, 95, 99)}
         shown |= {"max": f"{row['max_ms']:.1f}", "win/s": f"{row['windows_per_s']:.1f}"}
         shown["MP/s"] = f"{row['mpix_per_s']:.1f}"

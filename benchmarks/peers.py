@@ -83,13 +83,14 @@ def measure_peers(
         "flips": bundle.manifest.flips,
         "threads": torch.get_num_threads(),
         "rounds": rounds,
-        "contenders": [
+        "rows": [
             {
                 "name": contender.name,
+                "unit": "s",
+                "runs": seconds[contender.name],
                 "seconds": medians[contender.name],
                 "times_glassrt_fp32": medians[contender.name] / base,
                 "other_class": flips[contender.name],
-                "all_seconds": seconds[contender.name],
             }
             for contender in contenders
         ],

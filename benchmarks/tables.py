@@ -1,0 +1,96 @@
+"""The README's tables of figures and its picture, drawn from the files in `benchmarks/results/`.
+
+`python -m glassrt.benchmarks.tables README.md` replaces what stands between `<!-- NAME -->` and `<!-- end -->` for
+every table there is. Run it in a checkout after new results.
+"""
+
+import re
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from glassrt.engine.errors import UsageError
+from glassrt.engine.files import replace_file
+
+RESULTS = Path("benchmarks/results")
+Report = dict[str, Any]
+
+
+def draw_latency(report: Report) -> list[list[str]]:
+    """Latency and throughput of each runtime, precision and batch size."""
+    rows = [["runs", "p50 ms", "p90", "p95", "p99", "max", "windows/s", "of ceiling", "start s", "GB"]]
+    for row in report["rows"]:
+        start = row["start"]
+        seconds = start["import_s"] + start["load_s"] + start["first_call_s"]
+        rows.append([
+            row["name"],
+            *(f"{row[key]:.1f}" for key in ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "max_ms", "windows_per_s")),
+            f"{row['ceiling_share']:.0%}",
+            f"{seconds:.2f}",
+            f"{start['peak_rss_gb']:.2f}",
+        ])  # fmt: skip
+    return rows
+
+
+def draw_peers(report: Report) -> list[list[str]]:
+    """Seconds of every contender on the same pixels."""
+    rows = [["", "seconds", "times GlassRT fp32", "pixels of another class"]]
+    rows += [
+        [row["name"], f"{row['seconds']:.2f}", f"{row['times_glassrt_fp32']:.2f}", f"{row['other_class']:.3%}"]
+        for row in report["rows"]
+    ]
+    return rows
+
+
+def draw_reading(report: Report) -> list[list[str]]:
+    """MPix/s of every reader, a column for each placing and number of threads."""
+    columns = dict.fromkeys(row["name"].split(", ", 1)[1] for row in report["rows"])
+    readers = dict.fromkeys(row["name"].split(", ", 1)[0] for row in report["rows"])
+    rates = {row["name"]: f"{row['mpix_per_s']:.0f}" for row in report["rows"]}
+    return [["MPix/s", *columns], *([each, *(rates[f"{each}, {column}"] for column in columns)] for each in readers)]
+
+
+def draw_slide(report: Report) -> list[list[str]]:
+    """Seconds of every part of scoring alone."""
+    parts = ("open", "mask", "read and cut", "infer", "stitch", "write", "score")
+    runs = {row["name"]: row["runs"] for row in report["rows"]}
+    return [["", *parts], ["seconds", *(f"{statistics.median(runs[part]):.3f}" for part in parts)]]
+
+
+TABLES: dict[str, tuple[str, Callable[[Report], list[list[str]]]]] = {
+    "latency": ("latency-demo.json", draw_latency),
+    "peers": ("peers-demo.json", draw_peers),
+    "reading": ("reading-demo.json", draw_reading),
+    "slide": ("slide-demo.json", draw_slide),
+}
+
+
+def fill(text: str, results: Path = RESULTS) -> str:
+    """A text with its tables drawn anew. Raises UsageError where a file of results is missing or a mark has no end."""
+    for name, (file, draw) in TABLES.items():
+        mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        if not mark.search(text):
+            continue
+        try:
+            report = msgspec.json.decode((results / file).read_bytes())
+        except OSError as error:
+            raise UsageError(f"{results / file} cannot be read ({error.strerror}): run this in a checkout") from error
+        table = draw(report)
+        lines = [table[0], ["---"] * len(table[0]), *table[1:]]
+        drawn = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+        text = mark.sub(lambda found, drawn=drawn: found[1] + "\n" + drawn + found[2], text)  # type: ignore[misc]
+    return text
+
+
+if __name__ == "__main__":
+    from glassrt.benchmarks.plots import plot_latency
+
+    for readme in map(Path, sys.argv[1:]):
+        filled = fill(readme.read_text("utf-8"))
+        with replace_file(readme) as beside:
+            beside.write_text(filled, "utf-8")
+    plot_latency(RESULTS / "latency-demo.png", msgspec.json.decode((RESULTS / TABLES["latency"][0]).read_bytes()))

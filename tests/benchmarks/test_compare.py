@@ -1,0 +1,47 @@
+"""What became slower, and what only wobbles."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from glassrt.benchmarks.compare import compare_reports
+from glassrt.engine.errors import UsageError
+
+GLASSRT = Path(sys.executable).parent / "glassrt"
+
+
+def write(path: Path, **rows: list[float]) -> Path:
+    path.write_text(json.dumps({"rows": [{"name": name, "unit": "s", "runs": runs} for name, runs in rows.items()]}))
+    return path
+
+
+def test_only_what_lies_beyond_all_runs_counts(tmp_path: Path) -> None:
+    before = write(tmp_path / "a.json", steady=[1.0, 1.2], slower=[1.0, 1.2], faster=[1.0, 1.2], gone=[1.0])
+    after = write(tmp_path / "b.json", steady=[1.15, 1.4], slower=[1.3, 1.4], faster=[0.5, 0.9], new=[1.0])
+    verdicts = {change.name: change.verdict for change in compare_reports(before, after)}
+    assert verdicts == {"steady": "as before", "slower": "slower", "faster": "faster"}
+    slower = next(change for change in compare_reports(before, after) if change.name == "slower")
+    assert slower.percent == pytest.approx(100 * (1.35 / 1.1 - 1))
+
+
+def test_the_command_ends_with_1_if_something_became_slower(tmp_path: Path) -> None:
+    before, after = write(tmp_path / "a.json", work=[1.0, 1.1]), write(tmp_path / "b.json", work=[1.2, 1.3])
+    codes = [
+        subprocess.run([GLASSRT, "bench", "compare", *pair], capture_output=True).returncode
+        for pair in ((before, after), (after, before), (before, before))
+    ]
+    assert codes == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [("{}", "is no report"), ("no json", "is no report"), ('{"rows": []}', "share no row")]
+)
+def test_files_that_cannot_be_compared_are_told(tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "b.json").write_text(content)
+    with pytest.raises(UsageError, match=says):
+        compare_reports(write(tmp_path / "a.json", work=[1.0]), tmp_path / "b.json")
+    with pytest.raises(UsageError, match="cannot be read"):
+        compare_reports(tmp_path / "none.json", tmp_path / "b.json")

@@ -1,0 +1,106 @@
+"""Latency is measured on what really runs."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+
+from glassrt.benchmarks import latency
+from glassrt.benchmarks.ceiling import count_gmac, measure_ceiling
+from glassrt.benchmarks.latency import Setting, closed_loop, lay_settings, open_loop, percentiles
+from glassrt.engine.bundle import Bundle, open_bundle
+from glassrt.engine.errors import BackendUnavailable, UsageError
+
+GLASSRT = Path(sys.executable).parent / "glassrt"
+BUNDLE = open_bundle()
+
+
+def test_the_command_measures_checks_and_draws(tmp_path: Path) -> None:
+    figures, picture = tmp_path / "latency.json", tmp_path / "latency.png"
+    command = [GLASSRT, "bench", "latency", "--backend", "ort,openvino", "--precision", "fp32,int8", "--batch", "1,2"]
+    options = ["--duration", "0.5", "--rate", "5", "--json", figures, "--plot", picture]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    assert done.returncode == 0, done.stderr
+    report = json.loads(figures.read_text())
+    assert {(row["backend"], row["precision"], row["batch"]) for row in report["rows"]} == {
+        (backend, precision, batch)
+        for backend in ("ort", "openvino")
+        for precision in ("fp32", "int8")
+        for batch in (1, 2)
+    }
+    for row in report["rows"]:
+        assert row["name"] in done.stdout
+        assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p95_ms"] <= row["p99_ms"] <= row["max_ms"]
+        assert row["windows_per_s"] == pytest.approx(1000 * row["batch"] / row["mean_ms"])
+        assert row["mpix_per_s"] == pytest.approx(row["windows_per_s"] * 0.1024)
+        assert 0.02 < row["ceiling_share"] < 1.2
+        assert len(row["runs"]) == 5
+        assert row["at_rate"]["rate_per_s"] == 5
+        assert min(row["start"].values()) > 0
+        assert 0.1 < row["start"]["peak_rss_gb"] < 2
+    assert {"processor", "governor", "load", "versions"} <= report["machine"].keys()
+    drawn = cv2.imread(str(picture))
+    assert drawn.shape[1] > 400
+    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 10
+
+
+def test_the_work_of_the_demo_network_is_counted() -> None:
+    """1.69 GMAC by hand: the sum of output size times kernel over its convolutions and matrix products."""
+    assert count_gmac(BUNDLE) == pytest.approx(1.69, abs=0.02)
+
+
+def test_eight_bits_raise_the_ceiling() -> None:
+    rates = measure_ceiling({"fp32", "int8"})
+    assert rates["int8"] > 1.2 * rates["fp32"] > 12
+
+
+def test_a_wait_counts_from_the_arrival_not_from_the_start() -> None:
+    """One call of 0.1 s holds up nine that arrive meanwhile; a loop that waits for it would see one slow call."""
+    durations = iter([0.1] + [0.0] * 9)
+    waits = open_loop(lambda: time.sleep(next(durations)), rate=100, duration=0.1)
+    assert waits is not None
+    assert waits[0] == pytest.approx(0.1, abs=0.02)
+    assert waits[1] == pytest.approx(0.09, abs=0.02)
+    assert sorted(waits, reverse=True) == waits
+    assert percentiles(waits)["p50_ms"] > 30
+
+
+def test_a_rate_that_cannot_be_kept_is_given_up() -> None:
+    start = time.perf_counter()
+    assert open_loop(lambda: time.sleep(0.05), rate=1000, duration=0.2) is None
+    assert time.perf_counter() - start < 1
+
+
+def test_a_loop_lasts_as_long_as_it_is_told_and_calls_at_least_once() -> None:
+    assert 8 <= len(closed_loop(lambda: time.sleep(0.01), 0.1)) <= 10
+    assert len(closed_loop(lambda: time.sleep(0.05), 0.0)) == 1
+
+
+def test_combinations_that_no_runtime_has_are_left_out() -> None:
+    found = lay_settings(BUNDLE, ("ort", "openvino"), ("fp32", "int8", "fp16"), (1, 8), (0,))
+    assert {each[:2] for each in found} == {(name, each) for name in ("ort", "openvino") for each in ("fp32", "int8")}
+    assert {each.batch for each in found} == {1, 8}
+    with pytest.raises(UsageError, match="precision bf16 does not run through ort"):
+        lay_settings(BUNDLE, ("ort",), ("bf16",), (1,), (0,))
+
+
+def test_a_runtime_that_computes_something_else_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, logits = BUNDLE.read_example() or pytest.fail("no example")
+    monkeypatch.setattr(Bundle, "read_example", lambda self: (image, logits + 1))
+    monkeypatch.setattr(latency, "measure_ceiling", lambda *arguments: {})
+    with pytest.raises(BackendUnavailable, match="does not compute what"):
+        latency.measure_latency(BUNDLE, [Setting("ort", "fp32", 1, 0)], 0.1)
+
+
+def test_a_bundle_without_an_example_is_timed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = msgspec.structs.replace(BUNDLE.manifest, example=None)
+    windows = latency.example_windows(Bundle(BUNDLE.path, manifest, BUNDLE.sha256), 2)
+    assert windows.shape == (2, 320, 320, 3)
+    assert windows.std() > 10

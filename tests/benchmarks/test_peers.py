@@ -1,0 +1,66 @@
+"""Peers compute what GlassRT does, or are not timed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from glassrt.benchmarks import peers
+from glassrt.engine import open_bundle
+from glassrt.engine.backends import open_backend
+from glassrt.engine.errors import BundleError, GlassError
+from glassrt.engine.segment import segment_image
+
+BUNDLE = open_bundle()
+
+
+def test_every_contender_gives_the_same_classes_and_is_timed(demo_slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "LONGEST", 700)
+    report = peers.measure_peers(demo_slide, BUNDLE, rounds=2)
+    names = [row["name"].split()[0] for row in report["rows"]]
+    assert names == ["GlassRT", "GlassRT", "MONAI", "torch"]
+    assert report["pixels"] == [700, 700]
+    for row in report["rows"]:
+        assert len(row["runs"]) == 2
+        assert row["times_glassrt_fp32"] == pytest.approx(row["seconds"] / report["rows"][0]["seconds"])
+        assert row["other_class"] <= (0.01 if "int8" in row["name"] else 1e-4)
+
+
+def test_the_plain_torch_statement_equals_the_engine_at_scales_and_flips() -> None:
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (24, 32, 3), np.uint8)
+    pixels = np.kron(coarse, np.ones((16, 16, 1), np.uint8))
+    bundle = BUNDLE.replace((1.0, 1.5), True)
+    (torch_only,) = peers.enter_peers(bundle, pixels)
+    assert torch_only.name.startswith("torch")
+    ours = segment_image(pixels, bundle.manifest.mpp, bundle, open_backend(bundle))
+    # Torch keeps fractions of the scaled grey values, the engine rounds them as an image file would.
+    assert np.abs(torch_only.run() - ours).max() < 0.05
+    assert np.abs(torch_only.run() - ours).mean() < 2e-3
+
+
+def test_the_torch_network_is_the_bundles() -> None:
+    image, logits = BUNDLE.read_example() or pytest.fail("no example")
+    network = peers.rebuild_network(BUNDLE)
+    with torch.inference_mode():
+        found = network(torch.from_numpy(image).permute(0, 3, 1, 2).float()).numpy()
+    assert np.abs(found - logits).max() < 1e-3
+
+
+def test_a_contender_that_computes_something_else_is_not_timed(
+    demo_slide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "LONGEST", 400)
+    wrong = peers.Contender("wrong", "fp32", lambda: np.stack([np.zeros((400, 400)), np.ones((400, 400))]))
+    ours = [*peers.enter_glassrt(BUNDLE, peers.read_region(demo_slide, BUNDLE))][:1]
+    monkeypatch.setattr(peers, "enter_glassrt", lambda bundle, pixels: ours)
+    monkeypatch.setattr(peers, "enter_peers", lambda bundle, pixels: [wrong])
+    with pytest.raises(GlassError, match=r"wrong gives .* another class .*: its speed means nothing"):
+        peers.measure_peers(demo_slide, BUNDLE, rounds=1)
+
+
+def test_another_network_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "PSPNet", lambda classes, output_stride: torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)))
+    with pytest.raises(BundleError, match="holds another network than PSPNet on EfficientNet-Lite0: 0 is missing"):
+        peers.rebuild_network(BUNDLE)
