@@ -28,7 +28,7 @@ RUNTIMES = {
 }
 NAMES = tuple(RUNTIMES)
 PRECISIONS: tuple[RunPrecision, ...] = ("fp32", "bf16", "fp16", "int8")
-# The fastest first. On CPUs as measured on networks of two sizes on two cores with AVX-512, on GPUs as expected.
+# The fastest first. On CPUs as measured with networks of two sizes on two cores with AVX-512, on GPUs as expected.
 # ONNX Runtime cannot keep TensorRT from rounding float32 to TF32, so it is not offered there.
 FASTEST: tuple[tuple[str, RunPrecision], ...] = (
     ("tensorrt", "int8"),
@@ -45,8 +45,8 @@ FASTEST: tuple[tuple[str, RunPrecision], ...] = (
     ("openvino", "int8"),
     ("openvino", "bf16"),
     ("ort", "int8"),
-    ("ort", "fp32"),
     ("openvino", "fp32"),
+    ("ort", "fp32"),
 )
 
 

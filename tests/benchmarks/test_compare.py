@@ -1,6 +1,7 @@
 """What became slower, and what only wobbles."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from glassrt.benchmarks.compare import compare_reports
+from glassrt.benchmarks.tables import TABLES, fill
 from glassrt.engine.errors import UsageError
 
 GLASSRT = Path(sys.executable).parent / "glassrt"
@@ -45,3 +47,13 @@ def test_files_that_cannot_be_compared_are_told(tmp_path: Path, content: str, sa
         compare_reports(write(tmp_path / "a.json", work=[1.0]), tmp_path / "b.json")
     with pytest.raises(UsageError, match="cannot be read"):
         compare_reports(tmp_path / "none.json", tmp_path / "b.json")
+
+
+def test_the_tables_of_the_readme_are_those_of_the_results() -> None:
+    root = Path(__file__).parents[2]
+    text = (root / "README.md").read_text()
+    assert fill(text, root / "benchmarks" / "results") == text
+    assert all(f"<!-- {name} -->\n\n| " in text for name in TABLES)
+    emptied = re.sub(r"(<!-- peers -->\n).*?(<!-- end -->)", r"\1\2", text, flags=re.DOTALL)
+    assert emptied != text
+    assert fill(emptied, root / "benchmarks" / "results") == text

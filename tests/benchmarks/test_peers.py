@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from odd_contenders import build_broken, build_dying, build_wrong
 
 from glassrt.benchmarks import peers
+from glassrt.benchmarks.contender import Build
 from glassrt.engine import open_bundle
 from glassrt.engine.backends import open_backend
 from glassrt.engine.errors import BundleError, GlassError
@@ -32,12 +34,12 @@ def test_the_plain_torch_statement_equals_the_engine_at_scales_and_flips() -> No
     coarse = random.integers(0, 256, (24, 32, 3), np.uint8)
     pixels = np.kron(coarse, np.ones((16, 16, 1), np.uint8))
     bundle = BUNDLE.replace((1.0, 1.5), True)
-    (torch_only,) = peers.enter_peers(bundle, pixels)
-    assert torch_only.name.startswith("torch")
+    assert peers.build_monai(bundle, pixels) is None
+    plain = peers.build_torch(bundle, pixels).run()
     ours = segment_image(pixels, bundle.manifest.mpp, bundle, open_backend(bundle))
     # Torch keeps fractions of the scaled grey values, the engine rounds them as an image file would.
-    assert np.abs(torch_only.run() - ours).max() < 0.05
-    assert np.abs(torch_only.run() - ours).mean() < 2e-3
+    assert np.abs(plain - ours).max() < 0.05
+    assert np.abs(plain - ours).mean() < 2e-3
 
 
 def test_the_torch_network_is_the_bundles() -> None:
@@ -48,15 +50,20 @@ def test_the_torch_network_is_the_bundles() -> None:
     assert np.abs(found - logits).max() < 1e-3
 
 
-def test_a_contender_that_computes_something_else_is_not_timed(
-    demo_slide: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (build_wrong, r"wrong gives .* another class than GlassRT fp32 .*: its speed means nothing"),
+        (build_broken, r"^build_broken: RuntimeError: no such operator$"),
+        (build_dying, r"process ended before its answer"),
+    ],
+)
+def test_a_contender_that_fails_is_not_timed(
+    demo_slide: Path, monkeypatch: pytest.MonkeyPatch, build: Build, says: str
 ) -> None:
     monkeypatch.setattr(peers, "LONGEST", 400)
-    wrong = peers.Contender("wrong", "fp32", lambda: np.stack([np.zeros((400, 400)), np.ones((400, 400))]))
-    ours = [*peers.enter_glassrt(BUNDLE, peers.read_region(demo_slide, BUNDLE))][:1]
-    monkeypatch.setattr(peers, "enter_glassrt", lambda bundle, pixels: ours)
-    monkeypatch.setattr(peers, "enter_peers", lambda bundle, pixels: [wrong])
-    with pytest.raises(GlassError, match=r"wrong gives .* another class .*: its speed means nothing"):
+    monkeypatch.setattr(peers, "BUILDS", (peers.build_exact, build))
+    with pytest.raises(GlassError, match=says):
         peers.measure_peers(demo_slide, BUNDLE, rounds=1)
 
 

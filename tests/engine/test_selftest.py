@@ -105,7 +105,7 @@ def test_auto_passes_over_what_has_no_device(tmp_path: Path) -> None:
     graphs = (GRAPH, msgspec.structs.replace(GRAPH, precision="fp16", target="gpu"))
     manifest = msgspec.structs.replace(bundle.manifest, verified=verified, graphs=graphs)
     bundle = Bundle(bundle.path, manifest, bundle.sha256)
-    assert choose(bundle, "auto", "auto") == choose(bundle, "auto", "fp32") == ("ort", "fp32")
+    assert choose(bundle, "auto", "auto") == choose(bundle, "auto", "fp32") == ("openvino", "fp32")
     with pytest.raises(BackendUnavailable, match="no CUDA device"):
         open_backend(bundle, "tensorrt-rtx")
 

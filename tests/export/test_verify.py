@@ -121,13 +121,13 @@ def test_edge_windows_are_white_black_and_noise() -> None:
 
 
 def test_auto_takes_the_fastest_that_was_verified(bundle: Bundle) -> None:
-    assert backends.choose(bundle, "auto", "auto") == ("ort", "fp32")
+    assert backends.choose(bundle, "auto", "auto") == ("openvino", "fp32")
     verified = record_checks(bundle, (check("openvino", "int8", True), check("ort", "int8", True)))
     assert backends.choose(verified, "auto", "auto") == ("openvino", "int8")
     assert backends.choose(verified, "ort", "auto") == ("ort", "int8")
-    assert backends.choose(verified, "auto", "fp32") == ("ort", "fp32")
+    assert backends.choose(verified, "auto", "fp32") == ("openvino", "fp32")
     failed = record_checks(bundle, tuple(check(name, "int8", False) for name in ("openvino", "ort")))
-    assert backends.choose(failed, "auto", "auto") == ("ort", "fp32")
+    assert backends.choose(failed, "auto", "auto") == ("openvino", "fp32")
     assert backends.choose(failed, "openvino", "auto") == ("openvino", "fp32")
 
 
