@@ -1,22 +1,29 @@
-"""What this machine could do at most: multiply-accumulates a second of a convolution that fits its caches."""
+"""What a machine could do at most: multiply-accumulates a second of convolutions that fit a processor's caches, or of
+large matrix products on a GPU.
+"""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from glassrt.cuda_kernels.compile import import_cupy
 from glassrt.engine.bundle import Bundle, RunPrecision
+from glassrt.engine.device import find_device
 
 CHANNELS, SIDE, LAYERS = 256, 40, 4
 CALLS = 8
+MATRIX = 8192  # rows and columns of the products on a GPU
+COPIED = 1 << 30  # bytes
 STEP = 0.01  # of the eight-bit activations
 
 
-def measure_ceiling(precisions: set[RunPrecision], threads: int = 0) -> dict[RunPrecision, float]:
+def measure_ceiling(precisions: set[RunPrecision], threads: int = 0) -> dict[str, float]:
     """GMAC/s of dense 3 x 3 convolutions through OpenVINO on the CPU, the best of some calls, for each precision."""
     import openvino
 
-    core, rates = openvino.Core(), {}
+    core, rates = openvino.Core(), dict[str, float]()
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads
@@ -32,6 +39,40 @@ def measure_ceiling(precisions: set[RunPrecision], threads: int = 0) -> dict[Run
             seconds.append(time.perf_counter() - start)
         rates[precision] = LAYERS * (CHANNELS * SIDE * 3) ** 2 / min(seconds) / 1e9
     return rates
+
+
+def measure_gpu_ceiling(precisions: set[RunPrecision]) -> dict[str, float]:
+    """GMAC/s of large matrix products on the current CUDA device for each precision that CuPy has, and under `copy`
+    the GB/s read plus written by a copy in its memory: the best of some calls, between device events.
+
+    Raises CudaUnavailable or BackendUnavailable.
+    """
+    find_device()
+    cupy = import_cupy()
+    rates: dict[str, float] = {}
+    for precision, kind in (("fp32", cupy.float32), ("fp16", cupy.float16)):
+        if precision in precisions:
+            left, right = (cupy.ones((MATRIX, MATRIX), kind) for _ in range(2))
+            result = cupy.empty_like(left)
+            seconds = time_on_device(cupy, lambda: cupy.matmul(left, right, out=result))  # noqa: B023  # called at once
+            rates[precision] = MATRIX**3 / seconds / 1e9
+    source = cupy.ones(COPIED, cupy.uint8)
+    target = cupy.empty_like(source)
+    rates["copy"] = 2 * COPIED / time_on_device(cupy, lambda: cupy.copyto(target, source)) / 1e9
+    return rates
+
+
+def time_on_device(cupy: Any, call: Callable[[], object]) -> float:
+    """Seconds of a call between two events of the current stream, the best of some."""
+    begun, ended = cupy.cuda.Event(), cupy.cuda.Event()
+    seconds = []
+    for _ in range(CALLS + 1):  # the first loads what it needs
+        begun.record()
+        call()
+        ended.record()
+        ended.synchronize()
+        seconds.append(float(cupy.cuda.get_elapsed_time(begun, ended)) / 1000)
+    return min(seconds[1:])
 
 
 def stack_layers(quantised: bool) -> Any:

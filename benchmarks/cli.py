@@ -1,5 +1,6 @@
 """`glassrt bench`."""
 
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,6 @@ from glassrt.engine.segment import DEFAULT_READERS
 from glassrt.training.cli import CONFIGS, bars, missing_packages
 
 SLOWER = 1  # exit code of a comparison that found something slower
-SCALING = ((1, 2), (1, 2, 4), (1, 4))  # threads of the network, readers, times the slide's own pixels
 
 bench_app = typer.Typer(help="Measure GlassRT on this machine.", no_args_is_help=True)
 
@@ -51,14 +51,14 @@ def slide_command(
         with closing(open_backend(opened, backend, batch, precision=precision)) as runtime:
             report = slides.measure_slide(slide, opened, runtime, repeats, readers, status.update)
         if scaling:
-            cases = slides.Cases(*SCALING)
-            report["rows"] += slides.measure_scaling(slide, opened, runtime, cases, min(repeats, 3), status.update)
+            report["rows"] += slides.measure_scaling(slide, opened, runtime, repeats, status.update)
     print_rows(f"{report['slide']}, {report['backend']}", [*slides.each_row(report)])
     console.print(
         f"{report['windows']} windows, {report['windows_per_s']:.1f} a second, {report['mm2_per_s']:.2f} mm2/s, "
         f"{report['mpix_per_s']:.1f} MPix/s through the network\n"
         f"{report['share_of_bound']:.0%} of the bound {report['bound_s']:.3f} s from the parts; between mask and files "
-        f"{report['bounded_by']} bounds; {report['times_network']:.2f} times the network alone"
+        f"{report['bounded_by']} bounds; {report['times_network']:.2f} times the network alone; the parts one "
+        f"after the other would take {report['overlap']:.2f} times as long"
     )
     if json is not None:
         write_report(json, report)
@@ -71,9 +71,10 @@ def latency_command(
     precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, int8, with commas, or auto.")] = "auto",
     batch: Annotated[str, typer.Option(help="Windows per network call, with commas.")] = str(DEFAULT_BATCH),
     threads: Annotated[str, typer.Option(help="Threads, with commas; 0: all cores.")] = "0",
-    duration: Annotated[float, typer.Option(min=0.1, help="Seconds for each combination.")] = 10.0,
+    duration: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds for each combination.")] = 10.0,
     rate: Annotated[
-        float | None, typer.Option(min=0.01, help="Also: this many calls arrive a second.", show_default=False)
+        float | None,
+        typer.Option(min=0.01, max=1e6, help="Also: this many windows arrive a second.", show_default=False),
     ] = None,
     json: Annotated[Path | None, typer.Option(help="File to write the figures to.", show_default=False)] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG to draw.", show_default=False)] = None,
@@ -86,9 +87,18 @@ def latency_command(
 
         if plot is not None:
             import matplotlib  # noqa: F401  # before minutes of measuring
+        import openvino  # noqa: F401  # which counts the work and finds the ceiling
     opened = open_bundle(bundle)
     batches, counts = parse_counts("--batch", batch, 1), parse_counts("--threads", threads, 0)
-    settings = latency.lay_settings(opened, backend.split(","), precision.split(","), batches, counts)
+    backends, precisions = ([part.strip() for part in text.split(",")] for text in (backend, precision))
+    settings = latency.lay_settings(
+        opened,
+        backends,
+        precisions,
+        batches,
+        counts,
+        lambda reason: print(f"glassrt: left out: {reason}", file=sys.stderr),
+    )
     console = Console()
     with console.status("") as status:
         report = latency.measure_latency(opened, settings, duration, rate, status.update)
@@ -156,7 +166,7 @@ def compare_command(
     after: Annotated[Path, typer.Argument(help="Report of a later one.", show_default=False)],
 ) -> None:
     """Say what became slower beyond what a benchmark's own runs differ by. Exit code 1: something did."""
-    from glassrt.benchmarks.compare import compare_reports
+    from glassrt.benchmarks.compare import compare_reports, differing_machine
 
     changes = compare_reports(before, after)
     rows = [
@@ -170,6 +180,8 @@ def compare_command(
         for change in changes
     ]
     print_rows(f"{before.name} to {after.name}", rows)
+    if differing := differing_machine(before, after):
+        print(f"The machines differ in {', '.join(differing)}.")
     if any(change.verdict == "slower" for change in changes):
         raise typer.Exit(SLOWER)
 

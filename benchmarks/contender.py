@@ -1,6 +1,7 @@
-"""A contender of a benchmark in a process of its own, where no other runtime's threads and memory are in its way."""
+"""A contender of a benchmark in a process of its own, where nothing that others run is in its way."""
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -27,7 +28,7 @@ Build = Callable[[Bundle, NDArray[np.uint8]], Contender | None]
 
 
 class Worker:
-    """A contender in a process of its own, where no other runtime's threads and memory are in its way."""
+    """A contender in its process."""
 
     def __init__(self, build: Build, bundle: Bundle, pixels: NDArray[np.uint8]) -> None:
         spawning = multiprocessing.get_context("spawn")
@@ -63,6 +64,7 @@ class Worker:
 
 def serve(pipe: Connection, build: Build) -> None:
     """Build a contender of the bundle and pixels that come first; run it whenever the pipe asks, until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the benchmark's own process ends this one
     try:
         contender = build(*pipe.recv())
         pipe.send((contender.name, contender.precision) if contender else (None, None))
@@ -72,7 +74,7 @@ def serve(pipe: Connection, build: Build) -> None:
             probabilities = contender.run()
             seconds = time.perf_counter() - start
             pipe.send(seconds if asked == "time" else probabilities.argmax(0).astype(np.uint8))
-    except EOFError:
+    except (EOFError, OSError):  # the pipe was closed
         pass
     except Exception as error:
         pipe.send(GlassError(f"{build.__name__}: {type(error).__name__}: {first_line(error)}"))

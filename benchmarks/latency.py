@@ -6,13 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import chain, product
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from glassrt.benchmarks.ceiling import count_gmac, measure_ceiling
-from glassrt.engine.backends import RUNTIMES, can_run, choose, open_backend, run_windows
+from glassrt.benchmarks.ceiling import count_gmac, measure_ceiling, measure_gpu_ceiling
+from glassrt.engine.backends import NAMES, PRECISIONS, RUNTIMES, can_run, choose, open_backend, run_windows
 from glassrt.engine.bundle import Bundle, RunPrecision
 from glassrt.engine.errors import GlassError, UsageError
 from glassrt.engine.selftest import check_backend
@@ -21,7 +22,8 @@ Report = dict[str, Any]
 
 ROUNDS = 5  # in which settings take turns, so that a machine whose speed drifts slows all of them
 WARM_UP_S = 0.3
-HOPELESS = 3  # times the duration after which a rate that cannot be kept is given up
+BACKLOG = 8  # arrivals that may wait at the end of a rate that was kept
+STARTS = 3  # fresh processes whose median counts
 START = r"""
 import json, re, resource, sys, time
 from pathlib import Path
@@ -30,7 +32,7 @@ import numpy as np
 from glassrt.engine import open_backend, open_bundle
 imported = time.time()
 bundle = open_bundle(path)
-opened = open_backend(bundle, backend, int(batch), int(threads), precision)
+opened = open_backend(bundle, backend, int(batch), int(threads), precision, tested=False)
 loaded = time.time()
 window = bundle.manifest.window
 opened.infer({"image": np.zeros((int(batch), window, window, 3), np.uint8)})
@@ -61,36 +63,46 @@ class Setting(NamedTuple):
 
 
 def lay_settings(
-    bundle: Bundle, backends: Sequence[str], precisions: Sequence[str], batches: Sequence[int], threads: Sequence[int]
+    bundle: Bundle,
+    backends: Sequence[str],
+    precisions: Sequence[str],
+    batches: Sequence[int],
+    threads: Sequence[int],
+    left_out: Callable[[str], None] = lambda reason: None,
 ) -> list[Setting]:
-    """Every combination, `auto` resolved; combinations that a runtime does not have are left out, if any remains.
+    """Every combination, `auto` resolved. What bundle, runtime or machine does not have is told to `left_out`.
 
-    Raises as `open_backend`, or UsageError if none remains.
+    Raises UsageError for names that do not exist, and as `choose` does if nothing remains or one alone was asked for.
     """
+    check_names("backend", backends, NAMES)
+    check_names("precision", precisions, PRECISIONS)
+    alone = len(backends) * len(precisions) == 1
     found: dict[tuple[str, RunPrecision], None] = {}
     for backend, precision in product(backends, precisions):
         try:
-            found[choose(bundle, backend, precision)] = None
-        except GlassError:
-            if len(backends) * len(precisions) == 1:
+            chosen = choose(bundle, backend, precision)
+        except GlassError as error:
+            if alone:
                 raise
-    held = {(graph.precision, target) for graph in bundle.manifest.graphs for target in targets_of(graph.target)}
-    running = [
-        (backend, precision)
-        for backend, precision in found
-        if ("fp32" if precision == "bf16" else precision, RUNTIMES[backend].target) in held
-        and can_run(backend, precision)
-    ]
-    if not running:
+            left_out(str(error))
+            continue
+        if alone or can_run(*chosen):  # one alone is left to its opening, which says what is missing
+            found[chosen] = None
+        else:
+            left_out(f"{chosen[0]} does not run {chosen[1]} here")
+    if not found:
         raise UsageError(f"{bundle.path} runs in none of {', '.join(precisions)} through {', '.join(backends)} here")
     return [
-        Setting(name, precision, batch, count) for (name, precision), batch, count in product(running, batches, threads)
+        Setting(name, precision, batch, count)
+        for (name, precision), batch, count in product(found, batches, threads)
+        if count == threads[0] or RUNTIMES[name].target == "cpu"
     ]
 
 
-def targets_of(target: str) -> tuple[str, ...]:
-    """The kinds of device whose runtimes load a graph."""
-    return ("cpu", "gpu") if target == "any" else (target,)
+def check_names(what: str, given: Sequence[str], known: Sequence[str]) -> None:
+    """Raise UsageError for a name that is neither known nor `auto`."""
+    if wrong := [name for name in given if name not in ("auto", *known)]:
+        raise UsageError(f"{what} {wrong[0]!r} does not exist; choose auto, {', '.join(known)}")
 
 
 def measure_latency(
@@ -102,16 +114,23 @@ def measure_latency(
 ) -> Report:
     """Percentiles of latency, throughput, share of the machine's ceiling, start-up and memory for each setting.
 
-    Every setting computes for `duration` seconds in all. With `rate`, calls also arrive that many times a second, and
-    what counts is the time from arrival to result, however late the call could start. A runtime that does not give the
-    bundle's example before and after is not timed: BackendUnavailable.
+    Every setting computes for `duration` seconds in all. With `rate`, that many windows also arrive a second, a batch
+    at a time, and what counts is the time from arrival to result, however late the call could start. A runtime that
+    does not give the bundle's example before and after is not timed: BackendUnavailable.
     """
     progress("calibrating")
     gmac = count_gmac(bundle)
-    counts = {setting.threads for setting in settings}
-    ceilings = {count: measure_ceiling({each.precision for each in settings}, count) for count in counts}
-    opened = [open_backend(bundle, each.backend, each.batch, each.threads, each.precision) for each in settings]
-    try:
+    ceilings = {place_of(setting): dict[str, float]() for setting in settings}
+    for place in ceilings:
+        precisions = {each.precision for each in settings if place_of(each) == place}
+        ceilings[place] = (
+            measure_gpu_ceiling(precisions) if place == "GPU" else measure_ceiling(precisions, int(place.split()[0]))
+        )
+    with ExitStack() as stack:
+        opened = []
+        for each in settings:
+            opened.append(open_backend(bundle, each.backend, each.batch, each.threads, each.precision))
+            stack.callback(opened[-1].close)
         windows = [example_windows(bundle, backend.batch) for backend in opened]
         calls = [lambda b=backend, w=batch: run_windows(b, w) for backend, batch in zip(opened, windows, strict=True)]
         seconds: list[list[list[float]]] = [[] for _ in settings]  # of calls, by setting and round
@@ -120,12 +139,18 @@ def measure_latency(
                 progress(f"round {number + 1} of {ROUNDS}: {setting.name}")
                 closed_loop(call, WARM_UP_S)
                 rounds.append(closed_loop(call, duration / ROUNDS))
-        waits: list[list[float] | None] = [open_loop(call, rate, duration) if rate else None for call in calls]
+        waits: list[list[float] | None] = []
+        for setting, call, rounds in zip(settings, calls, seconds, strict=True):
+            progress(f"at a fixed rate: {setting.name}")
+            calls_per_s = (rate or 0) / setting.batch
+            sustained = calls_per_s * statistics.mean(chain(*rounds)) < 1
+            closed_loop(call, WARM_UP_S)
+            waits.append(open_loop(call, calls_per_s, duration) if rate and sustained else None)
         for backend in opened:
             check_backend(bundle, backend)
         rows = []
         for setting, backend, rounds, waited in zip(settings, opened, seconds, waits, strict=True):
-            ceiling = ceilings[setting.threads].get(setting.precision) if backend.device == "CPU" else None
+            ceiling = ceilings[place_of(setting)].get(setting.precision)
             row: Report = {
                 "name": setting.name,
                 "unit": "ms",
@@ -135,22 +160,28 @@ def measure_latency(
             row |= summarise([*chain(*rounds)], setting.batch, bundle.manifest.window)
             row["ceiling_share"] = gmac * row["windows_per_s"] / ceiling if ceiling else None
             if rate is not None:
-                row["at_rate"] = {"rate_per_s": rate, **percentiles(waited)} if waited else None
+                row["at_rate"] = {"windows_per_s": rate, **percentiles(waited)} if waited else None
             rows.append(row)
-    finally:
-        for backend in opened:
-            backend.close()
-    progress("start-up")
-    for row, setting in zip(rows, settings, strict=True):
-        row["start"] = measure_start(bundle, setting)
+    starts: list[list[Report]] = [[] for _ in settings]
+    for number in range(STARTS + 1):  # the first reads files that the others find in memory
+        for setting, measured in zip(settings, starts, strict=True):
+            progress(f"start-up {number} of {STARTS}: {setting.name}")
+            measured.append(measure_start(bundle, setting))
+    for row, measured in zip(rows, starts, strict=True):
+        row["start"] = {key: statistics.median(each[key] for each in measured[1:]) for key in measured[0]}
     return {
         "bundle": bundle.manifest.name,
         "window": bundle.manifest.window,
         "gmac_per_window": gmac,
-        "ceiling_gmac_per_s": {str(count): rates for count, rates in ceilings.items()},
+        "ceiling_gmac_per_s": ceilings,
         "duration_s": duration,
         "rows": rows,
     }
+
+
+def place_of(setting: Setting) -> str:
+    """Where a setting computes: `GPU`, or the processor's threads, 0 being all."""
+    return "GPU" if RUNTIMES[setting.backend].target == "gpu" else f"{setting.threads} threads"
 
 
 def example_windows(bundle: Bundle, batch: int) -> np.ndarray:
@@ -172,18 +203,17 @@ def closed_loop(call: Callable[[], object], duration: float) -> list[float]:
 
 
 def open_loop(call: Callable[[], object], rate: float, duration: float) -> list[float] | None:
-    """Seconds from each arrival to its result at a fixed rate of arrivals; None if the rate cannot be kept."""
+    """Seconds from each arrival to its result at a fixed rate of arrivals; None if it was not kept up with."""
     start = time.perf_counter()
     waited = []
     for number in range(max(1, int(rate * duration))):
         arrival = start + number / rate
         time.sleep(max(0.0, arrival - time.perf_counter()))
         call()
-        done = time.perf_counter()
-        if done - start > HOPELESS * duration:
+        waited.append(time.perf_counter() - arrival)
+        if waited[-1] > BACKLOG / rate + duration:  # hopeless
             return None
-        waited.append(done - arrival)
-    return waited
+    return None if waited[-1] > BACKLOG / rate else waited
 
 
 def summarise(seconds: Sequence[float], batch: int, window: int) -> Report:
@@ -199,7 +229,7 @@ def percentiles(seconds: Sequence[float]) -> Report:
 
 
 def measure_start(bundle: Bundle, setting: Setting) -> Report:
-    """Seconds of a fresh process to import, to load with the example's run, and of its first call; peak memory."""
+    """Seconds of a fresh process to import, to load, and of its first call; peak memory."""
     arguments = (setting.backend, setting.batch, setting.threads, setting.precision)
     command = [sys.executable, "-c", START, repr(time.time()), str(bundle.path), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)

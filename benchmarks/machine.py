@@ -19,10 +19,25 @@ PACKAGES = (
     "opencv-python-headless",
     "torch",
     "monai",
+    "onnxruntime-gpu",
+    "tensorrt-cu13",
+    "tifffile",
+    "simplejpeg",
+    "tiffslide",
+    "pyvips",
+    "cucim-cu13",
     "cupy-cuda13x",
     "tensorrt-rtx",
     "nvidia-cuda-nvrtc",
 )
+
+
+LOAD_AT_START = os.getloadavg()[0]  # before the benchmark adds its own
+
+
+def count_cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe_machine() -> dict[str, Any]:
@@ -35,8 +50,8 @@ def describe_machine() -> dict[str, Any]:
             versions[name] = "not installed"
     return {
         "processor": processor_name(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
+        "cores": count_cores(),
+        "load": LOAD_AT_START,
         "governor": read_governor(),
         "system": platform.platform(),
         "python": platform.python_version(),

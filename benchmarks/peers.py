@@ -7,6 +7,7 @@ pixel.
 import statistics
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from operator import truediv
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,25 +20,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glassrt.benchmarks.contender import Build, Contender, Probabilities, Worker
+from glassrt.benchmarks.regions import read_region
 from glassrt.engine.backends import choose, open_backend
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.errors import BundleError, GlassError
-from glassrt.engine.grid import GridReader
-from glassrt.engine.scoring import find_tissue
 from glassrt.engine.segment import segment_image
 from glassrt.engine.selftest import TOLERANCES
-from glassrt.engine.slide import open_slide
 from glassrt.training.networks.pspnet import PSPNet
 
 Report = dict[str, Any]
-
-LONGEST = 4096  # pixels of the region's side, at most
 
 
 def measure_peers(
     path: Path, bundle: Bundle, rounds: int, progress: Callable[[str], None] = lambda name: None
 ) -> Report:
-    """Seconds of every contender, the median of rounds in which they take turns, and ratios to GlassRT in float32.
+    """Seconds of every contender in rounds in which they take turns, and how many times GlassRT's in float32 they are.
+
+    Both are medians, the second of the rounds' own ratios, so that a machine whose speed drifts does not count.
 
     Raises GlassError, before any is timed, if one contender's classes differ from GlassRT's in float32 on more pixels
     than its precision may lose.
@@ -60,7 +59,7 @@ def measure_peers(
         for worker in workers:
             worker.close()
     medians = {name: statistics.median(each) for name, each in seconds.items()}
-    base = medians[present[0].name]
+    first = seconds[present[0].name]
     return {
         "slide": path.name,
         "bundle": bundle.manifest.name,
@@ -75,7 +74,7 @@ def measure_peers(
                 "unit": "s",
                 "runs": seconds[name],
                 "seconds": medians[name],
-                "times_glassrt_fp32": medians[name] / base,
+                "times_glassrt_fp32": statistics.median(map(truediv, seconds[name], first)),
                 "other_class": flips[name],
             }
             for name in seconds
@@ -98,19 +97,6 @@ def check_classes(workers: Sequence[Worker], progress: Callable[[str], None]) ->
                 "its speed means nothing"
             )
     return flips
-
-
-def read_region(path: Path, bundle: Bundle) -> NDArray[np.uint8]:
-    """The slide at the bundle's resolution, or of a large one the part around its tissue's middle."""
-    with open_slide(path) as slide:
-        grid = GridReader(slide, bundle.manifest.mpp)
-        _, tissue = find_tissue(slide)
-        rows, columns = np.nonzero(tissue)
-        width, height = min(grid.width, LONGEST), min(grid.height, LONGEST)
-        x = np.median(columns) / tissue.shape[1] * grid.width - width / 2 if len(columns) else 0
-        y = np.median(rows) / tissue.shape[0] * grid.height - height / 2 if len(rows) else 0
-        left, top = int(np.clip(x, 0, grid.width - width)), int(np.clip(y, 0, grid.height - height))
-        return grid.read(left, top, width, height)
 
 
 def build_exact(bundle: Bundle, pixels: NDArray[np.uint8]) -> Contender:
@@ -236,7 +222,7 @@ def rebuild_network(bundle: Bundle) -> PSPNet:
         bias = stored.get(f"network.{name}.bias") or stored.get(f"network.{name}.weight_bias")
         if weight is None or bias is None or tuple(weight.dims) != tuple(module.weight.shape):
             raise BundleError(
-                f"{bundle.path} holds another network than PSPNet on EfficientNet-Lite0: {name} is missing"
+                f"{bundle.path} is not PSPNet on EfficientNet-Lite0: {name} is missing or has another shape"
             )
         module.weight = nn.Parameter(torch.from_numpy(numpy_helper.to_array(weight).copy()))
         module.bias = nn.Parameter(torch.from_numpy(numpy_helper.to_array(bias).copy()))

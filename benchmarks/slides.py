@@ -1,17 +1,20 @@
 """One slide from file to files: seconds of the whole and of every part alone, and how close it is to its parts."""
 
-import os
+import math
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from glassrt.benchmarks.machine import count_cores
+from glassrt.benchmarks.regions import read_region
 from glassrt.engine.backends import Backend, open_backend, run_windows
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.canvas import Canvas
@@ -27,7 +30,6 @@ Report = dict[str, Any]
 Progress = Callable[[str], None]
 
 BARE_WINDOWS = 256  # at most, that the network alone is timed on: 80 MB
-LONGEST = 4096  # pixels of a region that larger slides are made of, a side at most
 
 
 class Parts:
@@ -55,8 +57,9 @@ def measure_slide(
 ) -> Report:
     """Seconds of `score` with an opened backend, and of its parts alone, taking turns; medians count.
 
-    The bound is what the parts allow: opening, the mask and the files one after the other; between them the network,
-    or all that the processor has to do there if that is more. Raises GlassError if two runs find different areas.
+    The bound is what the parts allow: opening, the mask and the files one after the other (the files as timed within
+    `score`); between them the longest of reading, network and stitching, or all that the processor has to do there if
+    that is more. Raises GlassError if two runs find different areas.
     """
     parts, stages = Parts(), []
     result: Result | None = None
@@ -86,9 +89,9 @@ def summarise(
     """The report of repeated runs."""
     wall, cpu = parts.medians("wall"), parts.medians("cpu")
     count, whole = result.windows["run"], wall["score"]
-    busy = sum(cpu[part] for part in ("read and cut", "infer", "stitch")) / (os.cpu_count() or 1)
+    busy = sum(cpu[part] for part in ("read and cut", "infer", "stitch")) / count_cores()
     overlapped = {**{part: wall[part] for part in ("read and cut", "infer", "stitch")}, "processor": busy}
-    between = max(wall["infer"], busy)
+    between = max(overlapped.values())
     bound = wall["open"] + wall["mask"] + between + wall["write"]
     return {
         "slide": path.name,
@@ -127,7 +130,7 @@ def run_parts(path: Path, bundle: Bundle, backend: Backend, readers: int, parts:
                     kept.append(windows)
         if not kept:
             raise SlideError(f"{path}: fewer than {backend.batch} windows hold tissue; choose a larger slide")
-        with parts.time("infer", len(plan.windows) / (len(kept) * backend.batch)):
+        with parts.time("infer", math.ceil(len(plan.windows) / backend.batch) / len(kept)):
             for windows in kept:
                 logits = run_windows(backend, windows)
         logits = logits.copy()
@@ -142,49 +145,71 @@ def run_parts(path: Path, bundle: Bundle, backend: Backend, readers: int, parts:
         (folder / "map.raw").unlink(missing_ok=True)
 
 
-class Cases(NamedTuple):
-    """What `score` is tried with, one at a time: threads of the network, readers, and times the slide's own pixels."""
+class Case(NamedTuple):
+    """One way to call `score`: threads of the network, 0 being all, readers, and how often an array in memory holds the
+    slide's pixels, 0 being the file itself.
+    """
 
-    threads: Sequence[int]
-    readers: Sequence[int]
-    areas: Sequence[int]
+    what: str
+    threads: int = 0
+    readers: int = DEFAULT_READERS
+    area: int = 0
+
+
+CASES = (
+    Case("1 thread", threads=1),
+    Case("2 threads", threads=2),
+    Case("1 reader", readers=1),
+    Case("2 readers", readers=2),
+    Case("4 readers", readers=4),
+    Case("its area once", area=1),
+    Case("its area 4 times", area=4),
+)
 
 
 def measure_scaling(
-    path: Path, bundle: Bundle, like: Backend, cases: Cases, repeats: int, progress: Progress
+    path: Path, bundle: Bundle, like: Backend, repeats: int, progress: Progress, cases: Sequence[Case] = CASES
 ) -> list[Report]:
-    """Rows of `score` through a runtime like one that was opened, for each case; the median of `repeats` counts.
+    """Rows of `score` through runtimes like one that was opened, a row a case; they take turns, the first warms up.
 
-    The slides are arrays in memory that hold this slide's pixels, the larger ones more than once.
+    Threads and readers are tried on the file; areas on arrays in memory that hold its pixels, or those around the
+    tissue of a large slide, once and more often. Raises GlassError if what is found on the file differs by over 1 %.
     """
-    with open_slide(path) as slide:
-        width, height = (min(side, LONGEST) for side in slide.level_sizes[0])
-        pixels, mpp = slide.read_level(0, (0, 0), (width, height)), slide.mpp
-    rows = []
-    for what, values in cases._asdict().items():
-        for value in values:
-            progress(f"{what} {value}")
-            made = ArraySlide(np.tile(pixels, (value if what == "areas" else 1, 1, 1)), mpp, path.stem)
-            threads = value if what == "threads" else 0
-            with closing(open_backend(bundle, like.name, like.batch, threads, like.precision)) as backend:
-                readers = value if what == "readers" else DEFAULT_READERS
-                runs, result = time_score(made, bundle, backend, readers, repeats)
-            rate = result.windows["run"] / statistics.median(runs)
-            rows.append({"name": f"{what} {value}", "unit": "s", "runs": runs, "windows_per_s": rate})
-    return rows
+    pixels = read_region(path, bundle)
+    runs: dict[Case, list[float]] = {case: [] for case in cases}
+    windows: dict[Case, int] = {}
+    glands: list[float] = []
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+        backends = {}
+        for threads in {case.threads for case in cases}:
+            backends[threads] = open_backend(bundle, like.name, like.batch, threads, like.precision)
+            stack.callback(backends[threads].close)
+        for repeat in range(repeats + 1):
+            for case in cases:
+                progress(f"{case.what}, {repeat} of {repeats}")
+                with open_case(case, path, pixels, bundle) as slide:
+                    start = time.perf_counter()
+                    result = score(slide, bundle, Path(folder, "out"), backends[case.threads], readers=case.readers)
+                    runs[case].append(time.perf_counter() - start)
+                windows[case] = result.windows["run"]
+                if not case.area:
+                    glands.append(sum(found.area_mm2 for found in list(result.classes.values())[1:]))
+                    if abs(glands[-1] - glands[0]) > 0.01 * glands[0]:
+                        raise GlassError(f"{path}: {case.what} gave other areas; its speed means nothing")
+    return [
+        {
+            "name": case.what,
+            "unit": "s",
+            "runs": runs[case][1:],
+            "windows_per_s": windows[case] / statistics.median(runs[case][1:]),
+        }
+        for case in cases
+    ]
 
 
-def time_score(
-    slide: Slide, bundle: Bundle, backend: Backend, readers: int, repeats: int
-) -> tuple[list[float], Result]:
-    """Seconds of each counted run of `score`, after one that warms up, and the last one's figures."""
-    runs = []
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in range(repeats + 1):
-            start = time.perf_counter()
-            result = score(slide, bundle, Path(folder, "out"), backend, readers=readers)
-            runs.append(time.perf_counter() - start)
-    return runs[1:], result
+def open_case(case: Case, path: Path, pixels: NDArray[np.uint8], bundle: Bundle) -> Slide:
+    """The slide of a case: the file, or an array of its pixels."""
+    return ArraySlide(np.tile(pixels, (case.area, 1, 1)), bundle.manifest.mpp) if case.area else open_slide(path)
 
 
 def each_row(report: Report) -> Iterator[Report]:

@@ -22,14 +22,31 @@ Report = dict[str, Any]
 
 def draw_latency(report: Report) -> list[list[str]]:
     """Latency and throughput of each runtime, precision and batch size."""
-    rows = [["runs", "p50 ms", "p90", "p95", "p99", "max", "windows/s", "of ceiling", "start s", "GB"]]
+    rows = [
+        [
+            "runs",
+            "calls",
+            "p50 ms",
+            "p90",
+            "p95",
+            "p99",
+            "max",
+            "windows/s",
+            "of ceiling",
+            "p99 at rate",
+            "start s",
+            "GB",
+        ]
+    ]
     for row in report["rows"]:
         start = row["start"]
         seconds = start["import_s"] + start["load_s"] + start["first_call_s"]
         rows.append([
             row["name"],
+            str(row["calls"]),
             *(f"{row[key]:.1f}" for key in ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "max_ms", "windows_per_s")),
-            f"{row['ceiling_share']:.0%}",
+            "" if row["ceiling_share"] is None else f"{row['ceiling_share']:.0%}",
+            "" if "at_rate" not in row else "not kept" if row["at_rate"] is None else f"{row['at_rate']['p99_ms']:.1f}",
             f"{seconds:.2f}",
             f"{start['peak_rss_gb']:.2f}",
         ])  # fmt: skip
@@ -72,9 +89,11 @@ TABLES: dict[str, tuple[str, Callable[[Report], list[list[str]]]]] = {
 def fill(text: str, results: Path = RESULTS) -> str:
     """A text with its tables drawn anew. Raises UsageError where a file of results is missing or a mark has no end."""
     for name, (file, draw) in TABLES.items():
-        mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        if not mark.search(text):
+        mark = re.compile(rf"(<!-- {name} -->\n)(?:(?!<!--).)*(<!-- end -->)", re.DOTALL)
+        if f"<!-- {name} -->" not in text:
             continue
+        if not mark.search(text):
+            raise UsageError(f"<!-- {name} --> is not followed by <!-- end -->")
         try:
             report = msgspec.json.decode((results / file).read_bytes())
         except OSError as error:

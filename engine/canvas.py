@@ -129,7 +129,11 @@ class Canvas:
             rows, columns = down.inside(y, self._plan.window), across.inside(x, self._plan.window)
             upsample_rows = self._upsampling[down.needed[rows] - y]
             upsample_columns = self._upsampling[across.needed[columns] - x]
-            add_product(total[:, rows, columns], upsample_rows @ self._held[index], upsample_columns.T)
+            held = self._held[index]
+            tall = np.zeros((classes, len(upsample_rows), held.shape[2]), np.float32)
+            for plane, low in zip(tall, held, strict=True):
+                add_product(plane[None], upsample_rows[None], low)
+            add_product(total[:, rows, columns], tall, upsample_columns.T)
             count[rows, columns] += 1
         if count.max() > 1:
             total /= np.maximum(count, 1)

