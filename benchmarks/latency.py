@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import chain, product
 from typing import Any, NamedTuple, cast
 
@@ -119,56 +120,13 @@ def measure_latency(
     does not give the bundle's example before and after is not timed: BackendUnavailable.
     """
     progress("calibrating")
-    gmac = count_gmac(bundle)
-    ceilings = {place_of(setting): dict[str, float]() for setting in settings}
-    for place in ceilings:
-        precisions = {each.precision for each in settings if place_of(each) == place}
-        ceilings[place] = (
-            measure_gpu_ceiling(precisions) if place == "GPU" else measure_ceiling(precisions, int(place.split()[0]))
-        )
-    with ExitStack() as stack:
-        opened = []
-        for each in settings:
-            opened.append(open_backend(bundle, each.backend, each.batch, each.threads, each.precision))
-            stack.callback(opened[-1].close)
-        windows = [example_windows(bundle, backend.batch) for backend in opened]
-        calls = [lambda b=backend, w=batch: run_windows(b, w) for backend, batch in zip(opened, windows, strict=True)]
-        seconds: list[list[list[float]]] = [[] for _ in settings]  # of calls, by setting and round
-        for number in range(ROUNDS):
-            for setting, call, rounds in zip(settings, calls, seconds, strict=True):
-                progress(f"round {number + 1} of {ROUNDS}: {setting.name}")
-                closed_loop(call, WARM_UP_S)
-                rounds.append(closed_loop(call, duration / ROUNDS))
-        waits: list[list[float] | None] = []
-        for setting, call, rounds in zip(settings, calls, seconds, strict=True):
-            progress(f"at a fixed rate: {setting.name}")
-            calls_per_s = (rate or 0) / setting.batch
-            sustained = calls_per_s * statistics.mean(chain(*rounds)) < 1
-            closed_loop(call, WARM_UP_S)
-            waits.append(open_loop(call, calls_per_s, duration) if rate and sustained else None)
-        for backend in opened:
-            check_backend(bundle, backend)
-        rows = []
-        for setting, backend, rounds, waited in zip(settings, opened, seconds, waits, strict=True):
-            ceiling = ceilings[place_of(setting)].get(setting.precision)
-            row: Report = {
-                "name": setting.name,
-                "unit": "ms",
-                "runs": [1000 * statistics.median(each) for each in rounds],
-            }
-            row |= {**setting._asdict(), "device": backend.device, "version": backend.version}
-            row |= summarise([*chain(*rounds)], setting.batch, bundle.manifest.window)
-            row["ceiling_share"] = gmac * row["windows_per_s"] / ceiling if ceiling else None
-            if rate is not None:
-                row["at_rate"] = {"windows_per_s": rate, **percentiles(waited)} if waited else None
-            rows.append(row)
-    starts: list[list[Report]] = [[] for _ in settings]
-    for number in range(STARTS + 1):  # the first reads files that the others find in memory
-        for setting, measured in zip(settings, starts, strict=True):
-            progress(f"start-up {number} of {STARTS}: {setting.name}")
-            measured.append(measure_start(bundle, setting))
-    for row, measured in zip(rows, starts, strict=True):
-        row["start"] = {key: statistics.median(each[key] for each in measured[1:]) for key in measured[0]}
+    gmac, ceilings = count_gmac(bundle), find_ceilings(settings)
+    rows = time_settings(bundle, settings, duration, rate, progress)
+    starts = time_starts(bundle, settings, progress)
+    for row, setting, start in zip(rows, settings, starts, strict=True):
+        ceiling = ceilings[place_of(setting)].get(setting.precision)
+        row["ceiling_share"] = gmac * row["windows_per_s"] / ceiling if ceiling else None
+        row["start"] = start
     return {
         "bundle": bundle.manifest.name,
         "window": bundle.manifest.window,
@@ -177,6 +135,65 @@ def measure_latency(
         "duration_s": duration,
         "rows": rows,
     }
+
+
+def find_ceilings(settings: Sequence[Setting]) -> dict[str, dict[str, float]]:
+    """GMAC/s that each place reaches at most, by precision."""
+    ceilings = {}
+    for place, threads in {place_of(setting): setting.threads for setting in settings}.items():
+        precisions = {each.precision for each in settings if place_of(each) == place}
+        ceilings[place] = measure_gpu_ceiling(precisions) if place == "GPU" else measure_ceiling(precisions, threads)
+    return ceilings
+
+
+def time_settings(
+    bundle: Bundle, settings: Sequence[Setting], duration: float, rate: float | None, progress: Callable[[str], None]
+) -> list[Report]:
+    """A row for each setting: all are opened, take turns, and must still give the bundle's example at the end."""
+    with ExitStack() as stack:
+        opened = []
+        for each in settings:
+            opened.append(open_backend(bundle, each.backend, each.batch, each.threads, each.precision))
+            stack.callback(opened[-1].close)
+        calls = [partial(run_windows, backend, example_windows(bundle, backend.batch)) for backend in opened]
+        seconds: list[list[list[float]]] = [[] for _ in settings]  # of calls, by setting and round
+        for number in range(ROUNDS):
+            for setting, call, rounds in zip(settings, calls, seconds, strict=True):
+                progress(f"round {number + 1} of {ROUNDS}: {setting.name}")
+                closed_loop(call, WARM_UP_S)
+                rounds.append(closed_loop(call, duration / ROUNDS))
+        rows = []
+        for setting, backend, call, rounds in zip(settings, opened, calls, seconds, strict=True):
+            row: Report = {"name": setting.name, "unit": "ms"}
+            row |= {"runs": [1000 * statistics.median(each) for each in rounds], **setting._asdict()}
+            row |= {"device": backend.device, "version": backend.version}
+            row |= summarise([*chain(*rounds)], setting.batch, bundle.manifest.window)
+            if rate is not None:
+                progress(f"at a fixed rate: {setting.name}")
+                row["at_rate"] = time_at_rate(call, rate, setting.batch, row["windows_per_s"], duration)
+            rows.append(row)
+        for backend in opened:
+            check_backend(bundle, backend)
+    return rows
+
+
+def time_at_rate(call: Callable[[], object], rate: float, batch: int, fastest: float, duration: float) -> Report | None:
+    """Percentiles at `rate` windows a second, a batch at a time; None if not kept, or more than the `fastest`."""
+    if rate >= fastest:
+        return None
+    closed_loop(call, WARM_UP_S)
+    waited = open_loop(call, rate / batch, duration)
+    return {"windows_per_s": rate, **percentiles(waited)} if waited else None
+
+
+def time_starts(bundle: Bundle, settings: Sequence[Setting], progress: Callable[[str], None]) -> list[Report]:
+    """Medians of fresh processes, a report for each setting; they take turns, and the first of each is not counted."""
+    starts: list[list[Report]] = [[] for _ in settings]
+    for number in range(STARTS + 1):  # the first reads files that the others find in memory
+        for setting, measured in zip(settings, starts, strict=True):
+            progress(f"start-up {number} of {STARTS}: {setting.name}")
+            measured.append(measure_start(bundle, setting))
+    return [{key: statistics.median(each[key] for each in measured[1:]) for key in measured[0]} for measured in starts]
 
 
 def place_of(setting: Setting) -> str:
