@@ -60,8 +60,7 @@ def slide_command(
         f"{report['bounded_by']} bounds; {report['times_network']:.2f} times the network alone; the parts one "
         f"after the other would take {report['overlap']:.2f} times as long"
     )
-    if json is not None:
-        write_report(json, report)
+    write_report(json, report)
 
 
 @bench_app.command("latency")
@@ -104,8 +103,7 @@ def latency_command(
         report = latency.measure_latency(opened, settings, duration, rate, status.update)
     title = f"{report['bundle']}: {report['gmac_per_window']:.2f} GMAC a window of {report['window']} px"
     print_rows(title, [*latency.each_row(report)])
-    if json is not None:
-        write_report(json, report)
+    write_report(json, report)
     if plot is not None:
         plot_latency(plot, report)
 
@@ -138,8 +136,7 @@ def peers_command(
         for each in report["rows"]
     ]
     print_rows(f"{width} x {height} px of {report['slide']}, {report['threads']} threads", rows)
-    if json is not None:
-        write_report(json, report)
+    write_report(json, report)
 
 
 @bench_app.command("reading")
@@ -156,8 +153,7 @@ def reading_command(
         report = measure_reading(slide, rounds, progress=status.update)
     rows = [{"": row["name"], "MPix/s": f"{row['mpix_per_s']:.0f}"} for row in report["rows"]]
     print_rows(f"{report['slide']}: {report['windows']} windows of {report['window']} px", rows)
-    if json is not None:
-        write_report(json, report)
+    write_report(json, report)
 
 
 @bench_app.command("compare")
@@ -204,8 +200,7 @@ def memory_command(
         f"{side} x {side} px: peak {report['peak_rss_gb']:.2f} GB, {report['seconds']:.0f} s, "
         f"{report['windows']['run']} windows, {report['windows']['skipped']} skipped"
     )
-    if json is not None:
-        write_report(json, report)
+    write_report(json, report)
 
 
 @bench_app.command("oeem")
@@ -265,8 +260,7 @@ def kernels_command(
         print_rows(f"{figures['device']}, copies {figures['copy_tb_per_s']:.2f} TB/s", figures["kernels"])
         versions = figures["oeem_forward_backward_us"]
         print_rows("OEEM forward and backward, as called", [{"version": k, "us": v} for k, v in versions.items()])
-    if json is not None:
-        write_report(json, figures)
+    write_report(json, figures)
 
 
 def print_rows(title: str, rows: list[dict[str, Any]]) -> None:

@@ -76,7 +76,9 @@ def read_governor() -> str:
     return governor.read_text().strip() if governor.exists() else "not told"
 
 
-def write_report(path: Path, report: dict[str, Any]) -> None:
-    """Write a report with the machine it was measured on as indented JSON."""
+def write_report(path: Path | None, report: dict[str, Any]) -> None:
+    """Write a report with the machine it was measured on as indented JSON, if there is a path."""
+    if path is None:
+        return
     with replace_file(path) as beside:
         beside.write_bytes(readable_json({"machine": describe_machine(), **report}))

@@ -66,9 +66,8 @@ def lay_windows(path: Path) -> dict[str, list[tuple[int, int]]]:
 
     Those of one kind do not overlap; off the tiles, a window touches a row and a column of tiles more.
     """
-    with open_slide(path) as ours:
-        width, height = ours.level_sizes[0]
     with openslide.OpenSlide(path) as slide:
+        width, height = slide.dimensions
         tile = int(slide.properties.get("openslide.level[0].tile-width", 256))
     size = -(-WINDOW // tile) * tile
     step = size + tile
@@ -114,8 +113,8 @@ def is_there(name: str) -> bool:
 
 @contextmanager
 def open_ours(path: Path) -> Iterator[Read]:
-    """GlassRT's own reader."""
-    with open_slide(path) as slide:
+    """GlassRT's own reader. Level 0 is read by pixels, so any resolution will do for files that do not say theirs."""
+    with open_slide(path, mpp=1.0) as slide:
         yield lambda x, y: slide.read_level(0, (x, y), (WINDOW, WINDOW))
 
 

@@ -47,6 +47,12 @@ class Parts:
         self.wall.setdefault(part, []).append((time.perf_counter() - wall) * times)
         self.cpu.setdefault(part, []).append((time.process_time() - cpu) * times)
 
+    def extend(self, others: "Parts") -> None:
+        """Add what other repeats took."""
+        for mine, theirs in ((self.wall, others.wall), (self.cpu, others.cpu)):
+            for part, seconds in theirs.items():
+                mine.setdefault(part, []).extend(seconds)
+
     def medians(self, kind: str) -> dict[str, float]:
         """The median of each part, `wall` or `cpu`."""
         return {name: statistics.median(seconds) for name, seconds in getattr(self, kind).items()}
@@ -75,10 +81,7 @@ def measure_slide(
             round_of.wall["write"] = [result.seconds["write"]]
             if repeat:  # the first round warms up
                 stages.append(result.seconds)
-                for part, seconds in round_of.wall.items():
-                    parts.wall.setdefault(part, []).extend(seconds)
-                for part, seconds in round_of.cpu.items():
-                    parts.cpu.setdefault(part, []).extend(seconds)
+                parts.extend(round_of)
     assert result is not None
     return summarise(path, bundle, backend, parts, result, stages)
 

@@ -215,4 +215,7 @@ def test_the_example_comes_out_of_a_gpu(backend: str, tmp_path: Path, monkeypatc
         pytest.skip(f"{backend} does not run here")
     monkeypatch.setenv("GLASSRT_CACHE", str(tmp_path))
     for batch in (1, 8):
-        open_backend(BUNDLE, backend, batch).close()
+        opened = open_backend(BUNDLE, backend, batch)
+        assert (opened.name, opened.batch) == (backend, batch)
+        assert opened.device != "CPU"
+        opened.close()
