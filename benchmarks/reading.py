@@ -24,6 +24,7 @@ WINDOW = 512
 FEWEST, MOST = 4, 256  # windows
 OFF = 16  # pixels that a window off the tiles reaches into a row and a column of tiles more
 REOPENED = 5  # times in a run: a small slide is read in a few milliseconds
+ANY_MPP = 1.0  # level 0 is read by pixels, also of files that do not say their resolution
 FARTHEST = 2.0  # grey levels between two decoders of the same tile, on average
 
 
@@ -66,8 +67,11 @@ def lay_windows(path: Path) -> dict[str, list[tuple[int, int]]]:
 
     Those of one kind do not overlap; off the tiles, a window touches a row and a column of tiles more.
     """
+    with open_slide(path, ANY_MPP) as ours:
+        width, height = ours.level_sizes[0]
+    if openslide.OpenSlide.detect_format(path) is None:
+        raise SlideError(f"{path}: an image is read whole; choose a slide to time reading")
     with openslide.OpenSlide(path) as slide:
-        width, height = slide.dimensions
         tile = int(slide.properties.get("openslide.level[0].tile-width", 256))
     size = -(-WINDOW // tile) * tile
     step = size + tile
@@ -113,8 +117,8 @@ def is_there(name: str) -> bool:
 
 @contextmanager
 def open_ours(path: Path) -> Iterator[Read]:
-    """GlassRT's own reader. Level 0 is read by pixels, so any resolution will do for files that do not say theirs."""
-    with open_slide(path, mpp=1.0) as slide:
+    """GlassRT's own reader."""
+    with open_slide(path, ANY_MPP) as slide:
         yield lambda x, y: slide.read_level(0, (x, y), (WINDOW, WINDOW))
 
 
