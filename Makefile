@@ -39,9 +39,11 @@ $(RUNNABLE): pyproject.toml | $(CREATED)
 	touch $@
 
 # torch goes first and pinned: a range that another package asks for could bring in a build many times the size.
+# TIAToolbox, one of the peers of the benchmarks, goes without the many packages that it does not need there.
 $(TESTABLE): pyproject.toml constraints.txt | $(CREATED)
 	$(BIN)/pip install --constraint constraints.txt torch
 	$(BIN)/pip install --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --constraint constraints.txt --no-deps tiatoolbox
 	touch $(RUNNABLE) $@
 
 clean:

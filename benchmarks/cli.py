@@ -48,7 +48,7 @@ def slide_command(
     opened = open_bundle(bundle).replace(parse_scales(scales))
     console = Console()
     with console.status("") as status:
-        with closing(open_backend(opened, backend, batch, precision=precision)) as runtime:
+        with closing(open_backend(opened, backend, batch, precision=precision, throughput=True)) as runtime:
             report = slides.measure_slide(slide, opened, runtime, repeats, readers, status.update)
         if scaling:
             report["rows"] += slides.measure_scaling(slide, opened, runtime, repeats, status.update)
@@ -117,7 +117,7 @@ def peers_command(
     rounds: Annotated[int, typer.Option(min=1, help="In which all take turns.")] = 7,
     json: Annotated[Path | None, typer.Option(help="File to write the figures to.", show_default=False)] = None,
 ) -> None:
-    """The same network, pixels and windows through GlassRT, MONAI and plain torch."""
+    """The same network, pixels and windows through GlassRT, MONAI, TIAToolbox and plain torch."""
     with missing_packages("peers"):
         from glassrt.benchmarks.peers import measure_peers
     from glassrt.benchmarks.machine import write_report

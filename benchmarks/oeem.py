@@ -90,7 +90,7 @@ def score_run(run: Path, data: Path, multi_scale: bool, stage: Stage) -> dict[st
 
 def score(bundle: Bundle, data: Path, progress: Progress) -> dict[str, float]:
     """The bundle's scores on the test split, in percent."""
-    backend = open_backend(bundle)
+    backend = open_backend(bundle, throughput=True)
     report = evaluate(bundle, backend, "glas", data, SPLIT, lambda done, total: progress(done - 1, math.nan))
     return dict(report["scores"])
 

@@ -24,3 +24,13 @@ def read_region(path: Path, bundle: Bundle) -> NDArray[np.uint8]:
         y = np.median(rows) / tissue.shape[0] * grid.height - height / 2 if len(rows) else 0
         left, top = int(np.clip(x, 0, grid.width - width)), int(np.clip(y, 0, grid.height - height))
         return grid.read(left, top, width, height)
+
+
+def fit_windows(pixels: NDArray[np.uint8], bundle: Bundle) -> NDArray[np.uint8]:
+    """The upper left part of an image that whole windows of the network cover, so that all place them alike.
+
+    What is smaller than a window stays as it is.
+    """
+    window, stride = bundle.manifest.window, bundle.manifest.stride
+    height, width = (size - (size - window) % stride if size > window else size for size in pixels.shape[:2])
+    return np.ascontiguousarray(pixels[:height, :width])

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from glassrt.benchmarks.machine import count_cores
 from glassrt.benchmarks.regions import read_region
-from glassrt.engine.backends import Backend, open_backend, run_windows
+from glassrt.engine.backends import Backend, open_backend
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.canvas import Canvas
 from glassrt.engine.errors import GlassError, SlideError
 from glassrt.engine.mapfile import MapFile, MapWriter
-from glassrt.engine.pipeline import Clock, cut_batches
+from glassrt.engine.pipeline import Clock, cut_batches, infer_batches
 from glassrt.engine.results import Result
 from glassrt.engine.scoring import choose_map_size, find_tissue, open_grid, score
 from glassrt.engine.segment import DEFAULT_READERS, lay_windows
@@ -133,10 +133,10 @@ def run_parts(path: Path, bundle: Bundle, backend: Backend, readers: int, parts:
                     kept.append(windows)
         if not kept:
             raise SlideError(f"{path}: fewer than {backend.batch} windows hold tissue; choose a larger slide")
-        with parts.time("infer", math.ceil(len(plan.windows) / backend.batch) / len(kept)):
-            for windows in kept:
-                logits = run_windows(backend, windows)
-        logits = logits.copy()
+        times = math.ceil(len(plan.windows) / backend.batch) / len(kept)
+        batches = [(np.arange(backend.batch), windows) for windows in kept]
+        with parts.time("infer", times), ThreadPoolExecutor(backend.streams) as pool:
+            *_, (_, logits) = infer_batches(backend, batches, pool, Clock())
         map_size = choose_map_size(grid, bundle, None)
         with MapFile(folder / "map.raw", len(bundle.manifest.classes), map_size[1], map_size[0]) as file:
             canvas = Canvas(plan, bundle.manifest.output_stride, map_size, MapWriter(file).place)
@@ -185,7 +185,7 @@ def measure_scaling(
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         backends = {}
         for threads in {case.threads for case in cases}:
-            backends[threads] = open_backend(bundle, like.name, like.batch, threads, like.precision)
+            backends[threads] = open_backend(bundle, like.name, like.batch, threads, like.precision, throughput=True)
             stack.callback(backends[threads].close)
         for repeat in range(repeats + 1):
             for case in cases:

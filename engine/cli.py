@@ -76,7 +76,7 @@ def score_command(
     Exit code 3: some slides could not be scored (summary.csv says why); 2: nothing could be done.
     """
     opened = open_bundle(bundle).replace(parse_scales(scales), flip)
-    runtime = open_backend(opened, backend, batch, precision=precision)
+    runtime = open_backend(opened, backend, batch, precision=precision, throughput=True)
     console = Console()
     console.print(
         f"[bold]{escape(opened.manifest.name)}[/bold] in {runtime.precision} with {runtime.name} {runtime.version} "

@@ -1,13 +1,13 @@
 """read -> cut -> batch -> infer -> hand on, with a bounded number of windows under way.
 
-Threads read regions and cut windows while the calling thread runs the network. Windows arrive in the plan's
-order, so results do not depend on timing.
+Threads read regions and cut windows, others run the network, and the calling thread takes what it gave. Windows arrive
+in the plan's order, so results do not depend on timing.
 """
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -52,17 +52,36 @@ def infer_windows(
 ) -> None:
     """Run every window of the plan through the backend and hand its logits to `consume(indices, logits)`.
 
-    The logits are valid during that call only. The last batch is filled up with blank windows.
+    The last batch is filled up with blank windows.
     """
-    with ThreadPoolExecutor(readers, thread_name_prefix="reader") as pool:
+    with ThreadPoolExecutor(readers, "reader") as reading, ThreadPoolExecutor(backend.streams, "network") as network:
         try:
-            for indices, batch in cut_batches(grid, plan, backend.batch, pool, readers, clock):
-                with clock.time("infer"):
-                    logits = run_windows(backend, batch)
+            batches = cut_batches(grid, plan, backend.batch, reading, readers, clock)
+            for indices, logits in infer_batches(backend, batches, network, clock):
                 with clock.time("stitch"):
                     consume(indices, logits[: len(indices)])
         finally:
-            pool.shutdown(cancel_futures=True)
+            network.shutdown(cancel_futures=True)
+            reading.shutdown(cancel_futures=True)
+
+
+def infer_batches(
+    backend: Backend, batches: Iterable[tuple[Indices, Pixels]], pool: ThreadPoolExecutor, clock: Clock
+) -> Iterator[tuple[Indices, NDArray[np.float32]]]:
+    """Yield (indices, logits) in order from a pool of the backend's streams, which are busy meanwhile."""
+
+    def infer(batch: Pixels) -> NDArray[np.float32]:
+        with clock.time("infer"):
+            return run_windows(backend, batch)
+
+    running: deque[tuple[Indices, Future[NDArray[np.float32]]]] = deque()
+    for indices, batch in batches:
+        running.append((indices, pool.submit(infer, batch)))
+        if len(running) > backend.streams:  # one waits, so that no stream has to
+            oldest, logits = running.popleft()
+            yield oldest, logits.result()
+    for oldest, logits in running:
+        yield oldest, logits.result()
 
 
 def cut_batches(

@@ -53,7 +53,7 @@ def score(
     with contextlib.ExitStack() as stack:
         if isinstance(backend, str):
             with clock.time("load"):
-                backend = open_backend(bundle, backend, precision=precision)
+                backend = open_backend(bundle, backend, precision=precision, throughput=True)
             stack.callback(backend.close)
         grid = open_grid(slide, bundle)
         map_size = choose_map_size(grid, bundle, map_mpp)

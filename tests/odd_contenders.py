@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from glassrt.benchmarks.peers import Contender
+from glassrt.benchmarks.contender import Contender
 from glassrt.engine.bundle import Bundle
 
 

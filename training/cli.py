@@ -131,7 +131,7 @@ def evaluate_command(
     from glassrt.training.evaluate import evaluate
 
     opened = open_bundle(bundle).replace(parse_scales(scales), flip)
-    runtime = open_backend(opened, backend, precision=precision)
+    runtime = open_backend(opened, backend, precision=precision, throughput=True)
     with closing(runtime), Progress(*METRIC_COLUMNS) as bars:
         task = bars.add_task(f"{dataset} {split}", total=None)
         report = evaluate(

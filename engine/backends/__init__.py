@@ -51,13 +51,16 @@ def open_backend(
     threads: int = 0,
     precision: str = "fp32",
     tested: bool = True,
+    throughput: bool = False,
 ) -> Backend:
     """A backend with one of the bundle's graphs loaded for `batch` windows at a time; the caller closes it.
 
     `auto` as the name takes the fastest runtime that runs here; as the precision, the fastest that the bundle was
     verified for with it. `threads` 0 uses every core. It has given the bundle's example by then, unless it is not to be
-    `tested`. Raises BackendUnavailable where the runtime is not installed, the device cannot or the example is missed,
-    UsageError for a name that is none, BundleError where the graph is missing or does not fit its manifest.
+    `tested`. For `throughput` a runtime may take longer over each window to finish more of them, if as many threads
+    call it at once as the backend has `streams`. Raises BackendUnavailable where the runtime is not installed, the
+    device cannot or the example is missed, UsageError for a name that is none, BundleError where the graph is missing
+    or does not fit its manifest.
     """
     if not 1 <= batch <= MOST_WINDOWS:
         raise UsageError(f"batch {batch} must be from 1 to {MOST_WINDOWS}")
@@ -65,16 +68,18 @@ def open_backend(
     with told_plainly(name):
         if name in ("tensorrt", "tensorrt-rtx"):
             return open_plan_backend(bundle, name, batch, cast(Precision, chosen), tested)
-        return try_out(bundle, load_graph(bundle, name, batch, threads, chosen), tested)
+        return try_out(bundle, load_graph(bundle, name, batch, threads, chosen, throughput), tested)
 
 
-def load_graph(bundle: Bundle, name: str, batch: int, threads: int, precision: RunPrecision) -> Backend:
+def load_graph(
+    bundle: Bundle, name: str, batch: int, threads: int, precision: RunPrecision, throughput: bool
+) -> Backend:
     """A backend that loads ONNX itself."""
     graph = bundle.read_graph(graph_precision(precision), RUNTIMES[name].target)
     if name == "openvino":
         from glassrt.engine.backends.openvino import OpenVinoBackend
 
-        return OpenVinoBackend(graph, batch, threads, precision)
+        return OpenVinoBackend(graph, batch, threads, precision, throughput)
     from glassrt.engine.backends.ort import OrtBackend
 
     return OrtBackend(graph, batch, threads, precision, name)

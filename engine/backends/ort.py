@@ -27,6 +27,8 @@ TYPES: dict[str, np.dtype[Any]] = {"tensor(uint8)": np.dtype(np.uint8), "tensor(
 class OrtBackend:
     """One ONNX Runtime session with its batch size fixed, its inputs and outputs bound to memory of the device."""
 
+    streams = 1
+
     def __init__(self, graph: bytes, batch: int, threads: int, precision: RunPrecision, name: str = "ort") -> None:
         refuse_both_packages()
         self.name = name

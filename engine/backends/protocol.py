@@ -15,8 +15,8 @@ Array = NDArray[Any]
 class Backend(Protocol):
     """Runs one graph at one fixed batch size.
 
-    Inputs and outputs are contiguous; an output is valid until the next `infer`. `device` is what really
-    computes, in `precision`; `version` is the runtime's.
+    Inputs and outputs are contiguous; outputs are the caller's own. Up to `streams` threads may call `infer` at once.
+    `device` is what really computes, in `precision`; `version` is the runtime's.
     """
 
     name: str
@@ -24,6 +24,7 @@ class Backend(Protocol):
     version: str
     precision: RunPrecision
     batch: int
+    streams: int
 
     def infer(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]: ...
 
@@ -31,7 +32,7 @@ class Backend(Protocol):
 
 
 def run_windows(backend: Backend, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Logits `[N, C, h, w]` of windows `[N, H, W, 3]`, N being the backend's batch; valid until the next call."""
+    """Logits `[N, C, h, w]` of windows `[N, H, W, 3]`, N being the backend's batch."""
     (logits,) = backend.infer({"image": windows}).values()
     return logits
 

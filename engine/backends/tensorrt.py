@@ -27,8 +27,10 @@ class TensorRtBackend:
     """One plan with its buffers, on a stream of its own.
 
     Inputs and outputs pass through pinned memory. Copying in, computing and copying out are one CUDA graph where
-    TensorRT can be captured. Outputs are views of pinned memory that this object owns.
+    TensorRT can be captured.
     """
+
+    streams = 1
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -62,7 +64,7 @@ class TensorRtBackend:
         else:
             self._graph.launch(self._stream)
         self._stream.synchronize()
-        return {bound.name: bound.pinned for bound in self._outputs}
+        return {bound.name: bound.pinned.copy() for bound in self._outputs}
 
     def close(self) -> None:
         # In this order: a context must not outlive its engine, nor an engine its runtime.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from odd_contenders import build_broken, build_dying, build_wrong
 
-from glassrt.benchmarks import peers, regions
+from glassrt.benchmarks import peers, regions, tiatoolbox, torch_peers
 from glassrt.benchmarks.contender import Build
 from glassrt.engine import open_bundle
 from glassrt.engine.backends import open_backend
@@ -21,8 +21,8 @@ def test_every_contender_gives_the_same_classes_and_is_timed(demo_slide: Path, m
     monkeypatch.setattr(regions, "LONGEST", 700)
     report = peers.measure_peers(demo_slide, BUNDLE, rounds=2)
     names = [row["name"].split()[0] for row in report["rows"]]
-    assert names == ["GlassRT", "GlassRT", "MONAI", "torch"]
-    assert report["pixels"] == [700, 700]
+    assert names == ["GlassRT", "GlassRT", "MONAI", "TIAToolbox", "torch", "torch"]
+    assert report["pixels"] == [576, 576]
     for row in report["rows"]:
         assert len(row["runs"]) == 2
         ratios = [run / first for run, first in zip(row["runs"], report["rows"][0]["runs"], strict=True)]
@@ -35,8 +35,9 @@ def test_the_plain_torch_statement_equals_the_engine_at_scales_and_flips() -> No
     coarse = random.integers(0, 256, (24, 32, 3), np.uint8)
     pixels = np.kron(coarse, np.ones((16, 16, 1), np.uint8))
     bundle = BUNDLE.replace((1.0, 1.5), True)
-    assert peers.build_monai(bundle, pixels) is None
-    plain = peers.build_torch(bundle, pixels).run()
+    assert torch_peers.build_monai(bundle, pixels) is None
+    assert tiatoolbox.build_tiatoolbox(bundle, pixels) is None
+    plain = torch_peers.build_torch(bundle, pixels).run()
     ours = segment_image(pixels, bundle.manifest.mpp, bundle, open_backend(bundle))
     # Torch keeps fractions of the scaled grey values, the engine rounds them as an image file would.
     assert np.abs(plain - ours).max() < 0.05
@@ -45,10 +46,19 @@ def test_the_plain_torch_statement_equals_the_engine_at_scales_and_flips() -> No
 
 def test_the_torch_network_is_the_bundles() -> None:
     image, logits = BUNDLE.read_example() or pytest.fail("no example")
-    network = peers.rebuild_network(BUNDLE)
+    network = torch_peers.rebuild_network(BUNDLE)
     with torch.inference_mode():
         found = network(torch.from_numpy(image).permute(0, 3, 1, 2).float()).numpy()
     assert np.abs(found - logits).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [((2388, 1787), (2368, 1600)), ((320, 576), (320, 576)), ((300, 577), (300, 576))]
+)
+def test_whole_windows_cover_what_is_compared(given: tuple[int, int], kept: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*given, 3), np.uint8)
+    fitted = regions.fit_windows(pixels, BUNDLE)
+    assert np.array_equal(fitted, pixels[: kept[0], : kept[1]])
 
 
 @pytest.mark.parametrize(
@@ -69,6 +79,8 @@ def test_a_contender_that_fails_is_not_timed(
 
 
 def test_another_network_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "PSPNet", lambda classes, output_stride: torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)))
+    monkeypatch.setattr(
+        torch_peers, "PSPNet", lambda classes, output_stride: torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+    )
     with pytest.raises(BundleError, match="is not PSPNet on EfficientNet-Lite0: 0 is missing or has another shape"):
-        peers.rebuild_network(BUNDLE)
+        torch_peers.rebuild_network(BUNDLE)

@@ -1,0 +1,29 @@
+"""GlassRT as a contender of `glassrt bench peers`."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glassrt.benchmarks.contender import Contender, Probabilities
+from glassrt.engine.backends import choose, open_backend
+from glassrt.engine.bundle import Bundle
+from glassrt.engine.segment import segment_image
+
+
+def build_exact(bundle: Bundle, pixels: NDArray[np.uint8]) -> Contender:
+    """GlassRT in float32."""
+    return build_glassrt(bundle, pixels, "fp32")
+
+
+def build_fastest(bundle: Bundle, pixels: NDArray[np.uint8]) -> Contender | None:
+    """GlassRT as `score` would run it, where that is another precision."""
+    return None if choose(bundle)[1] == "fp32" else build_glassrt(bundle, pixels, "auto")
+
+
+def build_glassrt(bundle: Bundle, pixels: NDArray[np.uint8], precision: str) -> Contender:
+    """GlassRT's library call for an image in memory."""
+    backend = open_backend(bundle, precision=precision, throughput=True)
+
+    def run() -> Probabilities:
+        return segment_image(pixels, bundle.manifest.mpp, bundle, backend)
+
+    return Contender(f"GlassRT {backend.precision} ({backend.name})", backend.precision, run)
