@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from glassrt.engine.backends import DEFAULT_BATCH, NAMES, open_backend
+from glassrt.engine.backends import MOST_WINDOWS, NAMES, open_backend
 from glassrt.engine.bundle import DEFAULT_BUNDLE, open_bundle
 from glassrt.engine.cli import BACKEND, PRECISION, parse_counts, parse_scales
 from glassrt.engine.segment import DEFAULT_READERS
@@ -32,7 +32,10 @@ def slide_command(
     bundle: Annotated[Path, typer.Argument(help="Bundle.", show_default="the one shipped")] = DEFAULT_BUNDLE,
     backend: Annotated[str, BACKEND] = "auto",
     precision: Annotated[str, PRECISION] = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="Windows per network call.")] = DEFAULT_BATCH,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_WINDOWS, help="Windows per network call.", show_default="what suits the runtime"),
+    ] = None,
     scales: Annotated[str | None, typer.Option(help="Scales, e.g. 0.75,1,1.5.", show_default="the bundle's")] = None,
     readers: Annotated[int, typer.Option(min=1, help="Threads that read and cut.")] = DEFAULT_READERS,
     repeats: Annotated[int, typer.Option(min=1, help="Counted runs.")] = 7,
@@ -68,7 +71,7 @@ def latency_command(
     bundle: Annotated[Path, typer.Argument(help="Bundle.", show_default="the one shipped")] = DEFAULT_BUNDLE,
     backend: Annotated[str, typer.Option(help=f"{', '.join(NAMES)}, with commas, or auto.")] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, int8, with commas, or auto.")] = "auto",
-    batch: Annotated[str, typer.Option(help="Windows per network call, with commas.")] = str(DEFAULT_BATCH),
+    batch: Annotated[str, typer.Option(help="Windows per network call, with commas.")] = "1",
     threads: Annotated[str, typer.Option(help="Threads, with commas; 0: all cores.")] = "0",
     duration: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds for each combination.")] = 10.0,
     rate: Annotated[

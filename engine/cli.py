@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from glassrt.engine.backends import DEFAULT_BATCH, MOST_WINDOWS, NAMES, open_backend, open_plan_backend
+from glassrt.engine.backends import GPU_BATCH, MOST_WINDOWS, NAMES, open_backend, open_plan_backend
 from glassrt.engine.batch import Job, Outcome, score_batch
 from glassrt.engine.bundle import DEFAULT_BUNDLE, Bundle, Precision, open_bundle
 from glassrt.engine.device import has_device
@@ -68,7 +68,10 @@ def score_command(
     mpp: Annotated[
         float | None, typer.Option(help="Micrometres per slide pixel.", show_default="what the file says")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=MOST_WINDOWS, help="Windows per network call.")] = DEFAULT_BATCH,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_WINDOWS, help="Windows per network call.", show_default="what suits the runtime"),
+    ] = None,
     readers: Annotated[int, typer.Option(min=1, help="Threads that read and cut.")] = DEFAULT_READERS,
 ) -> None:
     """Score slides: a map, regions, a picture and figures for each.
@@ -103,7 +106,7 @@ def plan_command(
     bundle: Annotated[Path, typer.Argument(help="Bundle.", show_default="the one shipped")] = DEFAULT_BUNDLE,
     backend: Annotated[str, typer.Option(help="tensorrt or tensorrt-rtx.", show_default="what is installed")] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, fp16, int8, with commas.")] = "fp32",
-    batch: Annotated[str, typer.Option(help="Windows per network call, with commas.")] = str(DEFAULT_BATCH),
+    batch: Annotated[str, typer.Option(help="Windows per network call, with commas.")] = str(GPU_BATCH),
 ) -> None:
     """Build TensorRT engines for this machine before they are needed; they are kept in the user's cache."""
     build_plans(open_bundle(bundle), backend, parse_precisions(precision), parse_counts("--batch", batch, 1))

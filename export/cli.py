@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from glassrt.engine.backends import DEFAULT_BATCH
+from glassrt.engine.backends import GPU_BATCH
 from glassrt.engine.bundle import Check, is_name, open_bundle, record_checks
 from glassrt.engine.cli import build_plans, parse_precisions
 from glassrt.engine.errors import GlassError, UsageError
@@ -57,7 +57,7 @@ def export_command(
         for folder in write_repository(bundle, triton):
             print(folder)
     if plan:
-        build_plans(bundle, flavour, precisions, (DEFAULT_BATCH,))
+        build_plans(bundle, flavour, precisions, (GPU_BATCH,))
 
 
 def verify_command(

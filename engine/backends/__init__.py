@@ -4,11 +4,13 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from glassrt.engine.backends.choose import (
     FASTEST,
+    GPU_BATCH,
     NAMES,
     PRECISIONS,
     RUNTIMES,
     can_run,
     choose,
+    choose_batch,
     running,
     told_plainly,
 )
@@ -34,20 +36,20 @@ __all__ = [
     "PRECISIONS",
     "FASTEST",
     "RUNTIMES",
-    "DEFAULT_BATCH",
+    "choose_batch",
+    "GPU_BATCH",
     "MOST_WINDOWS",
 ]
 
 Running = TypeVar("Running", bound=Backend)
 
-DEFAULT_BATCH = 1  # on CPUs larger batches leave the caches and take longer a window
 MOST_WINDOWS = 256  # of a batch
 
 
 def open_backend(
     bundle: Bundle,
     name: str = "auto",
-    batch: int = DEFAULT_BATCH,
+    batch: int | None = None,
     threads: int = 0,
     precision: str = "fp32",
     tested: bool = True,
@@ -57,14 +59,16 @@ def open_backend(
 
     `auto` as the name takes the fastest runtime that runs here; as the precision, the fastest that the bundle was
     verified for with it. `threads` 0 uses every core. It has given the bundle's example by then, unless it is not to be
-    `tested`. For `throughput` a runtime may take longer over each window to finish more of them, if as many threads
-    call it at once as the backend has `streams`. Raises BackendUnavailable where the runtime is not installed, the
-    device cannot or the example is missed, UsageError for a name that is none, BundleError where the graph is missing
-    or does not fit its manifest.
+    `tested`. The default batch is one window. For `throughput` it is what the runtime finishes most windows with, which
+    may take longer over each, if as many threads call it at once as the backend has `streams`. Raises
+    BackendUnavailable where the runtime is not installed, the device cannot or the example is missed, UsageError for a
+    name that is none, BundleError where the graph is missing or does not fit its manifest.
     """
+    name, chosen = choose(bundle, name, precision)
+    if batch is None:
+        batch = choose_batch(name, chosen) if throughput else 1
     if not 1 <= batch <= MOST_WINDOWS:
         raise UsageError(f"batch {batch} must be from 1 to {MOST_WINDOWS}")
-    name, chosen = choose(bundle, name, precision)
     with told_plainly(name):
         if name in ("tensorrt", "tensorrt-rtx"):
             return open_plan_backend(bundle, name, batch, cast(Precision, chosen), tested)
