@@ -123,7 +123,7 @@ class Canvas:
         down, across = Slice.of(self._down[view], top, bottom), Slice.of(self._across[view], left, right)
         classes = self._held[int(indices[0])].shape[0]
         total = np.zeros((classes, len(down.needed), len(across.needed)), np.float32)
-        count = np.zeros(total.shape[1:], np.float32)
+        count = np.zeros(total.shape[1:], np.uint16)
         for index in indices.tolist():
             _, x, y = self._plan.windows[index].tolist()
             rows, columns = down.inside(y, self._plan.window), across.inside(x, self._plan.window)
@@ -136,7 +136,7 @@ class Canvas:
             add_product(total[:, rows, columns], tall, upsample_columns.T)
             count[rows, columns] += 1
         if count.max() > 1:
-            total /= np.maximum(count, 1)
+            total *= np.float32(1) / np.maximum(count, 1, dtype=np.float32)
         logits = interpolate(total, down, across)
         if count.all():
             return softmax(logits), np.ones(logits.shape[1:], np.bool_)
@@ -215,7 +215,8 @@ def upsampling_matrix(window: int, output_stride: int) -> Floats:
 
 
 def softmax(logits: Floats) -> Floats:
-    """Softmax over the first axis."""
-    exponentials: Floats = np.exp(logits - logits.max(axis=0))
-    exponentials /= exponentials.sum(axis=0)
-    return exponentials
+    """Softmax over the first axis, in the memory of `logits`."""
+    logits -= logits.max(axis=0)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=0)
+    return logits
