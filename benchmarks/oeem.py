@@ -79,12 +79,14 @@ def score_run(run: Path, data: Path, multi_scale: bool, stage: Stage) -> dict[st
     known = msgspec.json.decode(file.read_bytes()) if file.exists() else {}
     scores = known.get("scores", {}) if known.get("model") == model else {}
     tests = {"scale 1": ((1.0,), False), **({"multi-scale": (PAPER_SCALES, True)} if multi_scale else {})}
-    for test, (scales, flips) in tests.items():
-        if test not in scores:
-            bundle = export_run(run, run / "bundle.glass", run.name).replace(scales, flips)
-            scores[test] = score(bundle, data, stage(f"{run.name}, {test}", len(glas.find_images(data, SPLIT))))
-            with replace_file(file) as beside:
-                beside.write_bytes(msgspec.json.encode({"model": model, "scores": scores}))
+    missing = [test for test in tests if test not in scores]
+    bundle = export_run(run, run / "bundle.glass", run.name) if missing else None
+    for test in missing:
+        assert bundle is not None
+        told = stage(f"{run.name}, {test}", len(glas.find_images(data, SPLIT)))
+        scores[test] = score(bundle.replace(*tests[test]), data, told)
+        with replace_file(file) as beside:
+            beside.write_bytes(msgspec.json.encode({"model": model, "scores": scores}))
     return dict(scores)
 
 

@@ -86,7 +86,9 @@ def multi_scale(network: nn.Module, image: Tensor, bundle: Bundle) -> Tensor:
     views = []
     for scale in manifest.scales:
         size = (int(scale * height + 0.5), int(scale * width + 0.5))
-        scaled = image if scale == 1 else F.interpolate(image, size, mode="bilinear", align_corners=False)
+        scaled = image
+        if scale != 1:  # to whole grey values, as the images are that mmsegmentation scales
+            scaled = F.interpolate(image, size, mode="bilinear", align_corners=False).round()
         for flip in (False, True) if manifest.flips else (False,):
             logits = slide(network, scaled.flip(3) if flip else scaled, manifest.window, manifest.stride)
             logits = logits if scale == 1 else F.interpolate(logits, (height, width), mode="bilinear")

@@ -71,7 +71,7 @@ class OrtBackend:
             check_input(name, inputs[name], tuple(value.shape()), TYPES[value.data_type()])
             value.update_inplace(inputs[name])
         self._session.run_with_iobinding(self._binding)
-        return {name: value.numpy() for name, value in self._outputs.items()}
+        return {name: value.numpy().copy() for name, value in self._outputs.items()}
 
     def close(self) -> None:
         del self._binding, self._session

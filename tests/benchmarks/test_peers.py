@@ -39,9 +39,9 @@ def test_the_plain_torch_statement_equals_the_engine_at_scales_and_flips() -> No
     assert tiatoolbox.build_tiatoolbox(bundle, pixels) is None
     plain = torch_peers.build_torch(bundle, pixels).run()
     ours = segment_image(pixels, bundle.manifest.mpp, bundle, open_backend(bundle))
-    # Torch keeps fractions of the scaled grey values, the engine rounds them as an image file would.
-    assert np.abs(plain - ours).max() < 0.05
-    assert np.abs(plain - ours).mean() < 2e-3
+    # Ties in the scaled grey values are rounded in another order here and there.
+    assert np.abs(plain - ours).max() < 0.01
+    assert np.abs(plain - ours).mean() < 1e-4
 
 
 def test_the_torch_network_is_the_bundles() -> None:

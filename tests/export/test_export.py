@@ -172,6 +172,13 @@ def test_a_convolution_that_is_used_twice_is_named() -> None:
         export_graph(nn.Sequential(shared, nn.ReLU(), shared), 32)
 
 
+@pytest.fixture
+def exported(fresh: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares a test the export of that run's graph again."""
+    monkeypatch.setattr(exporting, "export_graph", lambda network, window: fresh.read_graph())
+
+
+@pytest.mark.usefixtures("exported")
 def test_a_graph_that_is_off_is_not_exported(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = exporting.infer_exactly
     monkeypatch.setattr(exporting, "infer_exactly", lambda network, windows: exact(network, windows) + 0.1)
@@ -187,6 +194,7 @@ def test_graphs_say_nothing_of_the_machine_that_made_them(fresh: Bundle) -> None
             assert not [note for note in (b"stack_trace", b"site-packages", b"pspnet.py") if note in content]
 
 
+@pytest.mark.usefixtures("exported")
 def test_an_export_holds_an_example_of_its_own(run: Path, fresh: Bundle, demo_slide: Path, tmp_path: Path) -> None:
     """Painted without real tissue, else a real window; in either case with the logits that torch gives."""
     painted = fresh.read_example()

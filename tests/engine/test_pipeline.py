@@ -1,0 +1,103 @@
+"""The network runs beside what cuts its windows and what takes its logits, in order."""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from glassrt.engine import open_bundle
+from glassrt.engine.backends import Backend, open_backend, run_windows
+from glassrt.engine.pipeline import Clock, infer_batches
+from glassrt.engine.segment import segment_image
+
+BUNDLE = open_bundle()
+
+
+class Counting:
+    """A runtime of two streams that gives back each window's first value, later for earlier windows."""
+
+    name, device, version, precision, batch, streams = "counting", "none", "0", "fp32", 1, 2
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+        self.together = threading.Barrier(2)
+
+    def infer(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        number = int(inputs["image"].flat[0])
+        self.calls.append(number)
+        if number == 4:
+            self.together.abort()
+            raise RuntimeError("no more")
+        self.together.wait(timeout=10)  # breaks where one call waits for the other
+        time.sleep(0.02 * (number % 2 == 0))
+        return {"logits": np.full((1, 1), number, np.float32)}
+
+    def close(self) -> None:
+        pass
+
+
+def number_windows(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for number in range(count):
+        yield np.array([number]), np.full((1, 2, 2, 3), number, np.uint8)
+
+
+def test_calls_run_at_once_and_come_back_in_order() -> None:
+    backend = Counting()
+    with ThreadPoolExecutor(2) as pool:
+        found = [
+            (int(index[0]), float(logits[0, 0]))
+            for index, logits in infer_batches(backend, number_windows(4), pool, Clock())
+        ]
+    assert found == [(number, number) for number in range(4)]
+
+
+def test_the_network_works_while_its_logits_are_taken() -> None:
+    backend, ahead = Counting(), []
+    with ThreadPoolExecutor(2) as pool:
+        for _, logits in infer_batches(backend, number_windows(4), pool, Clock()):
+            time.sleep(0.1)
+            ahead.append(max(backend.calls) - int(logits[0, 0]))
+    assert ahead == [2, 2, 1, 0]
+
+
+def test_a_network_that_fails_ends_it() -> None:
+    backend = Counting()
+    with ThreadPoolExecutor(2) as pool, pytest.raises(RuntimeError, match="no more"):
+        list(infer_batches(backend, number_windows(20), pool, Clock()))
+    assert max(backend.calls) < 10
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_streams_change_nothing_that_is_computed(precision: str) -> None:
+    random = np.random.default_rng(0)
+    pixels = np.kron(random.integers(0, 256, (60, 50, 3), np.uint8), np.ones((16, 16, 1), np.uint8))
+    maps = []
+    for throughput in (False, True):
+        backend = open_backend(BUNDLE, "openvino", precision=precision, throughput=throughput)
+        maps.append(segment_image(pixels, BUNDLE.manifest.mpp, BUNDLE, backend))
+        backend.close()
+    assert np.abs(maps[0] - maps[1]).max() < 1e-4
+
+
+def test_throughput_may_take_larger_batches_and_more_calls_at_once() -> None:
+    one = open_backend(BUNDLE, "openvino", precision="int8")
+    many = open_backend(BUNDLE, "openvino", precision="int8", throughput=True)
+    assert (one.batch, one.streams) == (1, 1)
+    assert many.batch == 2
+    assert many.streams >= 1
+    assert open_backend(BUNDLE, "openvino", throughput=True).batch == 1
+    assert open_backend(BUNDLE, "openvino", batch=3, throughput=True).batch == 3
+
+
+@pytest.mark.parametrize("name", ["ort", "openvino"])
+def test_outputs_are_the_callers_own(name: str) -> None:
+    window, _ = BUNDLE.read_example() or pytest.fail("no example")
+    backend: Backend = open_backend(BUNDLE, name)
+    first = run_windows(backend, window)
+    kept = first.copy()
+    assert not np.array_equal(run_windows(backend, 255 - window), kept)
+    assert np.array_equal(first, kept)
