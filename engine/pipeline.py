@@ -20,6 +20,7 @@ from glassrt.engine.grid import GridReader, resample, scale_exactly
 from glassrt.engine.slide import Pixels
 from glassrt.engine.windows import Indices, Part, Plan
 
+CALLS_AHEAD = 2  # of each stream: one runs and one waits, so that none idles while logits are taken
 WINDOWS_AHEAD = 64  # cut and waiting: 20 MB at 320 pixels, two cells ahead of the network
 
 
@@ -77,7 +78,7 @@ def infer_batches(
     running: deque[tuple[Indices, Future[NDArray[np.float32]]]] = deque()
     for indices, batch in batches:
         running.append((indices, pool.submit(infer, batch)))
-        if len(running) > backend.streams:  # one waits, so that no stream has to
+        if len(running) > CALLS_AHEAD * backend.streams:
             oldest, logits = running.popleft()
             yield oldest, logits.result()
     for oldest, logits in running:

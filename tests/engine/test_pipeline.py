@@ -29,7 +29,7 @@ class Counting:
     def infer(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         number = int(inputs["image"].flat[0])
         self.calls.append(number)
-        if number == 4:
+        if number == 8:
             self.together.abort()
             raise RuntimeError("no more")
         self.together.wait(timeout=10)  # breaks where one call waits for the other
@@ -50,25 +50,25 @@ def test_calls_run_at_once_and_come_back_in_order() -> None:
     with ThreadPoolExecutor(2) as pool:
         found = [
             (int(index[0]), float(logits[0, 0]))
-            for index, logits in infer_batches(backend, number_windows(4), pool, Clock())
+            for index, logits in infer_batches(backend, number_windows(8), pool, Clock())
         ]
-    assert found == [(number, number) for number in range(4)]
+    assert found == [(number, number) for number in range(8)]
 
 
 def test_the_network_works_while_its_logits_are_taken() -> None:
     backend, ahead = Counting(), []
     with ThreadPoolExecutor(2) as pool:
-        for _, logits in infer_batches(backend, number_windows(4), pool, Clock()):
+        for _, logits in infer_batches(backend, number_windows(8), pool, Clock()):
             time.sleep(0.1)
             ahead.append(max(backend.calls) - int(logits[0, 0]))
-    assert ahead == [2, 2, 1, 0]
+    assert ahead == [4, 4, 4, 4, 3, 2, 1, 0]
 
 
 def test_a_network_that_fails_ends_it() -> None:
     backend = Counting()
     with ThreadPoolExecutor(2) as pool, pytest.raises(RuntimeError, match="no more"):
         list(infer_batches(backend, number_windows(20), pool, Clock()))
-    assert max(backend.calls) < 10
+    assert max(backend.calls) < 14
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
