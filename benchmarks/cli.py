@@ -134,6 +134,7 @@ def peers_command(
             "": each["name"],
             "seconds": f"{each['seconds']:.2f}",
             "times GlassRT fp32": f"{each['times_glassrt_fp32']:.2f}",
+            "times the fastest": f"{each['times_fastest']:.2f}",
             "other class": f"{each['other_class']:.3%}",
         }
         for each in report["rows"]
