@@ -5,7 +5,7 @@ import sys
 import time
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 from rich import box
@@ -25,6 +25,7 @@ from glassrt.engine.segment import DEFAULT_READERS
 from glassrt.engine.slide import Slide, open_slide
 
 BAD_INPUT, SLIDES_FAILED = 2, 3
+MISTYPED: Any = typer.BadParameter.__base__  # of all that cannot be parsed; typer gives it no name of its own
 
 BACKEND = typer.Option(help=f"auto, {', '.join(NAMES)}.")
 PRECISION = typer.Option(help="fp32 (exact), bf16, fp16, int8, or auto: the fastest that the bundle was verified for.")
@@ -42,10 +43,14 @@ def main() -> None:
     for entry in entry_points(group="glassrt.commands"):
         entry.load()(app)
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except GlassError as error:
         print(f"glassrt: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+    except MISTYPED as error:
+        if message := " ".join(error.format_message().split()).rstrip("."):  # none where the help has been printed
+            command = error.ctx.command_path if error.ctx else "glassrt"
+            print(f"glassrt: {message}; see {command} --help", file=sys.stderr)
+    sys.exit(BAD_INPUT)
 
 
 @app.command("score")

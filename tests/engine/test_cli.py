@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -53,6 +54,33 @@ def test_scoring_prints_what_ran_and_where_the_results_lie(demo_slide: Path, tmp
     assert result["backend"]["name"] == "openvino"
     assert result["bundle"]["scales"] == [1, 0.75]
     assert result["bundle"]["flips"] is True
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("score",), "Missing argument 'slides'; see glassrt score --help"),
+        (("score", "a.svs", "--nope"), "No such option: --nope"),
+        (("score", "a.svs", "--out"), "Option '--out' requires an argument"),
+        (("score", "a.svs", "--out", "o", "--batch", "0"), "Invalid value for '--batch': .* see glassrt score --help"),
+        (("scroe",), "No such command 'scroe'"),
+        (
+            ("bench", "latency", "--duration", "abc"),
+            "Invalid value for '--duration': .*; see glassrt bench latency --help",
+        ),
+    ],
+)
+def test_a_mistyped_command_is_told_in_one_line(words: tuple[str, ...], says: str) -> None:
+    done = run(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert re.match(f"glassrt: {says}", line)
+
+
+def test_a_command_alone_prints_its_help() -> None:
+    done = run()
+    assert "Usage: glassrt" in done.stdout
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(
