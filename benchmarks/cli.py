@@ -13,7 +13,7 @@ from rich.table import Table
 from glassrt.engine.backends import MOST_WINDOWS, NAMES, open_backend
 from glassrt.engine.bundle import DEFAULT_BUNDLE, open_bundle
 from glassrt.engine.cli import BACKEND, PRECISION, parse_counts, parse_scales
-from glassrt.engine.segment import DEFAULT_READERS
+from glassrt.engine.segment import DEFAULT_READERS, MOST_READERS
 from glassrt.training.cli import CONFIGS, bars, missing_packages
 
 SLOWER = 1  # exit code of a comparison that found something slower
@@ -37,7 +37,7 @@ def slide_command(
         typer.Option(min=1, max=MOST_WINDOWS, help="Windows per network call.", show_default="what suits the runtime"),
     ] = None,
     scales: Annotated[str | None, typer.Option(help="Scales, e.g. 0.75,1,1.5.", show_default="the bundle's")] = None,
-    readers: Annotated[int, typer.Option(min=1, help="Threads that read and cut.")] = DEFAULT_READERS,
+    readers: Annotated[int, typer.Option(min=1, max=MOST_READERS, help="Threads that read and cut.")] = DEFAULT_READERS,
     repeats: Annotated[int, typer.Option(min=1, help="Counted runs.")] = 7,
     scaling: Annotated[
         bool, typer.Option("--scaling", help="Also with other threads and readers, and on larger slides made of it.")

@@ -21,7 +21,7 @@ from glassrt.engine.errors import GlassError, UsageError
 from glassrt.engine.interrupt import Interrupt
 from glassrt.engine.plans import MODULES, find_flavour, open_plan
 from glassrt.engine.progress import Bars
-from glassrt.engine.segment import DEFAULT_READERS
+from glassrt.engine.segment import DEFAULT_READERS, MOST_READERS
 from glassrt.engine.slide import Slide, open_slide
 
 BAD_INPUT, SLIDES_FAILED = 2, 3
@@ -77,7 +77,7 @@ def score_command(
         int | None,
         typer.Option(min=1, max=MOST_WINDOWS, help="Windows per network call.", show_default="what suits the runtime"),
     ] = None,
-    readers: Annotated[int, typer.Option(min=1, help="Threads that read and cut.")] = DEFAULT_READERS,
+    readers: Annotated[int, typer.Option(min=1, max=MOST_READERS, help="Threads that read and cut.")] = DEFAULT_READERS,
 ) -> None:
     """Score slides: a map, regions, a picture and figures for each.
 

@@ -16,6 +16,7 @@ from glassrt.engine.windows import Indices, Plan, plan
 Progress = Callable[[int, int], None]  # windows done, windows in all
 
 DEFAULT_READERS = 2
+MOST_READERS = 64
 
 
 def lay_windows(grid: GridReader, bundle: Bundle, tissue: NDArray[np.bool_] | None = None) -> Plan:

@@ -4,6 +4,7 @@ OpenSlide paints every tile through a drawing library, which takes longer than d
 same to the bit, which opening checks on a tile; what is not plainly tiled RGB stays with OpenSlide.
 """
 
+import logging
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from glassrt.engine.errors import SlideError
 
 Pixels = NDArray[np.uint8]
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else its warnings stand beside our one line
 
 VENDORS = ("aperio", "generic-tiff")
 CACHE_BYTES = 64_000_000  # of decoded tiles: neighbouring regions share those on their border
@@ -91,15 +94,18 @@ def open_tiles(path: Path, vendor: str, level_sizes: tuple[tuple[int, int], ...]
             chosen = [pages[size] for size in level_sizes]
             for page in chosen:
                 _ = page.decode, page.jpegtables  # both are read from the file when first used
-    except (tifffile.TiffFileError, OSError, ValueError):
+        return TiffTiles(path, chosen)
+    except Exception:  # what a damaged file leads tifffile to; OpenSlide says whether it can be read at all
         return None
-    return TiffTiles(path, chosen)
 
 
 def is_plain(page: Any) -> bool:
     """Whether a TIFF page is 8-bit RGB in tiles, none missing, in a form known to decode as OpenSlide does."""
+    if not page.is_tiled:
+        return False
+    tiles = -(-page.imagewidth // page.tilewidth) * -(-page.imagelength // page.tilelength)
     return (
-        page.is_tiled
+        len(page.dataoffsets) == len(page.databytecounts) == tiles
         and page.dtype == np.uint8
         and page.samplesperpixel == 3
         and page.planarconfig == 1

@@ -4,9 +4,10 @@ import cv2
 import numpy as np
 import openslide
 import pytest
+import tifffile
 from plain_statement import resize
 
-from glassrt.engine.errors import GlassError
+from glassrt.engine.errors import GlassError, SlideError
 from glassrt.engine.grid import MAX_READ_SIDE, GridReader, scale_exactly
 from glassrt.engine.slide import ArraySlide, open_slide, read_image
 
@@ -121,3 +122,23 @@ def test_a_thumbnail_of_a_slide_without_a_pyramid_takes_small_reads() -> None:
     assert grid.read(500, 100, 90, 60).shape == (60, 90, 3)
     assert max(max(size) for size in asked) <= MAX_READ_SIDE
     assert sum(width * height for width, height in asked) < 4 * (90 * 60) * 98**2
+
+
+def test_a_damaged_header_is_read_or_told(data: Path, tmp_path: Path) -> None:
+    """Bytes of a TIFF file's directories changed at random: no error but GlassRT's own."""
+    source, random = data / "slides" / "small_HE_levels.tiff", np.random.default_rng(0)
+    whole, damaged, told = source.read_bytes(), tmp_path / "damaged.tiff", 0
+    with tifffile.TiffFile(source) as file:
+        directories = [page.offset for page in file.pages]
+    for _ in range(400):
+        content = bytearray(whole)
+        for _ in range(random.integers(1, 4)):
+            content[random.choice(directories) + random.integers(0, 220)] = random.integers(0, 256)
+        damaged.write_bytes(content)
+        try:
+            with open_slide(damaged, mpp=0.5) as slide:
+                for level, (width, height) in enumerate(slide.level_sizes):
+                    assert slide.read_level(level, (0, 0), (min(width, 64), min(height, 64))).dtype == np.uint8
+        except SlideError:
+            told += 1
+    assert 100 < told < 300
