@@ -19,7 +19,7 @@ from torch import Tensor
 
 from glassrt.cuda_kernels import canvas, compile, windows
 from glassrt.cuda_kernels.compile import ARCHITECTURES, VARIANTS, CudaUnavailable
-from glassrt.engine.canvas import softmax, upsampling_matrix
+from glassrt.engine.canvas import softmax_beside_zero, upsampling_matrix
 from glassrt.engine.errors import BackendUnavailable, GlassError
 from glassrt.engine.grid import scale_exactly
 from glassrt.engine.windows import window_starts
@@ -247,7 +247,8 @@ def check_canvas(cupy: Any, random: np.random.Generator) -> None:
     canvas.add_view(band, view, cupy.asarray(logits))
     upsampling = upsampling_matrix(SIDE, SIDE // LOGIT_SIDE)
     made, planes = cupy.asnumpy(total), cupy.asnumpy(canvas.finish(band))
-    error = np.abs(made - softmax(upsampling @ logits[0] @ upsampling.T)).max()
+    upsampled = upsampling @ logits[0] @ upsampling.T
+    error = np.abs(made - softmax_beside_zero(upsampled[1:] - upsampled[:1])).max()
     if not error <= 1e-5:
         raise Disagreement(f"the canvas is off the engine's by {error:.1e}: not timed")
     if not (np.array_equal(planes[0], made.argmax(0)) and np.array_equal(planes[1:], np.rint(255 * made[1:]))):

@@ -140,12 +140,12 @@ class Canvas:
             total *= np.float32(1) / np.maximum(count, 1, dtype=np.float32)
         logits = interpolate(total, down, across)
         if count.all():
-            return softmax(logits), np.ones(logits.shape[1:], np.bool_)
+            return softmax_beside_zero(logits), np.ones(logits.shape[1:], np.bool_)
         # Beside a gap, the samples that exist share the weight of those that do not.
         cover = interpolate((count > 0).astype(np.float32)[None], down, across)[0]
         covered = cover > 1e-6
         logits /= np.where(covered, cover, 1)
-        return softmax(logits) * covered, covered
+        return softmax_beside_zero(logits) * covered, covered
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def upsampling_matrix(window: int, output_stride: int) -> Floats:
     return matrix
 
 
-def softmax(logits: Floats) -> Floats:
+def softmax_beside_zero(logits: Floats) -> Floats:
     """Probabilities `[C, ...]` of a first class whose logit is 0 and of others with `logits` `[C - 1, ...]`."""
     probabilities = np.empty((len(logits) + 1, *logits.shape[1:]), np.float32)
     highest = np.maximum(logits.max(axis=0), 0, out=probabilities[0])
