@@ -19,6 +19,7 @@ PACKAGES = (
     "opencv-python-headless",
     "torch",
     "monai",
+    "tiatoolbox",
     "onnxruntime-gpu",
     "tensorrt-cu13",
     "tifffile",

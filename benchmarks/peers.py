@@ -18,7 +18,12 @@ from glassrt.benchmarks.contender import Build, Worker
 from glassrt.benchmarks.ours import build_exact, build_fastest
 from glassrt.benchmarks.regions import fit_windows, read_region
 from glassrt.benchmarks.tiatoolbox import build_tiatoolbox
-from glassrt.benchmarks.torch_peers import build_channels_last, build_monai, build_torch
+from glassrt.benchmarks.torch_peers import (
+    build_monai,
+    build_monai_channels_last,
+    build_torch,
+    build_torch_channels_last,
+)
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.errors import GlassError
 from glassrt.engine.selftest import TOLERANCES
@@ -28,9 +33,10 @@ BUILDS: tuple[Build, ...] = (
     build_exact,
     build_fastest,
     build_monai,
+    build_monai_channels_last,
     build_tiatoolbox,
     build_torch,
-    build_channels_last,
+    build_torch_channels_last,
 )
 
 

@@ -100,7 +100,8 @@ def summarise(
         "slide": path.name,
         "bundle": bundle.manifest.name,
         "scales": bundle.manifest.scales,
-        "backend": f"{backend.name} {backend.version} on {backend.device}, {backend.precision}, batch {backend.batch}",
+        "backend": f"{backend.name} {backend.version} on {backend.device}, {backend.precision}, batch {backend.batch}, "
+        f"{backend.streams} at once",
         "windows": count,
         "windows_per_s": count / whole,
         "mm2_per_s": result.analysed_mm2 / whole,

@@ -27,7 +27,7 @@ from glassrt.engine.bundle import Bundle
 UNUSED = (
     *("timm", "torchvision", "transformers", "huggingface_hub"),  # other networks
     *("sklearn", "umap", "SimpleITK"),  # stains, graphs, registration
-    *("glymur", "pydicom", "aiohttp", "requests"),  # other files, and those of other machines
+    "requests",  # files of other machines
 )
 
 

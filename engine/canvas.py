@@ -124,7 +124,7 @@ class Canvas:
         down, across = Slice.of(self._down[view], top, bottom), Slice.of(self._across[view], left, right)
         others = self._held[int(indices[0])].shape[0]
         total = np.zeros((others, len(down.needed), len(across.needed)), np.float32)
-        count = np.zeros(total.shape[1:], np.uint16)
+        count = np.zeros(total.shape[1:], np.uint32)
         for index in indices.tolist():
             _, x, y = self._plan.windows[index].tolist()
             rows, columns = down.inside(y, self._plan.window), across.inside(x, self._plan.window)

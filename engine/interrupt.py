@@ -1,4 +1,4 @@
-"""Ctrl-C that is not lost."""
+"""Ctrl-C that comes where the work may end."""
 
 import signal
 from types import FrameType
@@ -8,10 +8,10 @@ from glassrt.engine.segment import Progress
 
 
 class Interrupt:
-    """A context manager that remembers Ctrl-C.
+    """A context manager that holds Ctrl-C back until what `guard` wraps is called, or the context ends.
 
     Python raises KeyboardInterrupt wherever the main thread stands: in a destructor it is swallowed, in a lock it comes
-    out as another error. What `guard` wraps raises it again, and so does the end of the context.
+    out as another error, or leaves the lock taken for good. A second Ctrl-C is raised at once all the same.
     """
 
     def __init__(self) -> None:
@@ -25,21 +25,22 @@ class Interrupt:
     def __exit__(self, kind: object, *exception: object) -> None:
         signal.signal(signal.SIGINT, self._older)
         if kind is None:
-            self._raise_again()
+            self._let_out()
 
     def guard(self, progress: Progress) -> Progress:
-        """A callback that does what `progress` does unless Ctrl-C came."""
+        """A callback that does what `progress` does unless Ctrl-C came, which this call also asks."""
+        self._let_out()
 
         def advance(done: int, total: int) -> None:
-            self._raise_again()
+            self._let_out()
             progress(done, total)
 
         return advance
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
+        self._let_out()
         self._came = True
-        raise KeyboardInterrupt
 
-    def _raise_again(self) -> None:
+    def _let_out(self) -> None:
         if self._came:
             raise KeyboardInterrupt

@@ -133,8 +133,10 @@ def run_graph(graph: bytes, windows: Windows) -> NDArray[np.float32]:
 
 
 def run_each(backend: Backend, windows: Windows) -> NDArray[np.float32]:
-    """Logits `[n, C, h, w]` of windows that go through a backend one by one."""
-    return np.concatenate([run_windows(backend, window[None]).copy() for window in windows])
+    """Logits `[n, C, h, w]` of any number of windows, a batch at a time; blank windows fill up the last."""
+    blank = np.zeros((-len(windows) % backend.batch, *windows.shape[1:]), np.uint8)
+    batches = np.concatenate([windows, blank]).reshape(-1, backend.batch, *windows.shape[1:])
+    return np.concatenate([run_windows(backend, batch) for batch in batches])[: len(windows)]
 
 
 def flip_rate(logits: NDArray[np.float32], exact: NDArray[np.float32]) -> float:

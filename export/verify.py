@@ -57,7 +57,7 @@ def verify(
 
 def run_with(bundle: Bundle, name: str, precision: RunPrecision, windows: Windows) -> tuple[Logits, str]:
     """Logits of the windows through one runtime, and the device that computed them."""
-    backend = open_backend(bundle, name, precision=precision, tested=False)
+    backend = open_backend(bundle, name, precision=precision, tested=False, throughput=True)
     try:
         return run_each(backend, windows), backend.device
     finally:
@@ -66,7 +66,7 @@ def run_with(bundle: Bundle, name: str, precision: RunPrecision, windows: Window
 
 def score(bundle: Bundle, name: str, precision: RunPrecision, data: Path) -> float:
     """mIoU on GlaS testA in points."""
-    backend = open_backend(bundle, name, precision=precision, tested=False)
+    backend = open_backend(bundle, name, precision=precision, tested=False, throughput=True)
     try:
         scores: dict[str, Any] = evaluate(bundle.replace((1.0,), False), backend, "glas", data, "testA")["scores"]
     finally:

@@ -47,6 +47,7 @@ class TensorRtBackend:
         if context is None:
             raise BackendUnavailable(f"{self.name} {self.version} cannot load {plan.path}: {' '.join(logger.errors)}")
         self._context = context
+        self._gpu = cupy.cuda.Device()  # each thread has one of its own
         self._stream = cupy.cuda.Stream(non_blocking=True)
         self._cuda_error = cupy.cuda.runtime.CUDARuntimeError
         self._inputs: list[Bound] = []
@@ -59,11 +60,12 @@ class TensorRtBackend:
         for bound in self._inputs:
             check_input(bound.name, inputs[bound.name], bound.pinned.shape, bound.pinned.dtype)
             bound.pinned[...] = inputs[bound.name]
-        if self._graph is None:
-            self._enqueue()
-        else:
-            self._graph.launch(self._stream)
-        self._stream.synchronize()
+        with self._gpu:
+            if self._graph is None:
+                self._enqueue()
+            else:
+                self._graph.launch(self._stream)
+            self._stream.synchronize()
         return {bound.name: bound.pinned.copy() for bound in self._outputs}
 
     def close(self) -> None:

@@ -12,31 +12,60 @@ from glassrt.engine.batch import Job, score_path
 from glassrt.engine.interrupt import Interrupt
 
 
-def test_a_ctrl_c_that_was_swallowed_is_raised_at_the_next_window() -> None:
+def press() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_ctrl_c_is_raised_at_the_next_window() -> None:
     seen: list[int] = []
 
     def work() -> None:
         with Interrupt() as interrupt:
             progress = interrupt.guard(lambda done, total: seen.append(done))
             progress(1, 3)
-            with pytest.raises(KeyboardInterrupt):  # as a destructor does
-                os.kill(os.getpid(), signal.SIGINT)
+            press()
+            seen.append(-1)
             progress(2, 3)
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         work()
-    assert seen == [1]
+    assert seen == [1, -1]
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_ctrl_c_that_was_swallowed_last_is_raised_at_the_end() -> None:
-    def swallow() -> None:
-        with Interrupt(), pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+def test_a_ctrl_c_is_raised_before_the_next_slide_or_at_the_end() -> None:
+    reached: list[str] = []
+
+    def work() -> None:
+        with Interrupt():
+            press()
+            reached.append("end")
+
+    def go_on() -> None:
+        with Interrupt() as interrupt:
+            press()
+            interrupt.guard(lambda done, total: None)
+            reached.append("next slide")
+
+    for each in (work, go_on):
+        with pytest.raises(KeyboardInterrupt):
+            each()
+    assert reached == ["end"]
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    reached: list[int] = []
+
+    def work() -> None:
+        with Interrupt():
+            for number in range(3):
+                reached.append(number)
+                press()
 
     with pytest.raises(KeyboardInterrupt):
-        swallow()
+        work()
+    assert reached == [0, 1]
 
 
 def test_a_ctrl_c_that_came_out_as_another_error_does_not_count_as_a_broken_slide(

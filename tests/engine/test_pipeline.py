@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from glassrt.benchmarks.machine import count_cores
 from glassrt.engine import open_bundle
 from glassrt.engine.backends import Backend, open_backend, run_windows
-from glassrt.engine.pipeline import Clock, infer_batches
-from glassrt.engine.segment import segment_image
+from glassrt.engine.grid import GridReader
+from glassrt.engine.pipeline import Clock, infer_batches, infer_windows
+from glassrt.engine.segment import lay_windows, segment_image
+from glassrt.engine.slide import ArraySlide
 
 BUNDLE = open_bundle()
 
@@ -71,10 +74,40 @@ def test_a_network_that_fails_ends_it() -> None:
     assert max(backend.calls) < 14
 
 
+@pytest.mark.parametrize("who", ["the network", "what takes its logits", "the reader"])
+def test_a_failure_of_any_thread_ends_all(who: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread is left, and the backend may be closed at once."""
+    grid = GridReader(ArraySlide(np.full((1800, 1800, 3), 200, np.uint8), BUNDLE.manifest.mpp), BUNDLE.manifest.mpp)
+    backend = open_backend(BUNDLE, "openvino", precision="int8", throughput=True)
+    calls: list[str] = []
+
+    def fail_in(what: str) -> None:
+        calls.append(what)
+        if what == who and calls.count(what) == 3:
+            raise RuntimeError(f"{who} failed")
+
+    def infer(inputs: Mapping[str, Any], infer: Any = backend.infer) -> Mapping[str, Any]:
+        fail_in("the network")
+        return infer(inputs)  # type: ignore[no-any-return]
+
+    def read(*box: int, read: Any = grid.read) -> np.ndarray:
+        fail_in("the reader")
+        return read(*box)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(backend, "infer", infer)
+    monkeypatch.setattr(GridReader, "read", lambda self, *box: read(*box))
+    windows = lay_windows(grid, BUNDLE.replace((1.0, 2.0), True))
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match=f"{who} failed"):
+        infer_windows(grid, windows, backend, 2, lambda indices, logits: fail_in("what takes its logits"), Clock())
+    assert threading.active_count() == before
+    backend.close()
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_streams_change_nothing_that_is_computed(precision: str) -> None:
     random = np.random.default_rng(0)
-    pixels = np.kron(random.integers(0, 256, (60, 50, 3), np.uint8), np.ones((16, 16, 1), np.uint8))
+    pixels = np.kron(random.integers(0, 256, (60, 70, 3), np.uint8), np.ones((16, 16, 1), np.uint8))
     maps = []
     for throughput in (False, True):
         backend = open_backend(BUNDLE, "openvino", precision=precision, throughput=throughput)
@@ -88,7 +121,7 @@ def test_throughput_may_take_larger_batches_and_more_calls_at_once() -> None:
     many = open_backend(BUNDLE, "openvino", precision="int8", throughput=True)
     assert (one.batch, one.streams) == (1, 1)
     assert many.batch == 2
-    assert many.streams >= 1
+    assert many.streams > 1 or count_cores() == 1
     assert open_backend(BUNDLE, "openvino", throughput=True).batch == 1
     assert open_backend(BUNDLE, "openvino", batch=3, throughput=True).batch == 3
 
