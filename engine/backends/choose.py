@@ -86,7 +86,7 @@ def choose_batch(name: str, precision: RunPrecision) -> int:
     """Windows a call with which a runtime finishes most of them: on CPUs as measured, on GPUs as expected."""
     if RUNTIMES[name].target == "gpu":
         return GPU_BATCH
-    return 2 if (name, precision) == ("openvino", "int8") else 1  # larger ones leave the caches
+    return 1 if precision == "fp32" else 2  # larger ones leave the caches
 
 
 def running(bundle: Bundle) -> Iterator[tuple[str, RunPrecision]]:
