@@ -36,7 +36,6 @@ __all__ = [
     "PRECISIONS",
     "FASTEST",
     "RUNTIMES",
-    "choose_batch",
     "GPU_BATCH",
     "MOST_WINDOWS",
 ]
