@@ -80,9 +80,10 @@ def score_run(run: Path, data: Path, multi_scale: bool, stage: Stage) -> dict[st
     scores = known.get("scores", {}) if known.get("model") == model else {}
     tests = {"scale 1": ((1.0,), False), **({"multi-scale": (PAPER_SCALES, True)} if multi_scale else {})}
     missing = [test for test in tests if test not in scores]
-    bundle = export_run(run, run / "bundle.glass", run.name) if missing else None
+    if not missing:
+        return dict(scores)
+    bundle = export_run(run, run / "bundle.glass", run.name)
     for test in missing:
-        assert bundle is not None
         told = stage(f"{run.name}, {test}", len(glas.find_images(data, SPLIT)))
         scores[test] = score(bundle.replace(*tests[test]), data, told)
         with replace_file(file) as beside:

@@ -34,9 +34,9 @@ class TiffTiles:
 
     def __init__(self, path: Path, pages: list[Any]) -> None:
         self._path, self._pages = path, pages
-        self._descriptor = os.open(path, os.O_RDONLY)
         tile_bytes = max(page.tilewidth * page.tilelength * 3 for page in pages)
         self._decode = lru_cache(max(1, CACHE_BYTES // tile_bytes))(self._decode_tile)
+        self._descriptor = os.open(path, os.O_RDONLY)
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """RGB `[height, width, 3]` of a region inside the level; SlideError where a tile is damaged."""

@@ -1,13 +1,14 @@
 """A bundle's graphs through every runtime there is, held against its exact logits."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.backends import open_backend, running
+from glassrt.engine.backends import Backend, open_backend, running
 from glassrt.engine.bundle import Bundle, Check, RunPrecision
 from glassrt.engine.errors import GlassError
 from glassrt.engine.selftest import TOLERANCES
@@ -57,21 +58,20 @@ def verify(
 
 def run_with(bundle: Bundle, name: str, precision: RunPrecision, windows: Windows) -> tuple[Logits, str]:
     """Logits of the windows through one runtime, and the device that computed them."""
-    backend = open_backend(bundle, name, precision=precision, tested=False, throughput=True)
-    try:
+    with open_as_score_does(bundle, name, precision) as backend:
         return run_each(backend, windows), backend.device
-    finally:
-        backend.close()
 
 
 def score(bundle: Bundle, name: str, precision: RunPrecision, data: Path) -> float:
     """mIoU on GlaS testA in points."""
-    backend = open_backend(bundle, name, precision=precision, tested=False, throughput=True)
-    try:
+    with open_as_score_does(bundle, name, precision) as backend:
         scores: dict[str, Any] = evaluate(bundle.replace((1.0,), False), backend, "glas", data, "testA")["scores"]
-    finally:
-        backend.close()
     return float(scores["mIoU"])
+
+
+def open_as_score_does(bundle: Bundle, name: str, precision: RunPrecision) -> AbstractContextManager[Backend]:
+    """A backend in the batches and streams that slides are scored in, untested: what it computes is to be told."""
+    return closing(open_backend(bundle, name, precision=precision, tested=False, throughput=True))
 
 
 def compare(

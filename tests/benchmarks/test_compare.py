@@ -21,22 +21,10 @@ def write(path: Path, **rows: list[float]) -> Path:
 
 
 def test_only_what_lies_beyond_all_runs_counts(tmp_path: Path) -> None:
-    before = write(
-        tmp_path / "a.json",
-        steady=[1.0, 1.1, 1.2],
-        slower=[1.0, 1.1, 1.2],
-        faster=[1.0, 1.1, 1.2],
-        gone=[1.0],
-        few=[1.0],
-    )
-    after = write(
-        tmp_path / "b.json",
-        steady=[1.15, 1.3, 1.4],
-        slower=[1.3, 1.35, 1.4],
-        faster=[0.5, 0.7, 0.9],
-        new=[1.0],
-        few=[9.0],
-    )
+    old = [1.0, 1.1, 1.2]
+    now = {"steady": [1.15, 1.3, 1.4], "slower": [1.3, 1.35, 1.4], "faster": [0.5, 0.7, 0.9]}
+    before = write(tmp_path / "a.json", **dict.fromkeys(now, old), gone=[1.0], few=[1.0])
+    after = write(tmp_path / "b.json", **now, new=[1.0], few=[9.0])
     verdicts = {change.name: change.verdict for change in compare_reports(before, after)}
     assert verdicts == {"steady": "as before", "slower": "slower", "faster": "faster", "few": "too few runs"}
     slower = next(change for change in compare_reports(before, after) if change.name == "slower")
