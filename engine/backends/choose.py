@@ -78,8 +78,8 @@ def choose(bundle: Bundle, name: str = "auto", precision: str = "auto") -> tuple
             return each
     if name != "auto":
         return (wanted or held)[-1]
-    extras = ", ".join(dict.fromkeys(RUNTIMES[each].extra for each, _ in held))
-    raise BackendUnavailable(f"nothing here runs {bundle.path} in precision {precision}: it takes an extra of {extras}")
+    extras = " or ".join(dict.fromkeys(f"'glassrt[{RUNTIMES[each].extra}]'" for each, _ in reversed(held)))
+    raise BackendUnavailable(f"nothing here runs {bundle.path} in precision {precision}: pip install {extras}")
 
 
 def choose_batch(name: str, precision: RunPrecision) -> int:
