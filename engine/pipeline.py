@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.backends import Backend, run_windows
+from glassrt.engine.errors import SlideError
 from glassrt.engine.grid import GridReader, resample, scale_exactly
 from glassrt.engine.slide import Pixels
 from glassrt.engine.windows import Indices, Part, Plan
@@ -60,7 +61,9 @@ def infer_windows(
             batches = cut_batches(grid, plan, backend.batch, reading, readers, clock)
             for indices, logits in infer_batches(backend, batches, network, clock):
                 with clock.time("stitch"):
-                    consume(indices, logits[: len(indices)])
+                    logits = logits[: len(indices)]
+                    refuse_non_finite(logits, indices, grid, plan, backend)
+                    consume(indices, logits)
         finally:
             network.shutdown(cancel_futures=True)
             reading.shutdown(cancel_futures=True)
@@ -83,6 +86,26 @@ def infer_batches(
             yield oldest, logits.result()
     for oldest, logits in running:
         yield oldest, logits.result()
+
+
+def refuse_non_finite(
+    logits: NDArray[np.float32], indices: Indices, grid: GridReader, plan: Plan, backend: Backend
+) -> None:
+    """Raise SlideError where a window's logits are no numbers: as a class they would look like the background."""
+    if np.isfinite(logits).all():
+        return
+    bad = int(indices[~np.isfinite(logits).reshape(len(logits), -1).all(axis=1)][0])
+    number, *xy = plan.windows[bad].tolist()
+    view = plan.views[number]
+    x, y = (
+        round(max(0, at) * base / length)
+        for at, base, length in zip(xy, grid.slide.level_sizes[0], (view.width, view.height), strict=True)
+    )
+    raise SlideError(
+        f"{grid.slide.name}: the network gave NaN or infinity for the window at x {x}, y {y} of level 0 (scale "
+        f"{view.scale:g}), in {backend.precision} through {backend.name} {backend.version} on {backend.device}: "
+        "take another --precision or --backend, and run `glassrt verify`"
+    )
 
 
 def cut_batches(

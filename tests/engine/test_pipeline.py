@@ -1,17 +1,23 @@
 """The network runs beside what cuts its windows and what takes its logits, in order."""
 
+import hashlib
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from glassrt.benchmarks.machine import count_cores
-from glassrt.engine import open_bundle
+from glassrt.engine import open_bundle, score
 from glassrt.engine.backends import Backend, open_backend, run_windows
+from glassrt.engine.bundle import Bundle, Graph, write_bundle
+from glassrt.engine.errors import SlideError
 from glassrt.engine.grid import GridReader
 from glassrt.engine.pipeline import Clock, infer_batches, infer_windows
 from glassrt.engine.segment import lay_windows, segment_image
@@ -134,3 +140,48 @@ def test_outputs_are_the_callers_own(name: str) -> None:
     kept = first.copy()
     assert not np.array_equal(run_windows(backend, 255 - window), kept)
     assert np.array_equal(first, kept)
+
+
+def write_rooted(folder: Path) -> Bundle:
+    """A bundle whose logits are roots of the pixels less 100: no numbers where a window is darker."""
+    pixels = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 320, 320, 3])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2, 20, 20])
+    constants = [
+        numpy_helper.from_array(np.float32(100), "darkest"),
+        numpy_helper.from_array(np.array([0], np.int64), "first"),
+        numpy_helper.from_array(np.array([2], np.int64), "third"),
+        numpy_helper.from_array(np.array([1], np.int64), "channels"),
+    ]
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("AveragePool", ["planes"], ["means"], kernel_shape=[16, 16], strides=[16, 16]),
+        helper.make_node("Slice", ["means", "first", "third", "channels"], ["two"]),
+        helper.make_node("Sub", ["two", "darkest"], ["above"]),
+        helper.make_node("Sqrt", ["above"], ["logits"]),
+    ]
+    graph = helper.make_graph(nodes, "rooted", [pixels], [logits], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    content = model.SerializeToString()
+    entry = Graph("fp32.onnx", hashlib.sha256(content).hexdigest())
+    manifest = msgspec.structs.replace(BUNDLE.manifest, name="rooted", graphs=(entry,), example=None)
+    return write_bundle(folder / "rooted.glass", manifest, {"fp32.onnx": content})
+
+
+@pytest.mark.parametrize("backend", ["ort", "openvino"])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_logits_that_are_no_numbers_fail_the_slide_at_their_place(tmp_path: Path, backend: str, scale: float) -> None:
+    """One dark window of nine: as a class it would be background, scored."""
+    bundle = write_rooted(tmp_path).replace((scale,))
+    pixels = np.full((832, 832, 3), (215, 140, 190), np.uint8)
+    runtime = open_backend(bundle, backend, batch=2, tested=False)
+    assert np.isfinite(segment_image(pixels, BUNDLE.manifest.mpp, bundle, runtime)).all()
+    pixels[-100:, -100:] = 110, 60, 120
+    place = "x 512, y 512" if scale == 1 else "x 192, y 192"
+    told = f"NaN or infinity for the window at {place} of level 0 .*, in fp32 through {backend} .* on CPU"
+    with pytest.raises(SlideError, match=told):
+        segment_image(pixels, BUNDLE.manifest.mpp, bundle, runtime)
+    out = tmp_path / "out"
+    with pytest.raises(SlideError, match=told):
+        score(ArraySlide(pixels, BUNDLE.manifest.mpp), bundle, out, runtime)
+    assert not out.exists()
