@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.errors import BundleError
-from glassrt.engine.files import readable_json, replace_file, replace_folder
+from glassrt.engine.files import readable_json, replace_folder
 
 MANIFEST = "manifest.json"
 LONGEST_NAME = 64
@@ -70,30 +70,11 @@ class Example(Strict, frozen=True):
         check_pinned(self.file, "npz", self.sha256)
 
 
-class Check(Strict, frozen=True):
-    """How far one runtime's logits lay from the exact ones when the bundle was verified.
-
-    `largest` and `mean` are absolute differences, `flips` the share of pixels whose class changed, `miou_change` in
-    points on a labelled set.
-    """
-
-    backend: str
-    device: str
-    precision: RunPrecision
-    passed: bool
-    windows: int
-    largest: float
-    mean: float
-    nan: int
-    flips: float
-    miou_change: float | None = None
-
-
 class Manifest(Strict, frozen=True):
     """What a bundle is and how its network is to be run.
 
     Class 0 is the background: it has an area but no regions. `window` and `stride` are pixels at `mpp` times
-    the scale; `output_stride` is input pixels per logit. `verified` holds what was measured after it was made.
+    the scale; `output_stride` is input pixels per logit.
     """
 
     format: Literal[1]
@@ -109,8 +90,8 @@ class Manifest(Strict, frozen=True):
     graphs: Annotated[tuple[Graph, ...], msgspec.Meta(min_length=1)]
     trained: str
     licence: str
-    verified: tuple[Check, ...] = ()
     example: Example | None = None
+    verified: tuple[dict[str, Any], ...] = ()  # of bundles made before checks lay beside the manifest; not believed
 
     def __post_init__(self) -> None:
         if not is_name(self.name):
@@ -129,7 +110,7 @@ class Manifest(Strict, frozen=True):
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. `sha256` is that of the manifest, which in turn pins every graph."""
+    """An opened bundle. `sha256` is that of the manifest, which pins every graph and never changes: its identity."""
 
     path: Path
     manifest: Manifest
@@ -215,21 +196,6 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
             (beside / entry.file).write_bytes(files[entry.file])
         (beside / MANIFEST).write_bytes(readable_json(manifest))
     return open_bundle(path)
-
-
-def record_checks(bundle: Bundle, checks: tuple[Check, ...]) -> Bundle:
-    """The bundle with these checks in its manifest, on disk too, beside those of other runtimes and devices.
-
-    Raises BundleError or OutputError.
-    """
-    stored = open_bundle(bundle.path)
-    made = {(check.backend, check.device, check.precision): check for check in (*stored.manifest.verified, *checks)}
-    manifest = msgspec.structs.replace(stored.manifest, verified=tuple(made.values()))
-    content = readable_json(manifest)
-    msgspec.json.decode(content, type=Manifest)  # what cannot be read again must not replace what can
-    with replace_file(bundle.path / MANIFEST) as beside:
-        beside.write_bytes(content)
-    return open_bundle(bundle.path)
 
 
 def named_files(manifest: Manifest) -> tuple[Graph | Example, ...]:

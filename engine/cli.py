@@ -16,6 +16,7 @@ from rich.table import Table
 from glassrt.engine.backends import GPU_BATCH, MOST_WINDOWS, NAMES, open_backend, open_plan_backend
 from glassrt.engine.batch import Job, Outcome, score_batch
 from glassrt.engine.bundle import DEFAULT_BUNDLE, Bundle, Precision, open_bundle
+from glassrt.engine.checks import read_checks
 from glassrt.engine.device import has_device
 from glassrt.engine.errors import GlassError, UsageError
 from glassrt.engine.interrupt import Interrupt
@@ -216,10 +217,11 @@ def describe_bundle(table: Table, bundle: Bundle) -> None:
         table.add_row("graph", f"{graph.file}: {graph.precision}{device}{kept}, {size / 1e6:.1f} MB, sha256 matches")
     table.add_row("trained", manifest.trained)
     table.add_row("licence", manifest.licence)
-    for check in manifest.verified:
+    for check in read_checks(bundle):
         passed = "passed" if check.passed else "FAILED"
         figures = f"largest difference {check.largest:.2g}, {check.flips:.2%} of pixels change class"
-        table.add_row(f"{check.precision} through {check.backend}", f"{passed}: {figures}")
+        made_on = f"{check.backend} {check.version} on {check.device}, {check.isa}"
+        table.add_row(f"{check.precision} through", f"{made_on}: {passed}, {figures}")
     table.add_row("sha256", bundle.sha256)
 
 

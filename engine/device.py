@@ -20,6 +20,11 @@ class Device(Strict, frozen=True):
     driver: str
 
     @property
+    def isa(self) -> str:
+        """The compute capability as compilers name it, `sm_90`."""
+        return f"sm_{self.capability.replace('.', '')}"
+
+    @property
     def parts(self) -> tuple[str, str, str]:
         """All that tells one device from another."""
         return self.name, self.capability, self.driver

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from glassrt.engine.backends import GPU_BATCH
-from glassrt.engine.bundle import Check, is_name, open_bundle, record_checks
+from glassrt.engine.bundle import is_name, open_bundle
+from glassrt.engine.checks import CHECKS, Check, record_checks
 from glassrt.engine.cli import build_plans, parse_precisions
 from glassrt.engine.errors import GlassError, UsageError
 from glassrt.engine.files import readable_json, replace_file
@@ -83,11 +84,11 @@ def verify_command(
         exact = open_network(against) if against is not None else None
         left_out: list[GlassError] = []
         checks = verify(opened, windows, exact, data, status.update, left_out.append)
-    recorded = record_checks(opened, checks)
+    record_checks(opened, checks)
     console.print(check_table(checks))
     for error in left_out:
         print(f"glassrt: left out: {error}", file=sys.stderr)
-    print(f"{recorded.path}: sha256 {recorded.sha256}")
+    print(f"{opened.path / CHECKS}: {len(checks)} checks of {opened.sha256}")
     if json is not None:
         with replace_file(json) as beside:
             beside.write_bytes(readable_json(checks))
@@ -104,7 +105,7 @@ def check_table(checks: tuple[Check, ...]) -> Table:
         change = "" if check.miou_change is None else f"{check.miou_change:+.2f}"
         figures = (f"{check.largest:.2g}", f"{check.mean:.2g}", str(check.nan), f"{check.flips:.3%}", change)
         verdict = "passed" if check.passed else "[red]FAILED[/red]" if is_broken(check) else "not offered"
-        table.add_row(check.precision, check.backend, check.device, *figures, verdict)
+        table.add_row(check.precision, check.backend, f"{check.device}, {check.isa}", *figures, verdict)
     return table
 
 

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.backends import Backend, open_backend, running
-from glassrt.engine.bundle import Bundle, Check, RunPrecision
+from glassrt.engine.bundle import Bundle, RunPrecision
+from glassrt.engine.checks import Check
 from glassrt.engine.errors import GlassError
 from glassrt.engine.selftest import TOLERANCES
 from glassrt.export.precision import run_each
@@ -43,7 +44,7 @@ def verify(
     for name, precision in sorted(running(bundle), key=lambda each: each[1] != "fp32"):
         progress(f"{precision} through {name}")
         try:
-            logits, device = run_with(bundle, name, precision, windows)
+            logits, made_on = run_with(bundle, name, precision, windows)
         except GlassError as error:
             failure(error)
             continue
@@ -52,14 +53,26 @@ def verify(
             found = score(bundle, name, precision, data)
             base = found if base is None else base
             miou = found - base
-        checks.append(compare(logits, wanted, len(tissue), name, device, precision, miou))
+        checks.append(compare(logits, wanted, len(tissue), made_on, miou))
     return tuple(checks)
 
 
-def run_with(bundle: Bundle, name: str, precision: RunPrecision, windows: Windows) -> tuple[Logits, str]:
-    """Logits of the windows through one runtime, and the device that computed them."""
+class MadeOn(NamedTuple):
+    """What was measured and what computed it."""
+
+    bundle: str
+    backend: str
+    version: str
+    device: str
+    isa: str
+    precision: RunPrecision
+
+
+def run_with(bundle: Bundle, name: str, precision: RunPrecision, windows: Windows) -> tuple[Logits, MadeOn]:
+    """Logits of the windows through one runtime, and what computed them."""
     with open_as_score_does(bundle, name, precision) as backend:
-        return run_each(backend, windows), backend.device
+        made_on = MadeOn(bundle.sha256, backend.name, backend.version, backend.device, backend.isa, backend.precision)
+        return run_each(backend, windows), made_on
 
 
 def score(bundle: Bundle, name: str, precision: RunPrecision, data: Path) -> float:
@@ -78,9 +91,7 @@ def compare(
     logits: Logits,
     wanted: Logits,
     real: int,
-    name: str,
-    device: str,
-    precision: RunPrecision,
+    made_on: MadeOn,
     miou_change: float | None,
 ) -> Check:
     """How far logits lie from those that are wanted, those that are no numbers aside, which are counted.
@@ -92,14 +103,14 @@ def compare(
     difference = np.abs(logits - wanted, where=finite, out=np.zeros_like(wanted))
     largest, mean = float(difference.max()), float(difference.mean())
     flips = float((logits[:real].argmax(1) != wanted[:real].argmax(1)).mean())
-    allowed = TOLERANCES[precision]
+    allowed = TOLERANCES[made_on.precision]
     passed = (
         bad == 0
         and largest <= allowed.largest * max(1.0, float(np.abs(wanted).max()))
         and flips <= allowed.flips
         and (miou_change is None or miou_change >= -allowed.miou)
     )
-    return Check(name, device, precision, passed, len(logits), largest, mean, bad, flips, miou_change)
+    return Check(*made_on, passed, len(logits), largest, mean, bad, flips, miou_change)
 
 
 def edge_windows(side: int) -> Windows:

@@ -1,13 +1,16 @@
 """Which runtimes there are, which of them run here, and which of those `auto` takes."""
 
+import importlib.metadata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import NamedTuple
 
 from glassrt.engine.bundle import Bundle, RunPrecision, Target, graph_precision
-from glassrt.engine.device import has_device
+from glassrt.engine.checks import Check, read_checks
+from glassrt.engine.device import find_device, has_device
 from glassrt.engine.errors import BackendUnavailable, GlassError, UsageError, first_line
+from glassrt.engine.isa import cpu_isa
 
 
 class Runtime(NamedTuple):
@@ -70,8 +73,9 @@ def choose(bundle: Bundle, name: str = "auto", precision: str = "auto") -> tuple
         bundle.find_graph(graph_precision(fitting[-1][1]), RUNTIMES[fitting[-1][0]].target)  # which raises
     if name != "auto" and precision != "auto":
         return held[0]
-    failed = {(check.backend, check.precision) for check in bundle.manifest.verified if not check.passed}
-    verified = {(check.backend, check.precision) for check in bundle.manifest.verified} - failed
+    here = [check for check in read_checks(bundle) if is_of_here(check)]
+    failed = {(check.backend, check.precision) for check in here if not check.passed}
+    verified = {(check.backend, check.precision) for check in here} - failed
     wanted = [each for each in held if precision != "auto" or each[1] == "fp32" or each in verified]
     for each in wanted:
         if can_run(*each):
@@ -80,6 +84,22 @@ def choose(bundle: Bundle, name: str = "auto", precision: str = "auto") -> tuple
         return (wanted or held)[-1]
     extras = " or ".join(dict.fromkeys(f"'glassrt[{RUNTIMES[each].extra}]'" for each, _ in reversed(held)))
     raise BackendUnavailable(f"nothing here runs {bundle.path} in precision {precision}: pip install {extras}")
+
+
+def is_of_here(check: Check) -> bool:
+    """Whether a check was made with the runtime's version that is installed, on instructions as they are here."""
+    runtime = RUNTIMES[check.backend]
+    try:
+        version = importlib.metadata.version(runtime.module.replace("_", "-"))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    if runtime.target == "gpu":
+        return has_device() and (check.version, check.isa, check.device) == (
+            version,
+            find_device().isa,
+            find_device().name,
+        )
+    return (check.version, check.isa) == (version, cpu_isa())
 
 
 def choose_batch(name: str, precision: RunPrecision) -> int:

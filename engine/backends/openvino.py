@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from glassrt.engine.backends.protocol import check_input
 from glassrt.engine.bundle import RunPrecision
 from glassrt.engine.errors import BackendUnavailable, BundleError
+from glassrt.engine.isa import cpu_isa
 
 
 class OpenVinoBackend:
@@ -53,6 +54,7 @@ class OpenVinoBackend:
             told = [line for line in str(error).splitlines() if line.strip()] or ["it is no ONNX graph"]
             raise BundleError(f"OpenVINO {self.version} cannot load the graph: {told[-1]}") from error
         self.device = ", ".join(compiled.get_property("EXECUTION_DEVICES"))
+        self.isa = cpu_isa()
         self.streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._idle: SimpleQueue[openvino.InferRequest] = SimpleQueue()
         for _ in range(self.streams):

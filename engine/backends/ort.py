@@ -17,6 +17,7 @@ from glassrt.engine.backends.protocol import check_input
 from glassrt.engine.bundle import RunPrecision
 from glassrt.engine.device import find_device
 from glassrt.engine.errors import BackendUnavailable, BundleError, first_line
+from glassrt.engine.isa import cpu_isa
 from glassrt.engine.plans import WORKSPACE_BYTES, default_folder, make_folder
 
 SUFFIX = "ExecutionProvider"
@@ -57,6 +58,7 @@ class OrtBackend:
         self.device = self._session.get_providers()[0].removesuffix(SUFFIX)
         if self.device != provider:
             raise BackendUnavailable(explain(name, f"it would run on {self.device}"))
+        self.isa = cpu_isa() if name == "ort" else find_device().isa
         self._binding = self._session.io_binding()
         memory = "cpu" if name == "ort" else "cuda"
         self._inputs: dict[str, Any] = {each.name: allocate(each, memory) for each in self._session.get_inputs()}

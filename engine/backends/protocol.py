@@ -16,11 +16,12 @@ class Backend(Protocol):
     """Runs one graph at one fixed batch size.
 
     Inputs and outputs are contiguous; outputs are the caller's own. Up to `streams` threads may call `infer` at once.
-    `device` is what really computes, in `precision`; `version` is the runtime's.
+    `device` is what really computes, with the instructions `isa`, in `precision`; `version` is the runtime's.
     """
 
     name: str
     device: str
+    isa: str
     version: str
     precision: RunPrecision
     batch: int

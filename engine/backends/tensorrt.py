@@ -34,7 +34,8 @@ class TensorRtBackend:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.device = find_device().name
+        device = find_device()
+        self.device, self.isa = device.name, device.isa
         self.name, self.version = plan.key.flavour, plan.key.version
         self.batch = plan.key.batch
         self.precision: RunPrecision = plan.key.precision

@@ -5,6 +5,7 @@ import importlib
 import io
 import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,12 +20,12 @@ from glassrt.engine.bundle import (
     DEFAULT_BUNDLE,
     SHIPPED,
     Bundle,
-    Check,
     Example,
     RunPrecision,
     open_bundle,
     write_bundle,
 )
+from glassrt.engine.checks import Check, record_checks
 from glassrt.engine.errors import BackendUnavailable, BundleError, UsageError
 
 choosing = importlib.import_module("glassrt.engine.backends.choose")  # whose name its function has, too
@@ -42,7 +43,7 @@ def remake(folder: Path, logits: Callable[[np.ndarray], np.ndarray] | None = Non
         np.savez(stored, image=image, logits=logits(exact))
         files["example.npz"] = stored.getvalue()
         example = Example("example.npz", hashlib.sha256(stored.getvalue()).hexdigest())
-    manifest = msgspec.structs.replace(BUNDLE.manifest, graphs=(GRAPH,), verified=(), example=example, **changes)
+    manifest = msgspec.structs.replace(BUNDLE.manifest, graphs=(GRAPH,), example=example, **changes)
     return write_bundle(folder / "made.glass", manifest, files)
 
 
@@ -100,11 +101,11 @@ def test_auto_passes_over_what_has_no_device(tmp_path: Path) -> None:
     """TensorRT-RTX is installed and verified in the manifest, but there is nothing it could run on."""
     if device.has_device():
         pytest.skip("there is a CUDA device")
-    verified = (Check("tensorrt-rtx", "GPU", "fp16", True, 1, 0.0, 0.0, 0, 0.0),)
     bundle = remake(tmp_path)
     graphs = (GRAPH, msgspec.structs.replace(GRAPH, precision="fp16", target="gpu"))
-    manifest = msgspec.structs.replace(bundle.manifest, verified=verified, graphs=graphs)
-    bundle = Bundle(bundle.path, manifest, bundle.sha256)
+    bundle = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, graphs=graphs), bundle.sha256)
+    made_on = (bundle.sha256, "tensorrt-rtx", version("tensorrt_rtx"), "GPU", "sm_90")
+    record_checks(bundle, [Check(*made_on, "fp16", True, 1, 0.0, 0.0, 0, 0.0)])
     assert choose(bundle, "auto", "auto") == choose(bundle, "auto", "fp32") == ("openvino", "fp32")
     with pytest.raises(BackendUnavailable, match="no CUDA device"):
         open_backend(bundle, "tensorrt-rtx")

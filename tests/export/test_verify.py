@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
@@ -14,12 +15,14 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from glassrt.engine import backends
-from glassrt.engine.bundle import Bundle, Check, named_files, open_bundle, record_checks, write_bundle
+from glassrt.engine.bundle import Bundle, RunPrecision, named_files, open_bundle, write_bundle
+from glassrt.engine.checks import Check, read_checks, record_checks
 from glassrt.engine.errors import BackendUnavailable, BundleError, GlassError, UsageError
+from glassrt.engine.isa import cpu_isa
 from glassrt.export import verify as verification
 from glassrt.export.bundle import describe_graph
 from glassrt.export.calibration import collect_windows
-from glassrt.export.verify import compare, edge_windows, verify
+from glassrt.export.verify import MadeOn, compare, edge_windows, verify
 
 GLASSRT = Path(sys.executable).parent / "glassrt"
 
@@ -34,8 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The shipped bundle, as if it was not verified yet."""
     shipped = open_bundle()
     files = {entry.file: shipped.read_pinned(entry) for entry in named_files(shipped.manifest)}
-    manifest = msgspec.structs.replace(shipped.manifest, verified=())
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "made.glass", manifest, files)
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "made.glass", shipped.manifest, files)
 
 
 @pytest.fixture
@@ -43,8 +45,13 @@ def bundle(made: Bundle, tmp_path: Path) -> Bundle:
     return open_bundle(shutil.copytree(made.path, tmp_path / "made.glass"))
 
 
-def check(backend: str, precision: backends.RunPrecision, passed: bool) -> Check:
-    return Check(backend, "CPU", precision, passed, 1, 0.0, 0.0, 0, 0.0)
+def check(
+    bundle: Bundle, backend: str, precision: RunPrecision, passed: bool, elsewhere: dict[str, str] | None = None
+) -> Check:
+    """A check that was made here, but for what is said to be `elsewhere`."""
+    runtime = metadata.version({"ort": "onnxruntime"}.get(backend, backend))
+    made = Check(bundle.sha256, backend, runtime, "CPU", cpu_isa(), precision, passed, 1, 0.0, 0.0, 0, 0.0)
+    return msgspec.structs.replace(made, **elsewhere or {})
 
 
 @pytest.mark.slow
@@ -59,8 +66,9 @@ def test_every_runtime_and_precision_is_checked_and_recorded(bundle: Bundle, dem
     assert checks["ort", "fp32"]["largest"] == 0  # it is what the others are held against
     assert 0 < checks["openvino", "fp32"]["largest"] < 1e-3
     assert checks["openvino", "int8"]["largest"] > 1e-3
-    recorded = {(each.backend, each.precision) for each in open_bundle(bundle.path).manifest.verified}
+    recorded = {(each.backend, each.precision) for each in read_checks(bundle)}
     assert recorded == checks.keys()
+    assert open_bundle(bundle.path).sha256 == bundle.sha256  # which results cite
     out = tmp_path / "results"
     subprocess.run([GLASSRT, "score", demo_slide, "--bundle", bundle.path, "--out", out], check=True)
     result = json.loads((out / demo_slide.stem / "result.json").read_text())
@@ -102,15 +110,15 @@ def test_a_check_fails_beyond_its_tolerance(shift: float, passed: bool) -> None:
     wanted = np.random.default_rng(0).normal(0, 5, (4, 2, 6, 6)).astype(np.float32)
     logits = wanted.copy()
     logits[0, 0, 0, 0] += shift
-    found = compare(logits, wanted, 3, "ort", "CPU", "fp32", None)
+    found = compare(logits, wanted, 3, MadeOn(64 * "0", "ort", "1.0", "CPU", "avx2", "fp32"), None)
     assert found.passed is passed
     assert found.nan == int(np.isnan(shift))
 
 
 def test_lost_accuracy_fails_whatever_the_logits_are() -> None:
     wanted = np.ones((2, 2, 4, 4), np.float32)
-    assert compare(wanted, wanted, 1, "ort", "CPU", "int8", -0.4).passed
-    assert not compare(wanted, wanted, 1, "ort", "CPU", "int8", -0.6).passed
+    assert compare(wanted, wanted, 1, MadeOn(64 * "0", "ort", "1.0", "CPU", "avx2", "int8"), -0.4).passed
+    assert not compare(wanted, wanted, 1, MadeOn(64 * "0", "ort", "1.0", "CPU", "avx2", "int8"), -0.6).passed
 
 
 def test_edge_windows_are_white_black_and_noise() -> None:
@@ -122,13 +130,19 @@ def test_edge_windows_are_white_black_and_noise() -> None:
 
 def test_auto_takes_the_fastest_that_was_verified(bundle: Bundle) -> None:
     assert backends.choose(bundle, "auto", "auto") == ("openvino", "fp32")
-    verified = record_checks(bundle, (check("openvino", "int8", True), check("ort", "int8", True)))
-    assert backends.choose(verified, "auto", "auto") == ("openvino", "int8")
-    assert backends.choose(verified, "ort", "auto") == ("ort", "int8")
-    assert backends.choose(verified, "auto", "fp32") == ("openvino", "fp32")
-    failed = record_checks(bundle, tuple(check(name, "int8", False) for name in ("openvino", "ort")))
-    assert backends.choose(failed, "auto", "auto") == ("openvino", "fp32")
-    assert backends.choose(failed, "openvino", "auto") == ("openvino", "fp32")
+    record_checks(bundle, [check(bundle, name, "int8", True) for name in ("openvino", "ort")])
+    assert backends.choose(bundle, "auto", "auto") == ("openvino", "int8")
+    assert backends.choose(bundle, "ort", "auto") == ("ort", "int8")
+    assert backends.choose(bundle, "auto", "fp32") == ("openvino", "fp32")
+    record_checks(bundle, [check(bundle, name, "int8", False) for name in ("openvino", "ort")])
+    assert backends.choose(bundle, "auto", "auto") == ("openvino", "fp32")
+    assert backends.choose(bundle, "openvino", "auto") == ("openvino", "fp32")
+
+
+@pytest.mark.parametrize("elsewhere", [{"isa": "another"}, {"version": "0.1"}, {"bundle": 64 * "0"}])
+def test_a_check_from_elsewhere_counts_as_none(bundle: Bundle, elsewhere: dict[str, str]) -> None:
+    record_checks(bundle, [check(bundle, "openvino", "int8", True, elsewhere)])
+    assert backends.choose(bundle, "auto", "auto") == ("openvino", "fp32")
 
 
 def test_what_cannot_run_is_told(bundle: Bundle) -> None:
@@ -154,19 +168,20 @@ def test_a_check_that_is_not_finite_leaves_the_bundle_whole(bundle: Bundle, bad:
     wanted = np.ones((2, 2, 4, 4), np.float32)
     logits = wanted.copy()
     logits[0, 0, 0, 0] = bad
-    found = compare(logits, wanted, 1, "tensorrt", "GPU", "fp16", None)
+    made_on = MadeOn(bundle.sha256, "tensorrt", "11.0", "GPU", "sm_90", "fp16")
+    found = compare(logits, wanted, 1, made_on, None)
     assert (found.passed, found.nan, found.largest) == (False, 1, 0.0)
-    assert open_bundle(record_checks(bundle, (found,)).path).manifest.verified == (found,)
+    record_checks(bundle, [found])
+    assert read_checks(open_bundle(bundle.path)) == (found,)
 
 
 def test_checks_of_other_devices_stay(bundle: Bundle) -> None:
     """A bundle is verified on one machine after the other; on the same again, the newer check counts."""
-    cpu, gpu = check("ort", "int8", True), check("tensorrt", "fp16", True)
-    record_checks(bundle, (cpu,))
-    both = record_checks(open_bundle(bundle.path), (gpu,))
-    assert both.manifest.verified == (cpu, gpu)
-    worse = check("ort", "int8", False)
-    assert record_checks(both, (worse,)).manifest.verified == (worse, gpu)
+    here, there = check(bundle, "ort", "int8", True), check(bundle, "ort", "int8", True, {"isa": "another"})
+    record_checks(bundle, [here])
+    assert record_checks(open_bundle(bundle.path), [there]) == (here, there)
+    worse = check(bundle, "ort", "int8", False)
+    assert record_checks(bundle, [worse]) == read_checks(bundle) == (worse, there)
 
 
 def test_a_runtime_that_does_not_open_does_not_end_the_verification(
