@@ -1,6 +1,6 @@
-"""The README's tables of figures and its picture, drawn from the files in `benchmarks/results/`.
+"""The tables of figures in `benchmarks/README.md` and their picture, drawn from the files in `benchmarks/results/`.
 
-`python -m glassrt.benchmarks.tables README.md` replaces what stands between `<!-- NAME -->` and `<!-- end -->` for
+`python -m glassrt.benchmarks.tables benchmarks/README.md` replaces what stands between `<!-- NAME -->` and `<!-- end -->` for
 every table there is. Run it in a checkout after new results.
 """
 

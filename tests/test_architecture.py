@@ -1,6 +1,7 @@
 """What the installed package promises: a complete wheel, one namespace, light imports."""
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -76,3 +77,11 @@ def test_importing_loads_no_framework_and_no_runtime(module: str, tmp_path: Path
     look = f"import sys, {module}; print(*({HEAVY} & sys.modules.keys()))"
     seen = subprocess.run([sys.executable, "-c", look], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert seen.stdout.split() == []
+
+
+def test_the_readme_is_short_and_what_it_links_to_is_there() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+    assert links
+    assert not [link for link in links if not (ROOT / link).is_file()]

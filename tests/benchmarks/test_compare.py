@@ -78,7 +78,7 @@ def test_a_mark_without_its_end_is_told() -> None:
 
 def test_the_tables_of_the_readme_are_those_of_the_results() -> None:
     root = Path(__file__).parents[2]
-    text = (root / "README.md").read_text()
+    text = (root / "benchmarks" / "README.md").read_text()
     assert fill(text, root / "benchmarks" / "results") == text
     assert all(f"<!-- {name} -->\n\n| " in text for name in TABLES)
     emptied = re.sub(r"(<!-- peers -->\n).*?(<!-- end -->)", r"\1\2", text, flags=re.DOTALL)
