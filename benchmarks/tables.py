@@ -1,7 +1,7 @@
 """The tables of figures in `benchmarks/README.md` and their picture, drawn from the files in `benchmarks/results/`.
 
-`python -m glassrt.benchmarks.tables benchmarks/README.md` replaces what stands between `<!-- NAME -->` and `<!-- end -->` for
-every table there is. Run it in a checkout after new results.
+`python -m glassrt.benchmarks.tables benchmarks/README.md` replaces what stands between `<!-- NAME -->` and
+`<!-- end -->` for every table there is. Run it in a checkout after new results.
 """
 
 import re
