@@ -4,6 +4,7 @@ large matrix products on a GPU.
 
 import time
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from glassrt.cuda_kernels.compile import import_cupy
 from glassrt.engine.bundle import Bundle, RunPrecision
 from glassrt.engine.device import find_device
+from glassrt.engine.errors import BackendUnavailable, first_line
 
 CHANNELS, SIDE, LAYERS = 256, 40, 4
 CALLS = 8
@@ -45,9 +47,10 @@ def measure_gpu_ceiling(precisions: set[RunPrecision]) -> dict[str, float]:
     """GMAC/s of large matrix products on the current CUDA device for each precision that CuPy has, and under `copy`
     the GB/s read plus written by a copy in its memory: the best of some calls, between device events.
 
-    Raises CudaUnavailable or BackendUnavailable.
+    Raises BackendUnavailable.
     """
     find_device()
+    require_cublas()
     cupy = import_cupy()
     rates: dict[str, float] = {}
     for precision, kind in (("fp32", cupy.float32), ("fp16", cupy.float16)):
@@ -60,6 +63,17 @@ def measure_gpu_ceiling(precisions: set[RunPrecision]) -> dict[str, float]:
     target = cupy.empty_like(source)
     rates["copy"] = 2 * COPIED / time_on_device(cupy, lambda: cupy.copyto(target, source)) / 1e9
     return rates
+
+
+def require_cublas() -> None:
+    """Raise BackendUnavailable unless CuPy finds cuBLAS, which it multiplies matrices with."""
+    try:
+        import_module("cupy_backends.cuda.libs.cublas")
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"a GPU's ceiling is measured with cuBLAS, which cannot be loaded ({first_line(error)}): "
+            "pip install 'nvidia-cublas>=13,<14'"
+        ) from error
 
 
 def time_on_device(cupy: Any, call: Callable[[], object]) -> float:

@@ -1,13 +1,13 @@
-"""TensorRT engines ("plans") of a bundle's graphs, built on the machine that will run them and kept for the next time.
+"""TensorRT engines ("plans") of a bundle's graphs, built before they run and kept for the next time.
 
 `tensorrt` and `tensorrt-rtx` share one interface and this one path. Networks are strongly typed: the precision is the
-graph's own. A plan is for one batch size, so that every shape in it is fixed. Only TensorRT-RTX builds without a GPU.
+graph's own. A plan is for one batch size, so that every shape in it is fixed. Only TensorRT-RTX builds without a GPU,
+and then for whatever GPU will load it.
 """
 
 import hashlib
 import importlib
 import logging
-import os
 import warnings
 from functools import cache
 from importlib.util import find_spec
@@ -17,15 +17,18 @@ from typing import Any, NamedTuple
 import msgspec
 
 from glassrt.engine.bundle import Bundle, Precision, Strict
-from glassrt.engine.device import Device, find_device, has_device
-from glassrt.engine.errors import BackendUnavailable, BundleError, OutputError
-from glassrt.engine.files import prepare_folder, replace_file
+from glassrt.engine.cache import default_folder, keep, make_folder, read
+from glassrt.engine.device import Device, find_device
+from glassrt.engine.errors import BackendUnavailable, BundleError
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 INPUT = "image"
 WORKSPACE_BYTES = 4 << 30  # of the GPU's memory, at most, while layers run
-RECIPE = 1  # goes up whenever engines are built otherwise
-NO_DEVICE = Device("no GPU", "any", "none")
+RECIPE = 2  # goes up whenever engines are built otherwise
+# What TensorRT-RTX builds for, with a GPU or without: it compiles kernels for the device when it loads an engine. It
+# names 7.5 too, but leaves it out of such engines and has no float32 matrix products there.
+PORTABLE = Device("every GPU that it knows", "8.0 and later", "any")
+LEAST_CAPABILITY = 8.0
 
 LOGGER = logging.getLogger("glassrt")
 
@@ -87,9 +90,8 @@ def open_plan(
     """
     tensorrt = import_flavour(flavour)
     graph = bundle.find_graph(precision, "gpu")
-    key = Key(
-        graph.sha256, flavour, tensorrt.__version__, choose_device(flavour), precision, bundle.manifest.window, batch
-    )
+    device, window = choose_device(flavour), bundle.manifest.window
+    key = Key(graph.sha256, flavour, tensorrt.__version__, device, precision, window, batch)
     path = (folder or default_folder()) / f"{bundle.manifest.name}-{precision}-batch{batch}-{key.digest}.plan"
     try:
         if unusable:
@@ -109,9 +111,12 @@ def open_plan(
 
 
 def read_entry(path: Path, key: Key) -> bytes:
-    """The engine in a plan's file. Raises FileNotFoundError, or Unusable where it is not whole or has another key."""
+    """The engine in a plan's file.
+
+    Raises FileNotFoundError, Unusable where it is not whole or has another key, and OutputError as `cache.read` does.
+    """
     try:
-        entry = msgspec.msgpack.decode(path.read_bytes(), type=Entry)
+        entry = msgspec.msgpack.decode(read(path), type=Entry)
     except msgspec.MsgspecError as error:
         raise Unusable("is torn or of another version") from error
     except FileNotFoundError:
@@ -149,7 +154,7 @@ def build_engine(tensorrt: Any, graph: bytes, key: Key, timings: bytes = b"") ->
     profile.set_shape(INPUT, shape, shape, shape)
     config.add_optimization_profile(profile)
     tuned = key.flavour == "tensorrt"  # RTX tunes when it runs
-    if tuned and not config.set_timing_cache(config.create_timing_cache(timings), False):
+    if tuned and not ((known := config.create_timing_cache(timings)) and config.set_timing_cache(known, False)):
         config.set_timing_cache(config.create_timing_cache(b""), False)
     memory = builder.build_serialized_network(network, config)
     if memory is None:
@@ -193,38 +198,19 @@ def start_logger(tensorrt: Any) -> Any:
 
 
 def knows_device() -> bool:
-    """Whether TensorRT-RTX names this GPU's compute capability among those that it computes on."""
+    """Whether TensorRT-RTX computes on this GPU."""
+    return names_capability(find_device().capability)
+
+
+def names_capability(capability: str) -> bool:
+    """Whether TensorRT-RTX computes on GPUs of a compute capability such as `8.9` with what is built for all."""
     known = import_flavour("tensorrt-rtx").ComputeCapability.__members__
-    return f"SM{find_device().capability.replace('.', '')}" in known
+    return f"SM{capability.replace('.', '')}" in known and float(capability) >= LEAST_CAPABILITY
 
 
 def choose_device(flavour: str) -> Device:
-    """What to build for: this GPU, or without one the GPUs that TensorRT-RTX builds for by default."""
-    return NO_DEVICE if flavour == "tensorrt-rtx" and not has_device() else find_device()
-
-
-def default_folder() -> Path:
-    """Where plans are kept: `$GLASSRT_CACHE/plans`, else in the user's cache folder."""
-    own, shared = os.environ.get("GLASSRT_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    base = Path(own) if own else Path(shared or "~/.cache").expanduser() / "glassrt"
-    return base / "plans"
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder of the cache that can be written. Raises OutputError."""
-    try:
-        prepare_folder(folder)
-    except OutputError as error:
-        raise OutputError(f"{folder}: plans cannot be kept here ({error.__cause__}): set GLASSRT_CACHE") from error
-
-
-def keep(path: Path, content: bytes) -> None:
-    """Write a file of the cache whole or not at all. Raises OutputError."""
-    try:
-        with replace_file(path) as beside:
-            beside.write_bytes(content)
-    except OutputError as error:
-        raise OutputError(f"{path} cannot be kept ({error.__cause__}): set GLASSRT_CACHE") from error
+    """What to build for: this GPU, or with TensorRT-RTX a range of them, so that a plan may be built anywhere."""
+    return PORTABLE if flavour == "tensorrt-rtx" else find_device()
 
 
 def timing_digest(key: Key) -> str:
@@ -233,9 +219,9 @@ def timing_digest(key: Key) -> str:
 
 
 def read_timings(path: Path) -> bytes:
-    """What TensorRT measured of its kernels on this GPU so far; nothing at first."""
+    """What TensorRT measured of its kernels on this GPU so far; nothing at first. Raises OutputError."""
     try:
-        return path.read_bytes()
+        return read(path)
     except OSError:
         return b""
 

@@ -34,8 +34,7 @@ def require_kernels(device: torch.device) -> None:
 def on_stream(tensor: Tensor) -> Iterator[None]:
     """CuPy on the tensor's device and torch's current stream there."""
     cuda = import_cupy().cuda
-    stream = torch.cuda.current_stream(tensor.device).cuda_stream
-    with cuda.Device(tensor.device.index), cuda.ExternalStream(stream, tensor.device.index):
+    with cuda.Device(tensor.device.index), cuda.Stream.from_external(torch.cuda.current_stream(tensor.device)):
         yield
 
 

@@ -118,8 +118,9 @@ def learning_rate(step: int, schedule: Schedule) -> float:
 
 
 def half_precision(device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 where it is faster: on GPUs."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    """bfloat16 where it is faster, on GPUs that compute in it; those that would emulate it train in float32."""
+    enabled = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 Batches = Iterator[tuple[Tensor, Tensor, Sequence[str]]]

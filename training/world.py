@@ -1,5 +1,6 @@
 """The processes that train one network together: one, or as many as torchrun started."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from glassrt.engine.device import explain_unused
 from glassrt.engine.errors import TrainingError
+
+LOGGER = logging.getLogger("glassrt")
 
 VARIABLES = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}  # what torchrun sets, and what one process has
 
@@ -77,6 +81,8 @@ def join_world() -> Iterator[World]:
     device = torch.device(f"cuda:{local}" if on_gpu else "cpu")
     if on_gpu:
         torch.cuda.set_device(device)
+    elif line := explain_unused(lambda _: f"torch {torch.__version__} finds no CUDA device"):
+        LOGGER.warning("%s", line)
     started = size > 1 and not torch.distributed.is_initialized()
     if started:
         torch.distributed.init_process_group("nccl" if on_gpu else "gloo")

@@ -1,16 +1,20 @@
 """Which runtimes there are, which of them run here, and which of those `auto` takes."""
 
 import importlib.metadata
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from typing import NamedTuple
 
 from glassrt.engine.bundle import Bundle, RunPrecision, Target, graph_precision
 from glassrt.engine.checks import Check, read_checks
-from glassrt.engine.device import find_device, has_device
+from glassrt.engine.device import Device, explain_unused, find_device, has_device
 from glassrt.engine.errors import BackendUnavailable, GlassError, UsageError, first_line
 from glassrt.engine.isa import cpu_isa
+
+LOGGER = logging.getLogger("glassrt")
 
 
 class Runtime(NamedTuple):
@@ -79,6 +83,8 @@ def choose(bundle: Bundle, name: str = "auto", precision: str = "auto") -> tuple
     wanted = [each for each in held if precision != "auto" or each[1] == "fp32" or each in verified]
     for each in wanted:
         if can_run(*each):
+            if name == "auto" and RUNTIMES[each[0]].target == "cpu":
+                tell_unused_gpu(tuple(dict.fromkeys(held for held, _ in wanted if RUNTIMES[held].target == "gpu")))
             return each
     if name != "auto":
         return (wanted or held)[-1]
@@ -141,6 +147,30 @@ def can_run(name: str, precision: RunPrecision) -> bool:
 
             return has_bfloat16()
     return True
+
+
+@cache  # once in a process
+def tell_unused_gpu(names: tuple[str, ...]) -> None:
+    """Log why a GPU that is there is not used through these runtimes, which have a graph for it."""
+    line = explain_unused(
+        lambda device: (
+            "; ".join(f"{name}: {find_lack(name, device)}" for name in names)
+            or "no runtime for GPUs has what is asked for"
+        )
+    )
+    if line:
+        LOGGER.warning("%s", line)
+
+
+def find_lack(name: str, device: Device) -> str:
+    """Why a runtime for GPUs does not run on a device that is there."""
+    if find_spec(RUNTIMES[name].module) is None:
+        return f"not installed (pip install 'glassrt[{RUNTIMES[name].extra}]')"
+    if RUNTIMES[name].module == "onnxruntime":
+        from glassrt.engine.backends import ort
+
+        return ort.find_lack(name)
+    return f"does not compute on capability {device.capability}"
 
 
 @contextmanager

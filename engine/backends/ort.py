@@ -1,11 +1,11 @@
 """ONNX Runtime: on the CPU, on CUDA, or through the TensorRT that it was built with."""
 
-import contextlib
 import ctypes
 import hashlib
-import io
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,17 @@ from numpy.typing import NDArray
 
 from glassrt.engine.backends.protocol import check_input
 from glassrt.engine.bundle import RunPrecision
+from glassrt.engine.cache import check_contents, default_folder, make_folder
 from glassrt.engine.device import find_device
 from glassrt.engine.errors import BackendUnavailable, BundleError, first_line
 from glassrt.engine.isa import cpu_isa
-from glassrt.engine.plans import WORKSPACE_BYTES, default_folder, make_folder
+from glassrt.engine.plans import WORKSPACE_BYTES
 
 SUFFIX = "ExecutionProvider"
 PROVIDERS = {"ort": "CPU", "ort-cuda": "CUDA", "ort-tensorrt": "Tensorrt"}
+REINSTALL = "pip uninstall -y onnxruntime, then pip install 'glassrt[gpu]'"
+CUDA_LIBRARIES = ("cudart", "nvrtc", "cublasLt", "cublas", "curand", "cudnn")  # as cuda-pathfinder calls them
+TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10")
 TYPES: dict[str, np.dtype[Any]] = {"tensor(uint8)": np.dtype(np.uint8), "tensor(float)": np.dtype(np.float32)}
 
 
@@ -40,7 +44,7 @@ class OrtBackend:
         if provider + SUFFIX not in onnxruntime.get_available_providers():
             raise BackendUnavailable(
                 f"backend {name} needs onnxruntime-gpu, and the installed onnxruntime {self.version} knows no "
-                f"{provider}: pip uninstall -y onnxruntime, then pip install 'glassrt[gpu]'"
+                f"{provider}: {REINSTALL}"
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -50,7 +54,9 @@ class OrtBackend:
         options.add_free_dimension_override_by_name("batch", batch)
         if name == "ort":
             try:
-                self._session = onnxruntime.InferenceSession(graph, options, providers=[provider + SUFFIX])
+                self._session = onnxruntime.InferenceSession(
+                    graph, options, providers=[provider + SUFFIX], enable_fallback=False
+                )
             except Exception as error:  # the runtime's own exceptions share no base but this
                 raise BundleError(f"ONNX Runtime {self.version} cannot load the graph: {first_line(error)}") from error
         else:
@@ -72,7 +78,12 @@ class OrtBackend:
         for name, value in self._inputs.items():
             check_input(name, inputs[name], tuple(value.shape()), TYPES[value.data_type()])
             value.update_inplace(inputs[name])
-        self._session.run_with_iobinding(self._binding)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:  # the runtime's own exceptions share no base but this
+            raise BackendUnavailable(
+                f"{self.name} {self.version} on {self.device} failed: {first_line(error)}"
+            ) from error
         return {name: value.numpy().copy() for name, value in self._outputs.items()}
 
     def close(self) -> None:
@@ -85,19 +96,17 @@ def start_on_gpu(
     graph: bytes, options: Any, name: str, precision: RunPrecision, batch: int
 ) -> onnxruntime.InferenceSession:
     """A session whose every layer runs on the GPU. Raises BackendUnavailable."""
+    find_device()
+    if lack := find_lack(name):
+        raise BackendUnavailable(f"backend {name}: {lack}")
     # Else layers that the provider has no kernel for would run on the CPU in silence.
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     provider = (PROVIDERS[name] + SUFFIX, provider_options(name, graph, precision, batch))
-    options.log_severity_level = 4
-    onnxruntime.set_default_logger_severity(4)  # it prints pages of what the error says
+    options.log_severity_level = 4  # it prints pages of what the error says
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            onnxruntime.preload_dlls()  # of the packages that pip installs beside it
         return onnxruntime.InferenceSession(graph, options, providers=[provider], enable_fallback=False)
     except Exception as error:  # the runtime's own exceptions share no base but this
         raise BackendUnavailable(explain(name, first_line(error))) from error
-    finally:
-        onnxruntime.set_default_logger_severity(2)
 
 
 def allocate(tensor: Any, memory: str) -> Any:
@@ -111,24 +120,11 @@ def allocate(tensor: Any, memory: str) -> Any:
 
 
 def explain(name: str, why: str) -> str:
-    """One line for a provider that does not run; of a library that is missing rather than of what followed from it."""
+    """One line for a provider that does not run, though all that it loads is there."""
     return (
         f"backend {name}: ONNX Runtime {onnxruntime.__version__} does not run the whole graph on {PROVIDERS[name]} "
-        f"({missing_library(PROVIDERS[name]) or why}): see to the NVIDIA driver and "
-        f"pip install 'onnxruntime-gpu[cuda,cudnn]'{' and TensorRT 10' if name == 'ort-tensorrt' else ''}, "
-        "or choose another --backend"
+        f"({why}): choose another --backend"
     )
-
-
-def missing_library(provider: str) -> str:
-    """What the system's loader says of a provider's library, nothing if it loads."""
-    folder = Path(onnxruntime.__file__).parent / "capi"
-    try:
-        ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
-        ctypes.CDLL(str(folder / f"libonnxruntime_providers_{provider.lower()}.so"))
-    except OSError as error:
-        return first_line(error)
-    return ""
 
 
 def provider_options(name: str, graph: bytes, precision: RunPrecision, batch: int) -> dict[str, str]:
@@ -142,6 +138,7 @@ def provider_options(name: str, graph: bytes, precision: RunPrecision, batch: in
     key = (hashlib.sha256(graph).hexdigest(), onnxruntime.__version__, precision, str(batch), *find_device().parts)
     folder = default_folder() / f"{name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}"
     make_folder(folder)
+    check_contents(folder)
     return {
         "trt_fp16_enable": str(precision == "fp16"),
         "trt_int8_enable": str(precision == "int8"),
@@ -155,14 +152,41 @@ def provider_options(name: str, graph: bytes, precision: RunPrecision, batch: in
 
 def has_provider(name: str) -> bool:
     """Whether the installed ONNX Runtime was built with what a backend needs, and what that needs is there too."""
+    return not find_lack(name)
+
+
+def find_lack(name: str) -> str:
+    """What a backend misses and how to get it; nothing where all is there.
+
+    What ONNX Runtime's provider links to is loaded here, out of the packages that pip installs: its own way of doing so
+    prints what it misses, and to load the provider itself would break it, as it wants to be loaded by ONNX Runtime.
+    """
     if PROVIDERS[name] + SUFFIX not in onnxruntime.get_available_providers():
-        return False
-    if name == "ort-tensorrt":
+        return f"the installed onnxruntime {onnxruntime.__version__} knows no {PROVIDERS[name]}: {REINSTALL}"
+    if name == "ort":
+        return ""
+    pathfinder = import_module("cuda.pathfinder")
+    for library in CUDA_LIBRARIES:
         try:
-            ctypes.CDLL("libnvinfer.so.10")
-        except OSError:
-            return False
-    return True
+            pathfinder.load_nvidia_dynamic_lib(library)
+        except RuntimeError as error:
+            return (
+                f"NVIDIA's {library} cannot be loaded ({first_line(error)}): pip install 'onnxruntime-gpu[cuda,cudnn]'"
+            )
+    for library in TENSORRT_LIBRARIES if name == "ort-tensorrt" else ():
+        try:
+            load_tensorrt(library)
+        except OSError as error:
+            return f"TensorRT 10's {library} cannot be loaded ({first_line(error)}): pip install 'tensorrt-cu13<11'"
+    return ""
+
+
+def load_tensorrt(library: str) -> None:
+    """Load a library of TensorRT, out of its package or from where the system looks. Raises OSError."""
+    package = find_spec("tensorrt_libs")
+    folders = [*(package.submodule_search_locations or ())] if package else []
+    paths = [path for folder in folders if (path := Path(folder, library)).exists()]
+    ctypes.CDLL(str(paths[0]) if paths else library)
 
 
 def refuse_both_packages() -> None:

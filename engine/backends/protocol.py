@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.bundle import RunPrecision
-from glassrt.engine.errors import UsageError
+from glassrt.engine.errors import UsageError, first_line
 
 Array = NDArray[Any]
 
@@ -42,3 +42,8 @@ def check_input(name: str, given: Array, shape: tuple[int, ...], dtype: np.dtype
     """Raise UsageError unless an input is what the graph takes: runtimes would take its bytes for something else."""
     if given.shape != shape or given.dtype != dtype:
         raise UsageError(f"{name}: expected {dtype} {list(shape)}, got {given.dtype} {list(given.shape)}")
+
+
+def failure(backend: Backend, error: Exception) -> str:
+    """One line for a call that failed after the backend was opened: a GPU without memory, one that fell off."""
+    return f"{backend.name} {backend.version} on {backend.device} failed: {first_line(error)}"

@@ -1,8 +1,9 @@
 """TensorRT and TensorRT-RTX on a CUDA device."""
 
 import contextlib
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,8 +12,12 @@ from glassrt.cuda_kernels.compile import import_cupy
 from glassrt.engine.backends.protocol import Array, check_input
 from glassrt.engine.bundle import RunPrecision
 from glassrt.engine.device import find_device
-from glassrt.engine.errors import BackendUnavailable
+from glassrt.engine.errors import BackendUnavailable, first_line
 from glassrt.engine.plans import Plan, import_flavour, start_logger
+
+POISON = 0xFF  # NaN as a float: what a launch leaves unwritten must not look like the results of the one before
+
+LOGGER = logging.getLogger("glassrt")
 
 
 class Bound(NamedTuple):
@@ -27,7 +32,7 @@ class TensorRtBackend:
     """One plan with its buffers, on a stream of its own.
 
     Inputs and outputs pass through pinned memory. Copying in, computing and copying out are one CUDA graph where
-    TensorRT can be captured.
+    TensorRT can be captured, and else are launched one after the other, which the log says.
     """
 
     streams = 1
@@ -44,36 +49,41 @@ class TensorRtBackend:
         logger.errors.clear()
         self._runtime = tensorrt.Runtime(logger)  # the engine may use it as long as it lives
         self._engine = self._runtime.deserialize_cuda_engine(plan.engine)
-        context = None if self._engine is None else self._engine.create_execution_context()
+        context = None if self._engine is None else start_context(tensorrt, self._engine)
         if context is None:
             raise BackendUnavailable(f"{self.name} {self.version} cannot load {plan.path}: {' '.join(logger.errors)}")
         self._context = context
         self._gpu = cupy.cuda.Device()  # each thread has one of its own
         self._stream = cupy.cuda.Stream(non_blocking=True)
-        self._cuda_error = cupy.cuda.runtime.CUDARuntimeError
         self._inputs: list[Bound] = []
         self._outputs: list[Bound] = []
-        for index in range(self._engine.num_io_tensors):
-            self._bind(tensorrt, cupy, self._engine.get_tensor_name(index))
+        with self._stream:  # memory that CuPy gives out again is free in the order of one stream alone
+            for index in range(self._engine.num_io_tensors):
+                self._bind(tensorrt, cupy, self._engine.get_tensor_name(index))
+        self._graph: Any = None
         self._graph = self._capture()
 
     def infer(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         for bound in self._inputs:
             check_input(bound.name, inputs[bound.name], bound.pinned.shape, bound.pinned.dtype)
             bound.pinned[...] = inputs[bound.name]
-        with self._gpu:
-            if self._graph is None:
-                self._enqueue()
-            else:
-                self._graph.launch(self._stream)
-            self._stream.synchronize()
+        for bound in self._outputs:
+            bound.pinned.view(np.uint8).fill(POISON)
+        try:
+            with self._gpu:
+                self._launch()
+        except RuntimeError as error:  # as CUDA's errors are
+            raise BackendUnavailable(
+                f"{self.name} {self.version} on {self.device} failed: {first_line(error)}"
+            ) from error
         return {bound.name: bound.pinned.copy() for bound in self._outputs}
 
     def close(self) -> None:
-        # In this order: a context must not outlive its engine, nor an engine its runtime.
-        self._graph = None
-        del self._context, self._engine, self._runtime
-        self._inputs, self._outputs = [], []
+        with self._gpu:
+            # In this order: a context must not outlive its engine, nor an engine its runtime.
+            self._graph = None
+            del self._context, self._engine, self._runtime
+            self._inputs, self._outputs = [], []
 
     def _bind(self, tensorrt: Any, cupy: Any, name: str) -> None:
         """Give a tensor of the plan its memory, pinned and on the device."""
@@ -98,19 +108,52 @@ class TensorRtBackend:
         for bound in self._outputs:
             bound.memory.copy_to_host_async(bound.pinned.ctypes.data, bound.pinned.nbytes, self._stream)
 
+    def _launch(self) -> None:
+        """Compute what lies in the inputs, and wait for it."""
+        if self._graph is None:
+            self._enqueue()
+        else:
+            self._graph.launch(self._stream)
+        self._stream.synchronize()
+
     def _capture(self) -> Any:
         """All of `_enqueue` as a CUDA graph, or None where TensorRT cannot be captured."""
-        self._enqueue()  # what is loaded at first use must be loaded by now
-        self._stream.synchronize()
+        for bound in self._inputs:
+            bound.pinned[...] = 0
+        self._launch()  # what is loaded at first use must be loaded by now
         ask = getattr(self._context, "is_stream_capturable", None)  # of TensorRT-RTX alone
         if ask is not None and not ask(self._stream.ptr):
+            LOGGER.info("%s runs without a CUDA graph: it says that it cannot be captured", self.name)
             return None
-        self._stream.begin_capture()
         try:
-            self._enqueue()
-            return self._stream.end_capture()
-        except (BackendUnavailable, self._cuda_error):
-            if self._stream.is_capturing():
-                with contextlib.suppress(self._cuda_error):  # it tells again what was told
-                    self._stream.end_capture()
+            graph = capture(self._stream, self._enqueue)
+        except (BackendUnavailable, RuntimeError) as error:  # as CUDA's errors are
+            LOGGER.info("%s runs without a CUDA graph: %s", self.name, first_line(error))
+            self._launch()  # raises here, not at the first slide, if the failure left more behind
             return None
+        return graph
+
+
+def start_context(tensorrt: Any, engine: Any) -> Any:
+    """What runs an engine, or None. TensorRT-RTX compiles for the shape at once, or else would capture slower kernels."""
+    if not hasattr(tensorrt, "DynamicShapesKernelSpecializationStrategy"):
+        return engine.create_execution_context()
+    config = engine.create_runtime_config()
+    config.dynamic_shapes_kernel_specialization_strategy = tensorrt.DynamicShapesKernelSpecializationStrategy.EAGER
+    return engine.create_execution_context(config)
+
+
+def capture(stream: Any, enqueue: Callable[[], None]) -> Any:
+    """What `enqueue` does to a CuPy stream, as a CUDA graph. Raises what failed, with the stream in working order.
+
+    A capture that failed on its way is ended all the same, as the stream takes no other work until then. Whether it has
+    failed is not asked: CuPy raises where CUDA says so.
+    """
+    stream.begin_capture()
+    try:
+        enqueue()
+    except BaseException:
+        with contextlib.suppress(RuntimeError):  # it tells again what was told
+            stream.end_capture()
+        raise
+    return stream.end_capture()

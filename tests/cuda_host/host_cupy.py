@@ -8,7 +8,6 @@ import hashlib
 import re
 import subprocess
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -139,7 +138,6 @@ class _Device:
 
 cuda = SimpleNamespace(
     Device=_Device,
-    ExternalStream=nullcontext,
     runtime=SimpleNamespace(CUDARuntimeError=RuntimeError),
     compiler=SimpleNamespace(CompileException=CompileError),
 )
