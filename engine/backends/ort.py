@@ -165,15 +165,23 @@ def find_lack(name: str) -> str:
         return f"the installed onnxruntime {onnxruntime.__version__} knows no {PROVIDERS[name]}: {REINSTALL}"
     if name == "ort":
         return ""
+    return find_missing_cuda() or (find_missing_tensorrt() if name == "ort-tensorrt" else "")
+
+
+def find_missing_cuda() -> str:
+    """Which of CUDA's libraries cannot be loaded, and what to do; nothing where all can."""
     pathfinder = import_module("cuda.pathfinder")
     for library in CUDA_LIBRARIES:
         try:
             pathfinder.load_nvidia_dynamic_lib(library)
         except RuntimeError as error:
-            return (
-                f"NVIDIA's {library} cannot be loaded ({first_line(error)}): pip install 'onnxruntime-gpu[cuda,cudnn]'"
-            )
-    for library in TENSORRT_LIBRARIES if name == "ort-tensorrt" else ():
+            return f"NVIDIA's {library} cannot be loaded ({first_line(error)}): pip install 'glassrt[gpu]'"
+    return ""
+
+
+def find_missing_tensorrt() -> str:
+    """Which of TensorRT's libraries cannot be loaded, and what to do; nothing where all can."""
+    for library in TENSORRT_LIBRARIES:
         try:
             load_tensorrt(library)
         except OSError as error:

@@ -135,7 +135,7 @@ class TensorRtBackend:
 
 
 def start_context(tensorrt: Any, engine: Any) -> Any:
-    """What runs an engine, or None. TensorRT-RTX compiles for the shape at once, or else would capture slower kernels."""
+    """What runs an engine, or None. TensorRT-RTX compiles for the shape at once, lest slower kernels are captured."""
     if not hasattr(tensorrt, "DynamicShapesKernelSpecializationStrategy"):
         return engine.create_execution_context()
     config = engine.create_runtime_config()

@@ -1,5 +1,6 @@
 """Latency is measured on what really runs."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 
 from glassrt.benchmarks import latency
-from glassrt.benchmarks.ceiling import count_gmac, measure_ceiling
+from glassrt.benchmarks.ceiling import count_gmac, measure_ceiling, measure_gpu_ceiling, require_cublas
 from glassrt.benchmarks.latency import Setting, closed_loop, lay_settings, open_loop, percentiles
 from glassrt.engine.bundle import Bundle, open_bundle
+from glassrt.engine.device import has_device
 from glassrt.engine.errors import BackendUnavailable, UsageError
 
 GLASSRT = Path(sys.executable).parent / "glassrt"
@@ -120,3 +122,25 @@ def test_a_bundle_without_an_example_is_timed_too(monkeypatch: pytest.MonkeyPatc
     windows = latency.example_windows(Bundle(BUNDLE.path, manifest, BUNDLE.sha256), 2)
     assert windows.shape == (2, 320, 320, 3)
     assert windows.std() > 10
+
+
+def test_without_cublas_a_gpus_ceiling_is_refused_in_one_line() -> None:
+    try:
+        importlib.import_module("cupy_backends.cuda.libs.cublas")
+    except ImportError:
+        with pytest.raises(BackendUnavailable, match=r"^a GPU's ceiling .* cuBLAS, .*: pip install 'nvidia-cublas.*'$"):
+            require_cublas()
+    else:
+        require_cublas()
+
+
+@pytest.mark.gpu
+def test_a_gpus_ceiling_rises_with_less_precision() -> None:
+    if not has_device():
+        pytest.skip("no CUDA device")
+    try:
+        rates = measure_gpu_ceiling({"fp32", "fp16"})
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    assert rates["fp16"] > rates["fp32"] > 100
+    assert rates["copy"] > 10

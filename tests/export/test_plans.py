@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,11 +17,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from glassrt.engine.backends import open_backend, run_windows
+from glassrt.engine import plans
+from glassrt.engine.backends import can_run, open_backend, run_windows
 from glassrt.engine.bundle import Bundle, Precision, open_bundle, write_bundle
-from glassrt.engine.device import Device, has_device
+from glassrt.engine.cache import keep, make_folder
+from glassrt.engine.device import Device
 from glassrt.engine.errors import BundleError, OutputError
-from glassrt.engine.plans import MODULES, Entry, Key, default_folder, open_plan, read_entry
+from glassrt.engine.plans import Entry, Key, names_capability, open_plan, read_entry, read_timings
 from glassrt.engine.selftest import TOLERANCES
 from glassrt.export import bundle as exporting
 from glassrt.export import precision
@@ -158,12 +161,56 @@ def test_a_layer_that_tensorrt_refuses_is_named(bundle: Bundle, tmp_path: Path) 
         open_plan(with_graph(bundle, tmp_path, model.SerializeToString()), FLAVOUR, "fp32", 1, tmp_path / "kept")
 
 
-def test_the_cache_is_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GLASSRT_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert default_folder() == Path("/x/glassrt/plans")
-    monkeypatch.setenv("GLASSRT_CACHE", "/y")
-    assert default_folder() == Path("/y/plans")
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda path: path.chmod(0o660), r"\.plan can be written by others"),
+        (lambda path: path.parent.chmod(0o775), "can be written by others"),
+        (lambda path: path.rename(path.with_name("x")) and path.symlink_to("x"), r"\.plan is a link"),
+    ],
+    ids=["file", "folder", "link"],
+)
+@pytest.mark.skipif(os.name != "posix", reason="modes are those of POSIX")
+def test_a_plan_that_others_could_have_written_is_neither_run_nor_replaced(
+    bundle: Bundle, tmp_path: Path, spoil: Callable[[Path], object], says: str
+) -> None:
+    path = open_plan(bundle, FLAVOUR, "fp32", 1, tmp_path / "plans").path
+    kept = path.read_bytes()
+    spoil(path)
+    with pytest.raises(OutputError, match=f"{says}.*native code.*set GLASSRT_CACHE"):
+        open_plan(bundle, FLAVOUR, "fp32", 1, tmp_path / "plans")
+    assert path.read_bytes() == kept
+
+
+def test_measurements_that_others_could_have_written_are_refused(tmp_path: Path) -> None:
+    make_folder(tmp_path / "plans")
+    path = tmp_path / "plans" / "tensorrt-0.timing"
+    assert read_timings(path) == b""
+    keep(path, b"measured")
+    assert read_timings(path) == b"measured"
+    path.chmod(0o666)
+    with pytest.raises(OutputError, match=r"timing can be written by others"):
+        read_timings(path)
+
+
+def test_a_plan_built_without_a_gpu_is_found_on_a_machine_with_one(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = open_plan(bundle, FLAVOUR, "fp32", 1, tmp_path)
+    for device in (Device("NVIDIA RTX A2000", "8.6", "580.65"), Device("NVIDIA GeForce RTX 5090", "12.0", "590.44")):
+        monkeypatch.setattr(plans, "find_device", lambda device=device: device)
+        found = open_plan(bundle, FLAVOUR, "fp32", 1, tmp_path)
+        assert (found.built, found.path) == (False, built.path)
+        assert plans.knows_device()
+
+
+@pytest.mark.parametrize(
+    ("capability", "known"),
+    [("7.5", False), ("8.0", True), ("8.9", True), ("9.0", False), ("10.0", False), ("12.0", True)],
+)
+def test_rtx_computes_on_what_it_names(capability: str, known: bool) -> None:
+    """Neither on Hopper and the data centre's Blackwell, nor on Turing, where it has no float32 matrix products."""
+    assert names_capability(capability) == known
 
 
 def test_the_command_builds_then_finds(bundle: Bundle, tmp_path: Path) -> None:
@@ -230,9 +277,8 @@ def test_a_plan_computes_what_the_graph_does(
     precision: Precision,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if not has_device():
-        pytest.skip("no CUDA device")
-    pytest.importorskip(MODULES[flavour])
+    if not can_run(flavour, precision):
+        pytest.skip(f"{flavour} does not run here: no CUDA device, or none that it computes on")
     monkeypatch.setenv("GLASSRT_CACHE", str(tmp_path))
     windows = collect_windows(demo_slide.parent, bundle.manifest, wanted=8)
     exact = open_backend(bundle, "ort", 8)
