@@ -73,10 +73,12 @@ def check_folder(folder: Path) -> None:
     """Raise OutputError if anyone but the user can put files into a folder, or replace it; FileNotFoundError."""
     real = folder.resolve()
     check_owner(folder, real.stat())
-    for parent in real.parents:
-        mode = parent.stat().st_mode
-        if os.name == "posix" and mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            refuse(folder, f"lies in {parent}, where everyone can replace it,")
+    for parent in real.parents if os.name == "posix" else ():
+        found = parent.stat()
+        near = parent == real.parent
+        writable = found.st_mode & (FOR_OTHERS if near else stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
+        if writable or (near and found.st_uid not in (os.geteuid(), 0)):
+            refuse(folder, f"lies in {parent}, where others can replace it,")
 
 
 def check_contents(folder: Path) -> None:
@@ -102,6 +104,6 @@ def check_owner(path: Path, found: os.stat_result, forbidden: int = FOR_OTHERS) 
 def refuse(path: Path, why: str) -> NoReturn:
     """Raise OutputError: what is kept there runs with the user's rights."""
     raise OutputError(
-        f"{path} {why} and holds native code, which is not run then: remove it, or set GLASSRT_CACHE to a folder that "
-        "only you can write"
+        f"{path} {why} and holds native code, which is not run then: remove it, or set GLASSRT_CACHE to a folder of "
+        "your own that only you can write"
     )

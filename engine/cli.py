@@ -17,7 +17,7 @@ from glassrt.engine.backends import GPU_BATCH, MOST_WINDOWS, NAMES, open_backend
 from glassrt.engine.batch import Job, Outcome, score_batch
 from glassrt.engine.bundle import DEFAULT_BUNDLE, Bundle, Precision, open_bundle
 from glassrt.engine.checks import read_checks
-from glassrt.engine.device import has_device
+from glassrt.engine.device import explain_unused, has_device
 from glassrt.engine.errors import GlassError, UsageError
 from glassrt.engine.interrupt import Interrupt
 from glassrt.engine.plans import MODULES, find_flavour, open_plan
@@ -130,7 +130,8 @@ def build_plans(bundle: Bundle, backend: str, precisions: tuple[Precision, ...],
                 with contextlib.closing(open_plan_backend(bundle, flavour, size, precision)) as opened:
                     plan, tried = opened.plan, "gives the bundle's example"
             else:
-                plan, tried = open_plan(bundle, flavour, precision, size), "not tried: no CUDA device here"
+                plan = open_plan(bundle, flavour, precision, size)
+                tried = f"not tried: {explain_unused(lambda device: device.name) or 'no CUDA device here'}"
             made = f"built in {time.perf_counter() - start:.1f} s" if plan.built else "kept from before"
             print(f"{plan.path}: {len(plan.engine) / 1e6:.1f} MB, {made}, {tried}")
 

@@ -197,6 +197,16 @@ def start_logger(tensorrt: Any) -> Any:
     return Logger()
 
 
+def require_device(flavour: str) -> None:
+    """Raise BackendUnavailable unless there is a GPU that this flavour of TensorRT computes on."""
+    device = find_device()
+    if flavour == "tensorrt-rtx" and not names_capability(device.capability):
+        raise BackendUnavailable(
+            f"{flavour} {import_flavour(flavour).__version__} does not compute on {device.name}, whose compute "
+            f"capability is {device.capability}: choose another --backend"
+        )
+
+
 def knows_device() -> bool:
     """Whether TensorRT-RTX computes on this GPU."""
     return names_capability(find_device().capability)

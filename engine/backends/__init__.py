@@ -16,7 +16,6 @@ from glassrt.engine.backends.choose import (
 )
 from glassrt.engine.backends.protocol import Array, Backend, run_windows
 from glassrt.engine.bundle import Bundle, Precision, RunPrecision, graph_precision
-from glassrt.engine.device import find_device
 from glassrt.engine.errors import BackendUnavailable, UsageError
 from glassrt.engine.selftest import check_backend
 
@@ -93,9 +92,9 @@ def open_plan_backend(
 ) -> "TensorRtBackend":
     """A backend that runs a plan, which is built again if a kept one does not load or fails its example."""
     from glassrt.engine.backends.tensorrt import TensorRtBackend
-    from glassrt.engine.plans import open_plan
+    from glassrt.engine.plans import open_plan, require_device
 
-    find_device()  # else a plan would be built that cannot run
+    require_device(name)  # else a plan would be built that cannot run
     plan = open_plan(bundle, name, precision, batch)
     try:
         return try_out(bundle, TensorRtBackend(plan), tested)

@@ -137,7 +137,8 @@ def provider_options(name: str, graph: bytes, precision: RunPrecision, batch: in
         return {"use_tf32": "0"}
     key = (hashlib.sha256(graph).hexdigest(), onnxruntime.__version__, precision, str(batch), *find_device().parts)
     folder = default_folder() / f"{name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}"
-    make_folder(folder)
+    for each in (folder.parent, folder):
+        make_folder(each)
     check_contents(folder)
     return {
         "trt_fp16_enable": str(precision == "fp16"),

@@ -41,13 +41,15 @@ SPOILT = {
     "a file that all can write": (lambda file: file.chmod(0o602), r"a\.plan can be written by others"),
     "a folder that its group can write": (lambda file: file.parent.chmod(0o770), "plans can be written by others"),
     "a folder that all can write": (lambda file: file.parent.chmod(0o1777), "plans can be written by others"),
-    "a folder that all can replace": (lambda file: file.parents[1].chmod(0o777), "where everyone can replace it"),
+    "a folder that its group can replace": (lambda file: file.parents[1].chmod(0o770), "where others can replace it"),
+    "a folder that all can replace": (lambda file: file.parents[2].chmod(0o777), "where others can replace it"),
     "a link": (lambda file: file.rename(file.with_name("b")) and file.symlink_to("b"), r"a\.plan is a link"),
     "a pipe": (lambda file: replace(file, lambda: os.mkfifo(file, 0o600)), r"a\.plan is no file"),
 }
 FOREIGN = {
     "a file of another user": (lambda file: os.chown(file, SOMEONE, SOMEONE), r"a\.plan belongs to another user"),
     "a folder of another user": (lambda file: os.chown(file.parent, SOMEONE, SOMEONE), "plans belongs to another user"),
+    "a folder in that of another user": (lambda file: os.chown(file.parents[1], SOMEONE, 0), "others can replace it"),
 }
 
 

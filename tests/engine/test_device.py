@@ -1,5 +1,6 @@
 """GPUs that are not there, and GPUs that are there and cannot be used, through a driver library that g++ builds."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -8,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from glassrt.engine import device
-from glassrt.engine.device import NoDevice, explain_unused, find_device
+from glassrt.engine import device, plans
+from glassrt.engine.bundle import open_bundle
+from glassrt.engine.device import Device, NoDevice, explain_unused, find_device
 from glassrt.engine.errors import BackendUnavailable
 
+choosing = importlib.import_module("glassrt.engine.backends.choose")  # whose name its function has, too
 GLASSRT = Path(sys.executable).parent / "glassrt"
 DRIVER = """
 extern "C" int cuInit(unsigned flags) { return %d; }
@@ -85,6 +88,24 @@ def test_a_driver_without_its_library_is_told_from_no_driver(tmp_path: Path, mon
     with pytest.raises(BackendUnavailable, match=r"there is a GPU, but .* cannot be loaded .*--gpus all"):
         find_device()
     assert explain_unused(lambda _: "x").startswith("a GPU is not used: there is a GPU, but")
+
+
+def test_a_gpu_that_no_runtime_here_computes_on_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A Hopper, which TensorRT-RTX does not name, beside what is installed to test with."""
+    for module in (device, plans):
+        monkeypatch.setattr(module, "find_device", lambda: Device("NVIDIA H100", "9.0", "580.65"))
+    if any(choosing.can_run(name, "fp32") for name in ("tensorrt", "ort-cuda")):
+        pytest.skip("a runtime for such GPUs is installed")
+    choosing.tell_unused_gpu.cache_clear()
+    for _ in range(2):
+        name, _ = choosing.choose(open_bundle(), "auto", "fp32")
+        assert choosing.RUNTIMES[name].target == "cpu"
+    choosing.tell_unused_gpu.cache_clear()
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("NVIDIA H100 is not used: tensorrt: not installed (pip install 'glassrt[tensorrt]'); ")
+    assert "tensorrt-rtx: does not compute on capability 9.0; ort-cuda: the installed onnxruntime" in line
 
 
 @pytest.mark.gpu

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from glassrt.engine import backends, device, plans
+from glassrt.engine import device, plans
 from glassrt.engine.backends import choose, open_backend, open_plan_backend, run_windows, tensorrt
 from glassrt.engine.backends.ort import OrtBackend
 from glassrt.engine.bundle import (
@@ -195,7 +195,7 @@ def test_a_kept_plan_that_misses_the_example_is_built_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("GLASSRT_CACHE", str(tmp_path))
-    monkeypatch.setattr(backends, "find_device", lambda: None)
+    monkeypatch.setattr(plans, "require_device", lambda flavour: None)
     monkeypatch.setattr(tensorrt, "TensorRtBackend", Stub)
     monkeypatch.setattr(Stub, "opened", [])
     first = open_plan_backend(BUNDLE, "tensorrt-rtx", 1, "fp32")

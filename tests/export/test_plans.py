@@ -18,11 +18,11 @@ import torch
 from onnx import TensorProto, helper
 
 from glassrt.engine import plans
-from glassrt.engine.backends import can_run, open_backend, run_windows
+from glassrt.engine.backends import can_run, open_backend, open_plan_backend, run_windows
 from glassrt.engine.bundle import Bundle, Precision, open_bundle, write_bundle
 from glassrt.engine.cache import keep, make_folder
 from glassrt.engine.device import Device
-from glassrt.engine.errors import BundleError, OutputError
+from glassrt.engine.errors import BackendUnavailable, BundleError, OutputError
 from glassrt.engine.plans import Entry, Key, names_capability, open_plan, read_entry, read_timings
 from glassrt.engine.selftest import TOLERANCES
 from glassrt.export import bundle as exporting
@@ -211,6 +211,18 @@ def test_a_plan_built_without_a_gpu_is_found_on_a_machine_with_one(
 def test_rtx_computes_on_what_it_names(capability: str, known: bool) -> None:
     """Neither on Hopper and the data centre's Blackwell, nor on Turing, where it has no float32 matrix products."""
     assert names_capability(capability) == known
+
+
+def test_a_gpu_that_rtx_does_not_name_is_refused_before_a_plan_is_built(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLASSRT_CACHE", str(tmp_path))
+    monkeypatch.setattr(plans, "find_device", lambda: Device("NVIDIA H100", "9.0", "580.65"))
+    with pytest.raises(
+        BackendUnavailable, match=r"^tensorrt-rtx [\d.]+ does not compute on NVIDIA H100, .* is 9\.0: choose"
+    ):
+        open_plan_backend(bundle, FLAVOUR, 1, "fp32")
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_the_command_builds_then_finds(bundle: Bundle, tmp_path: Path) -> None:
