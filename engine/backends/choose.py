@@ -3,7 +3,7 @@
 import importlib.metadata
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -95,9 +95,7 @@ def choose(bundle: Bundle, name: str = "auto", precision: str = "auto") -> tuple
 def is_of_here(check: Check) -> bool:
     """Whether a check was made with the runtime's version that is installed, on instructions as they are here."""
     runtime = RUNTIMES[check.backend]
-    try:
-        version = importlib.metadata.version(runtime.module.replace("_", "-"))
-    except importlib.metadata.PackageNotFoundError:
+    if (version := find_version(runtime.module)) is None:
         return False
     if runtime.target == "gpu":
         return has_device() and (check.version, check.isa, check.device) == (
@@ -106,6 +104,15 @@ def is_of_here(check: Check) -> bool:
             find_device().name,
         )
     return (check.version, check.isa) == (version, cpu_isa())
+
+
+def find_version(module: str) -> str | None:
+    """The version of the package that brings a runtime's module, which for GPUs goes by another name; None without."""
+    name = module.replace("_", "-")
+    for package in (name, f"{name}-gpu", f"{name}-cu13"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(package)
+    return None
 
 
 def choose_batch(name: str, precision: RunPrecision) -> int:

@@ -61,10 +61,10 @@ class OrtBackend:
                 raise BundleError(f"ONNX Runtime {self.version} cannot load the graph: {first_line(error)}") from error
         else:
             self._session = start_on_gpu(graph, options, name, precision, batch)
-        self.device = self._session.get_providers()[0].removesuffix(SUFFIX)
-        if self.device != provider:
-            raise BackendUnavailable(explain(name, f"it would run on {self.device}"))
-        self.isa = cpu_isa() if name == "ort" else find_device().isa
+        first = self._session.get_providers()[0].removesuffix(SUFFIX)
+        if first != provider:
+            raise BackendUnavailable(explain(name, f"it would run on {first}"))
+        self.device, self.isa = ("CPU", cpu_isa()) if name == "ort" else (find_device().name, find_device().isa)
         self._binding = self._session.io_binding()
         memory = "cpu" if name == "ort" else "cuda"
         self._inputs: dict[str, Any] = {each.name: allocate(each, memory) for each in self._session.get_inputs()}

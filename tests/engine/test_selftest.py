@@ -111,6 +111,21 @@ def test_auto_passes_over_what_has_no_device(tmp_path: Path) -> None:
         open_backend(bundle, "tensorrt-rtx")
 
 
+@pytest.mark.parametrize(
+    ("module", "package"), [("tensorrt", "tensorrt_cu13"), ("runtime_x", "runtime_x"), ("runtime_x", "runtime_x_gpu")]
+)
+def test_a_runtime_for_gpus_is_found_by_the_package_that_brings_it(
+    module: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what `verify` measured with it would never count."""
+    if choosing.find_version(module) is not None:
+        pytest.skip(f"{module} is installed")
+    (tmp_path / f"{package}-1.2.dist-info").mkdir()
+    (tmp_path / f"{package}-1.2.dist-info" / "METADATA").write_text(f"Name: {package}\nVersion: 1.2\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert choosing.find_version(module) == "1.2"
+
+
 def test_the_drivers_version_is_read_where_linux_tells_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\nGCC version: gcc 13.3.0"
     monkeypatch.setattr(device, "DRIVER", tmp_path / "version")
@@ -218,5 +233,6 @@ def test_the_example_comes_out_of_a_gpu(backend: str, tmp_path: Path, monkeypatc
     for batch in (1, 8):
         opened = open_backend(BUNDLE, backend, batch)
         assert (opened.name, opened.batch) == (backend, batch)
-        assert opened.device != "CPU"
+        found = device.find_device()
+        assert (opened.device, opened.isa) == (found.name, found.isa)
         opened.close()
