@@ -44,11 +44,12 @@ def keep(path: Path, content: bytes) -> None:
     try:
         with replace_file(path) as beside:
             beside.write_bytes(content)
+            beside.chmod(PRIVATE_FILE)
         path.chmod(PRIVATE_FILE)
     except OSError as error:
         raise OutputError(f"{path} cannot be kept ({error}): set GLASSRT_CACHE") from error
     except OutputError as error:
-        raise OutputError(f"{path} cannot be kept ({error.__cause__}): set GLASSRT_CACHE") from error
+        raise OutputError(f"{path} cannot be kept ({error.__cause__ or error}): set GLASSRT_CACHE") from error
 
 
 def read(path: Path) -> bytes:

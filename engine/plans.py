@@ -8,7 +8,6 @@ and then for whatever GPU will load it.
 import hashlib
 import importlib
 import logging
-import warnings
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -174,9 +173,7 @@ def find_flavour() -> str:
 def import_flavour(flavour: str) -> Any:
     """The module `tensorrt` or `tensorrt_rtx`. Raises BackendUnavailable."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return importlib.import_module(MODULES[flavour])
+        return importlib.import_module(MODULES[flavour])
     except (ImportError, OSError) as error:
         raise BackendUnavailable(f"{flavour} cannot be loaded ({error}): pip install 'glassrt[{flavour}]'") from error
 

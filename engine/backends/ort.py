@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from glassrt.engine.backends.protocol import check_input
+from glassrt.engine.backends.protocol import check_input, tell_failure
 from glassrt.engine.bundle import RunPrecision
 from glassrt.engine.cache import check_contents, default_folder, make_folder
 from glassrt.engine.device import find_device
@@ -77,14 +77,13 @@ class OrtBackend:
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         for name, value in self._inputs.items():
             check_input(name, inputs[name], tuple(value.shape()), TYPES[value.data_type()])
-            value.update_inplace(inputs[name])
         try:
+            for name, value in self._inputs.items():
+                value.update_inplace(inputs[name])
             self._session.run_with_iobinding(self._binding)
+            return {name: value.numpy().copy() for name, value in self._outputs.items()}
         except Exception as error:  # the runtime's own exceptions share no base but this
-            raise BackendUnavailable(
-                f"{self.name} {self.version} on {self.device} failed: {first_line(error)}"
-            ) from error
-        return {name: value.numpy().copy() for name, value in self._outputs.items()}
+            raise BackendUnavailable(tell_failure(self, error)) from error
 
     def close(self) -> None:
         del self._binding, self._session

@@ -44,6 +44,6 @@ def check_input(name: str, given: Array, shape: tuple[int, ...], dtype: np.dtype
         raise UsageError(f"{name}: expected {dtype} {list(shape)}, got {given.dtype} {list(given.shape)}")
 
 
-def failure(backend: Backend, error: Exception) -> str:
+def tell_failure(backend: Backend, error: Exception) -> str:
     """One line for a call that failed after the backend was opened: a GPU without memory, one that fell off."""
     return f"{backend.name} {backend.version} on {backend.device} failed: {first_line(error)}"

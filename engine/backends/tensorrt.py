@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glassrt.cuda_kernels.compile import import_cupy
-from glassrt.engine.backends.protocol import Array, check_input
+from glassrt.engine.backends.protocol import Array, check_input, tell_failure
 from glassrt.engine.bundle import RunPrecision
 from glassrt.engine.device import find_device
 from glassrt.engine.errors import BackendUnavailable, first_line
@@ -73,9 +73,7 @@ class TensorRtBackend:
             with self._gpu:
                 self._launch()
         except RuntimeError as error:  # as CUDA's errors are
-            raise BackendUnavailable(
-                f"{self.name} {self.version} on {self.device} failed: {first_line(error)}"
-            ) from error
+            raise BackendUnavailable(tell_failure(self, error)) from error
         return {bound.name: bound.pinned.copy() for bound in self._outputs}
 
     def close(self) -> None:
