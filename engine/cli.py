@@ -1,20 +1,21 @@
 """The `glassrt` command. The other rooms add theirs through the entry-point group `glassrt.commands`."""
 
 import contextlib
+import io
 import sys
 import time
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from glassrt.engine.backends import GPU_BATCH, MOST_WINDOWS, NAMES, open_backend, open_plan_backend
-from glassrt.engine.batch import Job, Outcome, score_batch
+from glassrt.engine.batch import Job, score_batch
 from glassrt.engine.bundle import DEFAULT_BUNDLE, Bundle, Precision, open_bundle
 from glassrt.engine.checks import read_checks
 from glassrt.engine.device import explain_unused, has_device
@@ -24,6 +25,8 @@ from glassrt.engine.plans import MODULES, find_flavour, open_plan
 from glassrt.engine.progress import Bars
 from glassrt.engine.segment import DEFAULT_READERS, MOST_READERS
 from glassrt.engine.slide import Slide, open_slide
+from glassrt.engine.summary import SUMMARY, Outcome
+from glassrt.engine.terminal import PlainTable, printable
 
 BAD_INPUT, SLIDES_FAILED = 2, 3
 MISTYPED: Any = typer.BadParameter.__base__  # of all that cannot be parsed; typer gives it no name of its own
@@ -34,24 +37,41 @@ PRECISION = typer.Option(help="fp32 (exact), bf16, fp16, int8, or auto: the fast
 app = typer.Typer(
     help="Score whole-slide images with weakly supervised pathology models.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 
 def main() -> None:
     """Run the command line; what a user can mend ends in one line and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of other letters must not end a finished run
     for entry in entry_points(group="glassrt.commands"):
         entry.load()(app)
     try:
         sys.exit(app(standalone_mode=False))
     except GlassError as error:
-        print(f"glassrt: {error}", file=sys.stderr)
+        print(f"glassrt: {printable(str(error))}", file=sys.stderr)
     except MISTYPED as error:
         if message := " ".join(error.format_message().split()).rstrip("."):  # none where the help has been printed
             command = error.ctx.command_path if error.ctx else "glassrt"
-            print(f"glassrt: {message}; see {command} --help", file=sys.stderr)
+            print(f"glassrt: {printable(message)}; see {command} --help", file=sys.stderr)
     sys.exit(BAD_INPUT)
+
+
+def print_version(asked: bool) -> None:
+    """Print the version and end, if `--version` was given."""
+    if asked:
+        print(f"glassrt {version('glassrt')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """What holds for all commands."""
 
 
 @app.command("score")
@@ -88,9 +108,12 @@ def score_command(
     runtime = open_backend(opened, backend, batch, precision=precision, throughput=True)
     console = Console()
     console.print(
-        f"[bold]{escape(opened.manifest.name)}[/bold] in {runtime.precision} with {runtime.name} {runtime.version} "
-        f"on {runtime.device}, scales {', '.join(f'{scale:g}' for scale in opened.manifest.scales)}"
-        f"{', mirrored too' if opened.manifest.flips else ''}"
+        Text.assemble(
+            (opened.manifest.name, "bold"),
+            f" in {runtime.precision} with {runtime.name} {runtime.version} on {runtime.device}, "
+            f"scales {', '.join(f'{scale:g}' for scale in opened.manifest.scales)}"
+            f"{', mirrored too' if opened.manifest.flips else ''}",
+        )
     )
     job = Job(opened, runtime, out, mpp, map_mpp, readers)
     with contextlib.closing(runtime), Bars(console, len(slides)) as bars, Interrupt() as interrupt:
@@ -98,11 +121,12 @@ def score_command(
     console.print(summary_table(outcomes, opened))
     failed = [outcome for outcome in outcomes if outcome.result is None]
     for outcome in failed:
-        print(f"glassrt: {outcome.error}", file=sys.stderr)
-    print(f"Results: {out / 'summary.csv'}")
+        print(f"glassrt: {printable(outcome.error)}", file=sys.stderr)
+    print(printable(f"Results: {out / SUMMARY}", keep="\n\t"))
     for outcome in outcomes:
         if outcome.result is not None:
-            print(f"  {job.folder(outcome.path)}/  overlay.png  map.ome.tif  regions.geojson  result.json")
+            folder = printable(str(job.folder(outcome.path)), keep="\n\t")
+            print(f"  {folder}/  overlay.png  map.ome.tif  regions.geojson  result.json")
     if failed:
         raise typer.Exit(SLIDES_FAILED)
 
@@ -167,7 +191,7 @@ def parse_scales(text: str | None) -> tuple[float, ...] | None:
 
 def summary_table(outcomes: list[Outcome], bundle: Bundle) -> Table:
     """One row a slide: tissue; area, share of the tissue and regions of each class but the background; the work."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("slide", overflow="fold")
     found = [info.name for info in bundle.manifest.classes[1:]]
     table.add_column("status")
@@ -176,7 +200,7 @@ def summary_table(outcomes: list[Outcome], bundle: Bundle) -> Table:
     table.add_column("windows", justify="right")
     table.add_column("seconds", justify="right")
     for outcome in outcomes:
-        row = [escape(outcome.path.name), outcome.status]
+        row = [outcome.path.name, outcome.status]
         if outcome.result is not None:
             row.append(f"{outcome.result.tissue_mm2:.3f}")
             for name in found:
@@ -193,7 +217,7 @@ def info_command(
     mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel, for files that do not say.")] = None,
 ) -> None:
     """Describe a slide or a bundle."""
-    table = Table(show_header=False)
+    table = PlainTable(show_header=False)
     if path.is_dir():
         describe_bundle(table, open_bundle(path))
     else:
@@ -229,7 +253,7 @@ def describe_bundle(table: Table, bundle: Bundle) -> None:
 def describe_slide(table: Table, slide: Slide) -> None:
     """Fill `table` with a slide's source, size, resolution and levels."""
     width, height = slide.level_sizes[0]
-    table.add_row("slide", escape(slide.name))
+    table.add_row("slide", slide.name)
     table.add_row("read by", slide.source)
     table.add_row("resolution", f"{slide.mpp:g} µm per pixel")
     table.add_row("size", f"{width} x {height} px, {width * slide.mpp / 1e3:.2f} x {height * slide.mpp / 1e3:.2f} mm")

@@ -6,6 +6,7 @@ GlassError
 ├── SlideError          a slide is missing, broken, or lacks what scoring needs
 ├── BackendUnavailable  a runtime or device that was asked for is not there
 ├── OutputError         results cannot be written: full disk, no permission
+│   └── FolderTaken     what stands where one slide's results go must not be replaced
 ├── DatasetError        a data set is not laid out as published
 └── TrainingError       a training run cannot start or go on
 """
@@ -33,6 +34,10 @@ class BackendUnavailable(GlassError):
 
 class OutputError(GlassError):
     """Results cannot be written."""
+
+
+class FolderTaken(OutputError):
+    """What stands where the results of one slide, or a bundle, would go is not theirs to replace."""
 
 
 class DatasetError(GlassError):

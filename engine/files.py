@@ -2,19 +2,29 @@
 
 import errno
 import os
-import shutil
-import socket
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from glassrt.engine.errors import OutputError
+from glassrt.engine.errors import FolderTaken, OutputError
+from glassrt.engine.staging import (
+    PREFIX,
+    add_suffix,
+    clear_left,
+    flush_to_disk,
+    lock_folder,
+    own_name,
+    remove,
+    take_place,
+)
 
-STAGING_PREFIX = ".glassrt-"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+OF_WRITING = (*FULL, errno.EROFS)  # what reading never fails with
 
 
 def readable_json(content: Any) -> bytes:
@@ -26,137 +36,102 @@ def readable_json(content: Any) -> bytes:
 def replace_file(path: Path) -> Iterator[Path]:
     """Yield a path to write; on success it becomes `path` in one step, on failure it is removed.
 
-    Raises OutputError when the disk is full or the folder cannot be written.
+    Where `path` is a link, the file that it leads to is replaced. Raises OutputError when the disk is full, the folder
+    cannot be written, or something other than a file stands there.
     """
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=staging_prefix(), suffix=path.suffix, dir=path.parent)
-        os.close(descriptor)
-    beside = Path(name)
-    try:
-        with output_errors(path, while_filling=True):
-            yield beside
-            beside.chmod(0o666 & ~current_umask())
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path} is not a file that could be replaced; choose another")
+    with half_written(path, path.suffix, lambda beside: beside.touch(exist_ok=False)) as beside:
+        yield beside
+        with output_errors(path):
             flush_to_disk(beside)
             beside.replace(path)
             flush_to_disk(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 @contextmanager
-def replace_folder(path: Path, marker: str) -> Iterator[Path]:
+def replace_folder(path: Path, marker: str, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """Yield an empty folder to fill; on success it becomes `path` in one step, on failure it is removed.
 
     An older folder at `path` stays until the new one is complete. It is replaced only if it is empty or holds
     a file named `marker`, as the new one will: anything else is not ours to delete, such as the data folder
-    that stands beside a MIRAX slide. Raises OutputError then, and as `replace_file` does.
+    that stands beside a MIRAX slide, or what a link leads to. `check` may have more against it: it is called before
+    anything is written, and again when no other process can change what stands there any more. Raises FolderTaken,
+    and OutputError as `replace_file` does.
     """
+    clear_left(path.parent)
     refuse_foreign(path, marker)
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=staging_prefix(), dir=path.parent))
-    try:
-        with output_errors(path, while_filling=True):
-            yield beside
-            beside.chmod(0o777 & ~current_umask())
+    check()
+    with half_written(path, "", Path.mkdir) as beside:
+        yield beside
+        with output_errors(path):
             for file in beside.rglob("*"):
                 flush_to_disk(file)
             flush_to_disk(beside)
-            with set_aside(path):
-                beside.rename(path)
-            flush_to_disk(path.parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+            with lock_folder(path.parent):
+                refuse_foreign(path, marker)
+                check()
+                take_place(beside, path)
 
 
 @contextmanager
-def set_aside(path: Path) -> Iterator[None]:
-    """Move what stands at `path` out of the way; on success it is removed, on failure it comes back."""
-    aside = Path(tempfile.mkdtemp(prefix=staging_prefix(), dir=path.parent))
-    older = aside / path.name
-    try:
-        if path.exists():
-            path.rename(older)
-        try:
-            yield
-        except BaseException:
-            if older.exists():
-                older.rename(path)
-            raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+def half_written(path: Path, suffix: str, make: Callable[[Path], None]) -> Iterator[Path]:
+    """Yield what `make` made beside `path`; it is removed in the end, unless it has taken its place."""
+    with ExitStack() as stack:
+        with output_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = add_suffix(stack.enter_context(own_name(path.parent)), suffix)
+            stack.callback(remove, beside)
+            make(beside)
+        with output_errors(path, beside):
+            yield beside
 
 
 def refuse_foreign(path: Path, marker: str) -> None:
-    """Raise OutputError if something stands at `path` that is neither empty nor a folder with a file `marker`."""
+    """Raise FolderTaken if something stands at `path` that is neither empty nor a folder with a file `marker`."""
+    if path.is_symlink():
+        raise FolderTaken(f"{path} is a link, which results do not replace; choose another --out")
     if path.exists() and not (path.is_dir() and ((path / marker).is_file() or not any(path.iterdir()))):
-        raise OutputError(f"{path} stands in the way and was not written by GlassRT; choose another --out")
+        raise FolderTaken(f"{path} stands in the way and was not written by GlassRT; choose another --out")
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make `folder` where it is missing, and remove what killed processes left half-written in it.
+    """Make `folder` where it is missing; what killed processes left half-written in it is removed or brought back.
 
     Raises OutputError unless files can be made there.
     """
+    if folder.is_symlink() and not folder.exists():
+        raise OutputError(f"{folder} is a link that leads nowhere; choose another --out")
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(prefix=staging_prefix(), dir=folder):
+        with tempfile.TemporaryFile(prefix=PREFIX, dir=folder):
             pass
-    for left in folder.glob(f"{STAGING_PREFIX}{socket.gethostname()}-*"):
-        owner = left.name.removeprefix(f"{STAGING_PREFIX}{socket.gethostname()}-").split("-")[0]
-        if owner.isdigit() and not is_running(int(owner)):
-            shutil.rmtree(left, ignore_errors=True)
-            left.unlink(missing_ok=True)
-
-
-def staging_prefix() -> str:
-    """The beginning of the names of half-written files: it tells whose they are."""
-    return f"{STAGING_PREFIX}{socket.gethostname()}-{os.getpid()}-"
-
-
-def is_running(process: int) -> bool:
-    """Whether a process of this number exists on this machine."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    clear_left(folder)
 
 
 @contextmanager
-def output_errors(path: Path, while_filling: bool = False) -> Iterator[None]:
-    """Turn what the operating system says of a failed write into one clear line.
+def output_errors(path: Path, filling: Path | None = None) -> Iterator[None]:
+    """Turn what the operating system says of a failed write of `path` into one clear line.
 
-    `while_filling`, other things happen inside, so only errors that speak of writing are turned.
+    While something else fills the file or folder `filling`, other things happen too, such as reading a slide: then only
+    errors are turned that name a file of it or that reading cannot meet.
     """
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OutputError(f"{path}: no space left to write it; free some or choose another --out") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise OutputError(f"{path}: no permission to write here; choose another --out") from error
-        if while_filling:
+        if filling is not None and error.errno not in OF_WRITING and not is_about(error, filling):
             raise
+        if error.errno in FULL:
+            raise OutputError(f"{path}: no space left to write it; free some or choose another --out") from error
+        if error.errno in FORBIDDEN:
+            raise OutputError(f"{path}: no permission to write here; choose another --out") from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             raise OutputError(f"{path}: a file stands where a folder is needed; choose another --out") from error
         raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another --out") from error
 
 
-def flush_to_disk(path: Path) -> None:
-    """fsync a file or a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def current_umask() -> int:
-    """The process's umask; the operating system only tells it when it is set."""
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+def is_about(error: OSError, place: Path) -> bool:
+    """Whether an error names the file or folder `place`, or something in it."""
+    named = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return any(path == place or place in path.parents for path in named)

@@ -7,6 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from glassrt.engine.segment import Progress as WindowProgress
+from glassrt.engine.terminal import printable
 
 
 class WindowRate(ProgressColumn):
@@ -43,7 +44,7 @@ class Bars:
         """Begin the bar of the slide at `path`; the returned callback takes windows done and in all."""
         self._started += 1
         number = f"[{self._started}/{self._slides}] " if self._slides > 1 else ""
-        self._progress.reset(self._task, description=number + path.name, total=None, visible=True)
+        self._progress.reset(self._task, description=number + printable(path.name), total=None, visible=True)
 
         def advance(done: int, total: int) -> None:
             self._progress.update(self._task, completed=done, total=total)

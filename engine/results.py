@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from glassrt.engine.backends import Backend
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.mapfile import MapWriter
+from glassrt.engine.origin import describe_origin
 from glassrt.engine.pipeline import Clock
 from glassrt.engine.slide import Slide
 from glassrt.engine.windows import Plan
@@ -74,7 +75,13 @@ def summarise(
         else:
             classes[info.name] = ClassResult(area, probability, None, None)
     return Result(
-        slide={"name": slide.name, "source": slide.source, "size": slide.level_sizes[0], "mpp": slide.mpp},
+        slide={
+            "name": slide.name,
+            **describe_origin(slide.path),
+            "source": slide.source,
+            "size": slide.level_sizes[0],
+            "mpp": slide.mpp,
+        },
         bundle={
             "name": manifest.name,
             "sha256": bundle.sha256,

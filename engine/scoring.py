@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from glassrt.engine.backends import Backend, open_backend
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.errors import SlideError, UsageError
-from glassrt.engine.files import replace_folder
+from glassrt.engine.files import output_errors, replace_folder
 from glassrt.engine.grid import GridReader
 from glassrt.engine.mapfile import MapFile, MapWriter
+from glassrt.engine.origin import RESULT, refuse_other
 from glassrt.engine.outputs import draw_overlay, write_json, write_map, write_png, write_regions
 from glassrt.engine.pipeline import Clock
 from glassrt.engine.regions import find_regions
@@ -24,7 +25,6 @@ from glassrt.engine.segment import DEFAULT_READERS, Progress, lay_windows, segme
 from glassrt.engine.slide import Pixels, Slide
 from glassrt.engine.tissue import tissue_mask
 
-RESULT = "result.json"
 THUMBNAIL_SIDE = 1024
 TISSUE_MPP = 8.0
 COARSEST_RATIO = 4.0  # a slide coarser than this many times the bundle's mpp shows none of what it learned
@@ -43,13 +43,14 @@ def score(
 ) -> Result:
     """Score one slide into the folder `out`, which appears whole or not at all, and return its figures.
 
-    Writes `result.json`, `map.ome.tif`, `regions.geojson` and `overlay.png`. `map_mpp` is the map's pixel size
+    Writes `result.json`, `map.ome.tif`, `regions.geojson` and `overlay.png`, in place of an older result of the same
+    slide. `map_mpp` is the map's pixel size
     in micrometres (by default a quarter of a logit's), `backend` a name or an opened one, which stays open and has
     its own precision; `auto` is the fastest that the bundle was verified for.
     Raises SlideError, BackendUnavailable, OutputError or UsageError.
     """
     start = time.perf_counter()
-    clock = Clock()
+    clock, out = Clock(), Path(out)
     with contextlib.ExitStack() as stack:
         if isinstance(backend, str):
             with clock.time("load"):
@@ -60,17 +61,18 @@ def score(
         with clock.time("tissue"):
             thumbnail, tissue = find_tissue(slide, readers)
         windows = lay_windows(grid, bundle, tissue)
-        folder = stack.enter_context(replace_folder(Path(out), RESULT))
+        folder = stack.enter_context(replace_folder(out, RESULT, lambda: refuse_other(out, slide.path)))
+        writing = output_errors(out)  # whatever fails beyond it is reading
         planes = len(bundle.manifest.classes)
         map_file = stack.enter_context(MapFile(folder / "map.raw", planes, map_size[1], map_size[0]))
         writer = MapWriter(map_file)
-        segment(grid, windows, bundle, backend, map_size, writer.place, readers, clock, progress)
-        writer.finish()
-        with clock.time("write"):
+        segment(grid, windows, bundle, backend, map_size, writing(writer.place), readers, clock, progress)
+        writing(writer.finish)()
+        with clock.time("write"), output_errors(out):
             counts = write_outputs(folder, slide, bundle, map_file, thumbnail)
         clock.seconds["total"] = time.perf_counter() - start
         result = summarise(slide, bundle, backend, tissue, windows, writer, counts, clock)
-        write_json(folder / RESULT, result)
+        writing(write_json)(folder / RESULT, result)
         map_file.close()
     return result
 

@@ -24,6 +24,7 @@ class Slide(Protocol):
     """A pyramid of RGB images; `close` it, or use it as a context manager. Reading is thread-safe."""
 
     name: str
+    path: Path | None  # of its file as it was given; None for what has none
     source: str
     mpp: float
     level_sizes: tuple[Size, ...]
@@ -41,10 +42,12 @@ class Slide(Protocol):
 class ArraySlide:
     """An image in memory as a slide of one level: uint8 RGB `[H, W, 3]` at `mpp` micrometres per pixel."""
 
-    def __init__(self, pixels: Pixels, mpp: float, name: str = "array", source: str = "memory") -> None:
+    def __init__(
+        self, pixels: Pixels, mpp: float, name: str = "array", source: str = "memory", path: Path | None = None
+    ) -> None:
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
             raise SlideError(f"{name}: expected uint8 [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
-        self.pixels, self.name, self.source = pixels, name, source
+        self.pixels, self.name, self.source, self.path = pixels, name, source, path
         self.mpp = check_mpp(mpp, name)
         self.level_sizes: tuple[Size, ...] = ((pixels.shape[1], pixels.shape[0]),)
 
@@ -67,6 +70,7 @@ class OpenSlideSlide:
 
     def __init__(self, path: Path, mpp: float | None) -> None:
         self.name = path.stem
+        self.path: Path | None = path
         try:
             self._file = openslide.OpenSlide(path)
         except openslide.OpenSlideError as error:
@@ -158,7 +162,7 @@ def open_slide(path: Path | str, mpp: float | None = None) -> Slide:
     pixels = read_image(path)
     if mpp is None:
         raise SlideError(f"{path}: an image does not say its resolution; pass it with --mpp")
-    return ArraySlide(pixels, mpp, path.stem, f"{path.suffix[1:].lower()} image")
+    return ArraySlide(pixels, mpp, path.stem, f"{path.suffix[1:].lower()} image", path)
 
 
 def read_image(path: Path) -> Pixels:

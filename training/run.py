@@ -125,7 +125,7 @@ class Run:
         with open(path, "a", newline="") as table:
             log = Log(self.folder, table, first)
             try:
-                with output_errors(path, while_filling=True):
+                with output_errors(path, self.folder):
                     yield log
             finally:
                 log.board.close()

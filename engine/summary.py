@@ -1,0 +1,160 @@
+"""`summary.csv`: one row a slide, whole after every slide, shared by all runs that write into one folder."""
+
+import csv
+import io
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from glassrt.engine.errors import OutputError
+from glassrt.engine.files import output_errors, replace_file
+from glassrt.engine.origin import RESULT, is_same_file, read_origin
+from glassrt.engine.results import Result
+from glassrt.engine.staging import lock_folder
+
+SUMMARY = "summary.csv"
+FAILED = "failed"
+FIGURES = ("mm2", "probability", "tissue_fraction", "regions")  # of each class but the background
+FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # begins a cell that spreadsheets would run, or one marked as text
+
+Row = list[str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one slide: its figures, or the one line that says why there are none."""
+
+    path: Path
+    result: Result | None = None
+    error: str = ""
+
+    @property
+    def status(self) -> str:
+        if self.result is None:
+            return FAILED
+        return "no tissue" if self.result.note else "scored"
+
+
+class Summary:
+    """The table of the results in the folder `out`, whose classes but the background are named `classes`.
+
+    Rows of earlier and of other runs stay as long as their results do. A cell that a spreadsheet would run as a formula
+    begins with an apostrophe more than its text. Raises OutputError where the file is not one to go on with.
+    """
+
+    def __init__(self, out: Path, classes: Sequence[str]) -> None:
+        self.out, self.path, self.classes = out, out / SUMMARY, classes
+        figures = [f"{name}_{figure}" for name in classes for figure in FIGURES]
+        self.columns = [
+            *("slide", "status", "tissue_mm2", "analysed_mm2"),
+            *figures,
+            *("windows", "seconds", "bundle", "error"),
+        ]
+
+    def begin(self) -> None:
+        """Drop rows whose results are gone, and add those of results whose run ended before it wrote their rows."""
+
+        def agree(rows: list[Row]) -> list[Row]:
+            kept = [row for row in rows if row[1] == FAILED or (self.out / Path(row[0]).stem / RESULT).is_file()]
+            known = {Path(row[0]).stem for row in kept if row[1] != FAILED}
+            results = sorted(path for path in self.out.glob(f"*/{RESULT}") if path.parent.name not in known)
+            found = [self.row(outcome) for path in results if (outcome := self.read_outcome(path))]
+            return kept + [row for row in found if all(row[0] != other[0] for other in kept)]
+
+        self.update(agree)
+
+    def add(self, outcome: Outcome) -> None:
+        """Write the row of an outcome, in place of an older one of the same slide."""
+
+        def put(rows: list[Row]) -> list[Row]:
+            places = [index for index, row in enumerate(rows) if self.is_of_slide(row, outcome.path)]
+            first = places[0] if places else len(rows)
+            later = [row for index, row in enumerate(rows) if index >= first and index not in places]
+            return [*rows[:first], self.row(outcome), *later]
+
+        self.update(put)
+
+    def update(self, change: Callable[[list[Row]], list[Row]]) -> None:
+        """Replace the rows by what `change` makes of them, while no other run can."""
+        with output_errors(self.path), lock_folder(self.out):
+            older = self.read()
+            rows = change(older)
+            if rows == older:
+                return
+            text = io.StringIO()
+            csv.writer(text).writerows([as_text(cell) for cell in row] for row in (self.columns, *rows))
+            with replace_file(self.path) as beside:
+                beside.write_text(text.getvalue(), encoding="utf-8", newline="")
+
+    def read(self) -> list[Row]:
+        """The rows so far; none where there is no file, or an empty one."""
+        if not os.path.lexists(self.path):
+            return []
+        if not self.path.is_file():
+            raise OutputError(f"{self.path} is no file; move it away or choose another --out")
+        try:
+            with open(self.path, newline="", encoding="utf-8-sig") as file:
+                lines = csv.reader(file, strict=True)
+                fits = [plain_text(cell) for cell in next(lines, self.columns)] == self.columns
+                rows = [[plain_text(cell) for cell in row] for row in lines if row] if fits else []
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be read ({error.strerror}); choose another --out") from error
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise OutputError(f"{self.path} is damaged ({error}); move it away or choose another --out") from error
+        if not fits:
+            raise OutputError(
+                f"{self.path} has other columns: it is of a bundle with other classes than {', '.join(self.classes)}, "
+                "or was not written by this version of GlassRT; move it away or choose another --out"
+            )
+        for number, row in enumerate(rows, start=2):
+            if len(row) != len(self.columns):
+                raise OutputError(f"{self.path} is damaged in row {number}; move it away or choose another --out")
+        return rows
+
+    def is_of_slide(self, row: Row, path: Path) -> bool:
+        """Whether a row is of the slide at `path`, which it may name otherwise; its results tell which it is of."""
+        if row[0] == str(path) or Path(row[0]).stem != path.stem:
+            return row[0] == str(path)
+        return is_same_file(row[0] if row[1] == FAILED else read_origin(self.out / path.stem), path)
+
+    def row(self, outcome: Outcome) -> Row:
+        """The row of an outcome."""
+        values = [""] * (len(self.columns) - 3)
+        if outcome.result is not None:
+            values = [*summary_figures(outcome.result, self.classes), str(outcome.result.bundle["name"])]
+        return [str(outcome.path), outcome.status, *values, outcome.error]
+
+    def read_outcome(self, path: Path) -> Outcome | None:
+        """The outcome that the `result.json` at `path` tells of; None if it is of no file, or not of such a bundle."""
+        try:
+            result = msgspec.json.decode(path.read_bytes(), type=Result)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        given = result.slide.get("given")
+        if not isinstance(given, str) or Path(given).stem != path.parent.name:
+            return None
+        return Outcome(Path(given), result) if list(result.classes)[1:] == list(self.classes) else None
+
+
+def as_text(cell: str) -> str:
+    """A cell that spreadsheets show and do not run."""
+    return f"'{cell}" if FORMULA.match(cell) else cell
+
+
+def plain_text(cell: str) -> str:
+    """A cell as it was before `as_text`."""
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+
+
+def summary_figures(result: Result, names: Sequence[str]) -> list[str]:
+    """The figures of a row: of the slide, of each class in `names`, and of the work."""
+    values: list[float | None] = [result.tissue_mm2, result.analysed_mm2]
+    for name in names:
+        found = result.classes[name]
+        values += [found.area_mm2, found.mean_probability, found.tissue_fraction, found.regions]
+    values += [result.windows["run"], result.seconds["total"]]
+    return [f"{value:.6g}" if isinstance(value, float) else str(value) for value in values]
