@@ -19,7 +19,7 @@ from pathlib import Path
 
 PREFIX = ".glassrt-"
 LOCK, OLDER = ".lock", ".older"
-OWN_NAME = re.compile(rf"{re.escape(PREFIX)}[0-9a-f]{{16}}")
+LOCK_NAME = re.compile(r"\.glassrt-(folder|[0-9a-f]{16})\.lock")
 LONG_AGO_S = 24 * 3600.0  # untouched for so long, work is nobody's, wherever its process ran
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # one for a machine and all its containers, new at every start
 RENAME_EXCHANGE = 2  # linux/fs.h
@@ -68,7 +68,7 @@ def own_name(folder: Path) -> Iterator[Path]:
 def clear_left(folder: Path) -> None:
     """Bring back what killed processes had moved aside in `folder` and remove what they left half-written."""
     for path in folder.glob(f"{PREFIX}*{LOCK}"):
-        if OWN_NAME.fullmatch(path.name.removesuffix(LOCK)):
+        if LOCK_NAME.fullmatch(path.name):
             with contextlib.suppress(OSError):  # another process is at it, or may do what this one may not
                 clear_one(path)
 
@@ -90,7 +90,7 @@ def clear_one(path: Path) -> None:
                 moved.rename(folder_of(moved))
         here = os.read(descriptor, 100)
         pieces = [piece for piece in path.parent.glob(f"{stem.name}*") if piece != path]
-        if (here and here == read_boot()) or time.time() - last_change([path, *pieces]) > LONG_AGO_S:
+        if not pieces or (here and here == read_boot()) or time.time() - last_change([path, *pieces]) > LONG_AGO_S:
             for piece in pieces:
                 remove(piece)
             path.unlink()

@@ -1,0 +1,201 @@
+"""summary.csv: what stays of it, what is never destroyed, what spreadsheets make of it."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from glassrt.engine.errors import OutputError
+from glassrt.engine.files import readable_json
+from glassrt.engine.origin import RESULT, describe_origin
+from glassrt.engine.results import ClassResult, Result
+from glassrt.engine.summary import SUMMARY, Outcome, Summary, as_text, plain_text
+
+GLAND = ClassResult(0.25, 0.5, 0.125, 3)
+
+
+def make_result(path: Path, classes: tuple[str, ...] = ("gland",), tissue: float = 2.0) -> Result:
+    return Result(
+        slide={"name": path.stem, **describe_origin(path)},
+        bundle={"name": "glands"},
+        backend={},
+        tissue_mm2=tissue,
+        analysed_mm2=3.0,
+        classes={"other": ClassResult(0.75, 0.5, None, None), **dict.fromkeys(classes, GLAND)},
+        map={},
+        windows={"run": 7, "skipped": 1},
+        seconds={"total": 1.5},
+        versions={},
+        note="",
+    )
+
+
+def write_result(out: Path, path: Path, **more: object) -> Outcome:
+    """The outcome of a slide at `path` whose results lie in `out`."""
+    result = make_result(path, **more)  # type: ignore[arg-type]
+    (out / path.stem).mkdir(parents=True, exist_ok=True)
+    (out / path.stem / RESULT).write_bytes(readable_json(result))
+    return Outcome(path, result)
+
+
+def read_rows(out: Path) -> list[dict[str, str]]:
+    with open(out / SUMMARY, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_of_another_run_stay_as_long_as_their_results(tmp_path: Path) -> None:
+    first = Summary(tmp_path, ["gland"])
+    for name in ("/s/a.svs", "/s/b.svs"):
+        first.add(write_result(tmp_path, Path(name)))
+    first.add(Outcome(Path("/s/c.svs"), error="/s/c.svs: broken"))
+    (tmp_path / "a" / RESULT).unlink()
+    second = Summary(tmp_path, ["gland"])
+    second.begin()
+    second.add(write_result(tmp_path, Path("/s/d.svs")))
+    rows = read_rows(tmp_path)
+    assert [(row["slide"], row["status"]) for row in rows] == [
+        ("/s/b.svs", "scored"),
+        ("/s/c.svs", "failed"),
+        ("/s/d.svs", "scored"),
+    ]
+    assert rows[0] == {
+        "slide": "/s/b.svs",
+        "status": "scored",
+        "tissue_mm2": "2",
+        "analysed_mm2": "3",
+        "gland_mm2": "0.25",
+        "gland_probability": "0.5",
+        "gland_tissue_fraction": "0.125",
+        "gland_regions": "3",
+        "windows": "7",
+        "seconds": "1.5",
+        "bundle": "glands",
+        "error": "",
+    }
+    assert rows[1]["error"] == "/s/c.svs: broken"
+
+
+def test_a_slide_has_one_row_however_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, slide = tmp_path / "out", tmp_path / "a.svs"
+    slide.write_text("pixels")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "a.svs").symlink_to(slide)
+    monkeypatch.chdir(tmp_path)
+    out.mkdir()
+    summary = Summary(out, ["gland"])
+    summary.add(Outcome(slide, error="the disk is gone"))
+    summary.add(write_result(out, Path("b.svs")))
+    for named in (Path("a.svs"), slide, Path("links/a.svs"), Path("links/../a.svs")):
+        summary.add(write_result(out, named))
+        assert [row["slide"] for row in read_rows(out)] == [str(named), "b.svs"]
+    summary.add(Outcome(slide, error="the disk is gone"))
+    assert [(row["slide"], row["status"]) for row in read_rows(out)] == [(str(slide), "failed"), ("b.svs", "scored")]
+
+
+def test_another_slide_of_the_name_that_fails_has_a_row_of_its_own(tmp_path: Path) -> None:
+    summary = Summary(tmp_path, ["gland"])
+    summary.add(Outcome(Path("/first/a.svs"), error="broken"))
+    summary.add(write_result(tmp_path, Path("/second/a.svs")))
+    summary.add(Outcome(Path("/third/a.svs"), error="broken"))
+    assert [row["slide"] for row in read_rows(tmp_path)] == ["/first/a.svs", "/second/a.svs", "/third/a.svs"]
+
+
+def test_results_whose_row_a_killed_run_did_not_write_get_it(tmp_path: Path) -> None:
+    Summary(tmp_path, ["gland"]).add(write_result(tmp_path, Path("/s/a.svs")))
+    write_result(tmp_path, Path("/s/b.svs"), tissue=4.0)
+    write_result(tmp_path, Path("/s/c.svs"), classes=("tumour",))
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / RESULT).write_text("{}")
+    Summary(tmp_path, ["gland"]).begin()
+    assert [(row["slide"], row["tissue_mm2"]) for row in read_rows(tmp_path)] == [("/s/a.svs", "2"), ("/s/b.svs", "4")]
+    (tmp_path / SUMMARY).unlink()
+    Summary(tmp_path, ["gland"]).begin()
+    assert [row["slide"] for row in read_rows(tmp_path)] == ["/s/a.svs", "/s/b.svs"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"name,age\r\nann,3\r\n", "other columns"),
+        (b"slide,status\r\n", "other columns"),
+        (b"\x89PNG\r\n\x1a\n\0\xff", "damaged"),
+        (b"slide;status;tissue_mm2\r\n", "other columns"),
+        (b"HEADING/s/a.svs,scored,1,2\r\n", "damaged in row 2"),
+        (b'HEADING"/s/a.svs,scored', "damaged"),
+        (b'HEADING"/s/a.svs"x,scored', "damaged"),
+    ],
+)
+def test_a_file_that_is_not_ours_to_go_on_with_is_left_as_it_is(tmp_path: Path, content: bytes, says: str) -> None:
+    summary = Summary(tmp_path, ["gland"])
+    content = content.replace(b"HEADING", ",".join(summary.columns).encode() + b"\r\n")
+    (tmp_path / SUMMARY).write_bytes(content)
+    for act in (summary.begin, lambda: summary.add(write_result(tmp_path, Path("/s/b.svs")))):
+        with pytest.raises(OutputError, match=says) as caught:
+            act()
+        assert "\n" not in str(caught.value)
+    assert (tmp_path / SUMMARY).read_bytes() == content
+    assert sorted(os.listdir(tmp_path)) == ["b", SUMMARY]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("nowhere", path)])
+def test_what_is_no_file_is_left_too(tmp_path: Path, make: object) -> None:
+    make(tmp_path / SUMMARY)  # type: ignore[operator]
+    with pytest.raises(OutputError, match="is no file"):
+        Summary(tmp_path, ["gland"]).begin()
+
+
+def test_columns_of_another_bundle_never_hold_its_figures(tmp_path: Path) -> None:
+    Summary(tmp_path, ["gland"]).add(write_result(tmp_path, Path("/s/a.svs")))
+    for classes in (["tumour"], ["gland", "tumour"], ["Gland"]):
+        with pytest.raises(OutputError, match=f"other classes than {', '.join(classes)}"):
+            Summary(tmp_path, classes).begin()
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-dash.tif", "@SUM(A1)", "\tx", "\rx", "\nx", "＝1", "'=1", "''@"])
+def test_no_cell_is_a_formula_and_every_cell_is_read_back(tmp_path: Path, text: str) -> None:
+    summary = Summary(tmp_path, [text])
+    summary.add(Outcome(Path(text), error=text))
+    summary.add(write_result(tmp_path, Path("/s/=a.svs"), classes=(text,)))
+    with open(tmp_path / SUMMARY, newline="", encoding="utf-8") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert not [cell for cell in cells if cell and cell[0] in "=+-@\t\r\n＝"]
+    assert "/s/=a.svs" in cells
+    assert f"'{text}" in cells
+    Summary(tmp_path, [text]).begin()
+    assert [row[0] for row in Summary(tmp_path, [text]).read()] == [text, "/s/=a.svs"]
+
+
+@pytest.mark.parametrize("text", ["/s/a.svs", "'quoted'.tif", "", "0.5", "a=b", 'x\ny,"z"', "é 组织"])
+def test_other_cells_are_as_they_were(text: str) -> None:
+    assert as_text(text) == text == plain_text(text)
+
+
+def test_runs_at_once_lose_no_row(tmp_path: Path) -> None:
+    """Four processes add rows to one summary; one more is killed while it does."""
+    add = """
+import sys
+from pathlib import Path
+from glassrt.engine.summary import Outcome, Summary
+summary = Summary(Path(sys.argv[1]), ["gland"])
+summary.begin()
+for number in range(int(sys.argv[3])):
+    summary.add(Outcome(Path(f"/s/{sys.argv[2]}-{number}.svs"), error="broken"))
+    print(flush=True)
+"""
+    command = [sys.executable, "-c", add, str(tmp_path)]
+    killed = subprocess.Popen([*command, "killed", "100000"], stdout=subprocess.PIPE)
+    adding = [subprocess.Popen([*command, name, "25"], stdout=subprocess.DEVNULL) for name in "abcd"]
+    assert killed.stdout is not None
+    done = sum(1 for _, line in zip(range(5), killed.stdout, strict=False) if line)
+    killed.kill()
+    done += len(killed.stdout.read().splitlines())
+    killed.wait()
+    killed.stdout.close()
+    assert [process.wait() for process in adding] == [0] * 4
+    slides = [row["slide"] for row in read_rows(tmp_path)]
+    assert len(slides) == len(set(slides))
+    assert {f"/s/{name}-{number}.svs" for name in "abcd" for number in range(25)} <= set(slides)
+    assert sum(slide.startswith("/s/killed") for slide in slides) in (done, done + 1)
