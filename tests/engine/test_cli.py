@@ -1,5 +1,7 @@
 """The command as users run it: real processes, exit codes, one line for what went wrong."""
 
+import csv
+import importlib.metadata
 import json
 import os
 import re
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -210,6 +213,97 @@ def test_a_name_that_results_cannot_have_is_refused_before_any_work(tmp_path: Pa
     done = run("score", slide, "--out", tmp_path / "out")
     assert_one_line(done, 2, says)
     assert not (tmp_path / "out").exists()
+
+
+def rename_class(folder: Path, name: str) -> Path:
+    """The default bundle with another name for glands."""
+    bundle = Path(shutil.copytree(DEFAULT_BUNDLE, folder / "renamed.glass"))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["classes"][1]["name"] = name
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    return bundle
+
+
+@pytest.mark.parametrize("name", ["[/red]", "[bold]end\\", ":warning:", "=1+1", '<a&"b, 腺体'])
+def test_any_name_of_a_class_goes_through_to_every_output(demo_slide: Path, tmp_path: Path, name: str) -> None:
+    bundle, out = rename_class(tmp_path, name), tmp_path / "out"
+    wide = {**os.environ, "COLUMNS": "200"}  # so that no heading is broken
+    done = run("score", demo_slide, "--bundle", bundle, "--out", out, "--scales", "0.5", env=wide)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{name} mm²" in done.stdout
+    folder = out / demo_slide.stem
+    with open(out / "summary.csv", newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    column = f"'{name}_mm2" if name.startswith("=") else f"{name}_mm2"
+    area = json.loads((folder / "result.json").read_text())["classes"][name]["area_mm2"]
+    assert float(row[column]) == pytest.approx(area, rel=1e-4)
+    features = json.loads((folder / "regions.geojson").read_text())["features"]
+    assert {feature["properties"]["classification"]["name"] for feature in features} == {name}
+    with tifffile.TiffFile(folder / "map.ome.tif") as file:
+        channels = [
+            part.get("Name") for part in ElementTree.fromstring(file.ome_metadata).iter() if "Name" in part.keys()
+        ]
+    assert f"p({name})" in channels
+    described = run("info", bundle)
+    assert described.returncode == 0
+    assert f"other, {name} " in described.stdout
+
+
+def test_a_terminal_of_other_letters_does_not_end_a_finished_run(demo_slide: Path, tmp_path: Path) -> None:
+    slide = tmp_path / "组织.svs"
+    slide.symlink_to(demo_slide)
+    done = run("score", slide, "--out", tmp_path / "out", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"\u7ec4\u7ec7/  overlay.png" in done.stdout
+
+
+def test_a_name_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    slide = tmp_path / "a\x1b[2J\rb\nc.png"
+    done = run("score", slide, "--out", tmp_path / "out")
+    assert_one_line(done, 3, r"a\x1b[2J\rb\nc.png does not exist")
+    assert not set(done.stdout + done.stderr) & {"\x1b", "\r"}
+
+
+def test_the_version_is_told() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"glassrt {importlib.metadata.version('glassrt')}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("glassrt ", ["score", "plan", "info", "export", "verify", "train", "bench"]),
+        ("glassrt ver", ["verify"]),
+        ("glassrt score --map", ["--map-mpp"]),
+        ("glassrt bench la", ["latency"]),
+        ("glassrt --ver", ["--version"]),
+    ],
+)
+def test_the_shell_completes_commands_and_options(words: str, offered: list[str]) -> None:
+    """As bash asks: every room's commands are there."""
+    asked = {"_GLASSRT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
+    done = run(env={**os.environ, **asked})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(offered) <= set(done.stdout.split())
+
+
+def test_completion_is_installed_where_the_shell_finds_it(tmp_path: Path) -> None:
+    """The shell is the process that calls, so a real one calls; it then completes by what was written."""
+    (tmp_path / ".bashrc").write_text("mine=kept\n")
+    environment = {"HOME": str(tmp_path), "PATH": f"{Path(GLASSRT).parent}:{os.environ['PATH']}"}
+    environment |= {"PYTHONPATH": os.environ.get("PYTHONPATH", ""), "TERM": "dumb"}
+    commands = """
+        glassrt --show-completion || exit 1
+        glassrt --install-completion || exit 2
+        . ~/.bashrc
+        COMP_WORDS=(glassrt inf) COMP_CWORD=1
+        _glassrt_completion glassrt
+        echo "$mine offered: ${COMPREPLY[*]}"
+    """
+    done = subprocess.run(["bash", "-c", commands], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "complete -o default -F _glassrt_completion glassrt" in done.stdout
+    assert done.stdout.endswith("kept offered: info\n")
 
 
 def test_info_describes_slides_and_bundles(demo_slide: Path) -> None:
