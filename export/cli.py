@@ -8,6 +8,7 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from glassrt.engine.backends import GPU_BATCH
 from glassrt.engine.bundle import is_name, open_bundle
@@ -16,6 +17,7 @@ from glassrt.engine.cli import build_plans, parse_precisions
 from glassrt.engine.errors import GlassError, UsageError
 from glassrt.engine.files import readable_json, replace_file
 from glassrt.engine.plans import find_flavour
+from glassrt.engine.terminal import PlainTable
 from glassrt.export.triton import prepare_repository, write_repository
 from glassrt.training.cli import missing_packages
 
@@ -98,13 +100,13 @@ def verify_command(
 
 def check_table(checks: tuple[Check, ...]) -> Table:
     """One row a check."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("precision", "through", "on", "largest", "mean", "NaN", "other class", "mIoU", ""):
         table.add_column(name)
     for check in checks:
         change = "" if check.miou_change is None else f"{check.miou_change:+.2f}"
         figures = (f"{check.largest:.2g}", f"{check.mean:.2g}", str(check.nan), f"{check.flips:.3%}", change)
-        verdict = "passed" if check.passed else "[red]FAILED[/red]" if is_broken(check) else "not offered"
+        verdict = "passed" if check.passed else Text("FAILED", style="red") if is_broken(check) else "not offered"
         table.add_row(check.precision, check.backend, f"{check.device}, {check.isa}", *figures, verdict)
     return table
 
