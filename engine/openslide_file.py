@@ -1,0 +1,171 @@
+"""Slides that OpenSlide opens, read through it or, where that gives the same pixels, straight from their tiles."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import cv2
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+
+from glassrt.engine.errors import GlassError, SlideError
+from glassrt.engine.resolution import choose_mpp
+from glassrt.engine.tiff_tiles import TiffTiles, open_tiles
+from glassrt.engine.windows import Box
+
+Pixels = NDArray[np.uint8]
+Size = tuple[int, int]
+
+SIDE_ROUNDING = 1.5  # pixels by which a level's sides may differ from level 0's over one factor
+SAMPLE_SIDE = 128
+SHIFTED_TOLERANCE = 4  # grey levels, where OpenSlide interpolates between pixels
+MARGIN = 2  # pixels at the edge of an interpolated sample, whose neighbours were not read
+
+
+class OpenSlideSlide:
+    """A slide file that OpenSlide reads. Transparent parts (never scanned) are white."""
+
+    def __init__(self, path: Path, mpp: float | None) -> None:
+        self.name, self._path = path.stem, path
+        self._tiles: TiffTiles | None = None
+        self._file = self._open()
+        try:
+            properties = self._file.properties
+            vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
+            self.source = f"OpenSlide {vendor}"
+            sizes = self._file.level_dimensions
+            self._levels = even_levels(sizes)
+            self._downsamples = self._file.level_downsamples
+            self.level_sizes: tuple[Size, ...] = tuple(sizes[level] for level in self._levels)
+            self._tiles = open_tiles(path, vendor, sizes[0], self.level_sizes)
+            self.mpp = choose_mpp(stated_mpp(properties, "x"), stated_mpp(properties, "y"), mpp, str(path))
+            self.bounds = read_bounds(properties, sizes[0])
+            if self._tiles is not None and not all(
+                self._agree(self._tiles, level, box) for level, box in self._tiles.samples(SAMPLE_SIDE)
+            ):
+                self._tiles.close()
+                self._tiles = None
+        except (GlassError, openslide.OpenSlideError) as error:
+            self.close()
+            if isinstance(error, GlassError):
+                raise
+            raise SlideError(f"{path}: OpenSlide cannot read it ({error}); copy it again or convert it") from error
+
+    def _open(self) -> openslide.OpenSlide:
+        try:
+            return openslide.OpenSlide(self._path)
+        except (openslide.OpenSlideError, OSError) as error:
+            raise SlideError(
+                f"{self._path}: OpenSlide cannot read it ({error}); copy it again or convert it"
+            ) from error
+
+    def _agree(self, tiles: TiffTiles, level: int, box: Box) -> bool:
+        """Whether OpenSlide gives the very pixels that `tiles` does.
+
+        Where OpenSlide fails, tiles that were decoded without a fault stand: its libtiff refuses some that are whole.
+        """
+        pixels = tiles.read(level, box.left, box.top, *box.size)
+        try:
+            painted = self._paint(level, (box.left, box.top), box.size)
+        except SlideError:
+            self._file.close()
+            self._file = self._open()  # one that failed once gives nothing any more
+            return True
+        shift = self._shift(level, (box.left, box.top))
+        if not any(shift):
+            return np.array_equal(pixels, painted)
+        matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]])
+        shifted = cv2.warpAffine(
+            pixels, matrix, box.size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+        )
+        difference = cv2.absdiff(shifted, painted)[MARGIN:-MARGIN, MARGIN:-MARGIN]
+        return not difference.size or int(difference.max()) <= SHIFTED_TOLERANCE
+
+    def read_level(self, level: int, level_xy: tuple[int, int], size: Size) -> Pixels:
+        if self._tiles is not None:
+            return self._tiles.read(level, *level_xy, *size)
+        return self._paint(level, level_xy, size)
+
+    def _paint(self, level: int, level_xy: tuple[int, int], size: Size) -> Pixels:
+        base_x, base_y = self._base_xy(level, level_xy)
+        try:
+            rgba = np.asarray(self._file.read_region((base_x, base_y), self._levels[level], size))
+        except (openslide.OpenSlideError, OSError) as error:
+            raise SlideError(
+                f"{self._path}: cannot be read at x {base_x}, y {base_y} of level 0 ({error}); copy the slide again"
+            ) from error
+        return over_white(rgba)
+
+    def _base_xy(self, level: int, level_xy: tuple[int, int]) -> tuple[int, int]:
+        """The level-0 position from which OpenSlide, which divides both axes by one number, finds `level_xy`."""
+        downsample = self._downsamples[self._levels[level]]
+        return round(level_xy[0] * downsample), round(level_xy[1] * downsample)
+
+    def _shift(self, level: int, level_xy: tuple[int, int]) -> tuple[float, float]:
+        """How far beyond `level_xy` OpenSlide begins, as it takes whole level-0 pixels; below half of one."""
+        downsample = self._downsamples[self._levels[level]]
+        base_x, base_y = self._base_xy(level, level_xy)
+        return base_x / downsample - level_xy[0], base_y / downsample - level_xy[1]
+
+    def close(self) -> None:
+        if self._tiles is not None:
+            self._tiles.close()
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def even_levels(sizes: tuple[Size, ...]) -> tuple[int, ...]:
+    """The levels that show all of level 0 shrunk by one factor, but for the rounding of their sides.
+
+    Others are another picture, padded or stretched: nothing says where their pixels lie on level 0.
+    """
+    width, height = sizes[0]
+
+    def factors(length: int, side: int) -> tuple[float, float]:
+        return length / (side + SIDE_ROUNDING), length / max(side - SIDE_ROUNDING, 0.5)
+
+    kept = []
+    for level, size in enumerate(sizes):
+        (low_x, high_x), (low_y, high_y) = factors(width, size[0]), factors(height, size[1])
+        if max(low_x, low_y) <= min(high_x, high_y):
+            kept.append(level)
+    return tuple(kept)
+
+
+def stated_mpp(properties: Mapping[str, str], axis: str) -> float | None:
+    """Micrometres per pixel along `axis` as the file says, None where it does not."""
+    try:
+        return float(properties[f"openslide.mpp-{axis}"])
+    except (KeyError, ValueError):
+        return None
+
+
+def read_bounds(properties: Mapping[str, str], size: Size) -> Box | None:
+    """The scanned part of a slide of `size`, None where it is the whole, or where what the file says is no part."""
+    try:
+        left, top, width, height = (
+            int(properties[f"openslide.bounds-{side}"]) for side in ("x", "y", "width", "height")
+        )
+    except (KeyError, ValueError):
+        return None
+    box = Box(left, top, min(left + width, size[0]), min(top + height, size[1]))
+    if left < 0 or top < 0 or min(box.size) <= 0 or box.size == size:
+        return None
+    return box
+
+
+def over_white(rgba: NDArray[np.uint8]) -> Pixels:
+    """RGB of what lies before white: OpenSlide's colours are those that the opaque part alone would have."""
+    rgb: Pixels = cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB)  # type: ignore[assignment]
+    alpha = rgba[..., 3]
+    seen_through = alpha < 255
+    if seen_through.any():
+        share = alpha[seen_through].astype(np.uint16)[:, None]
+        rgb[seen_through] = (rgb[seen_through] * share + (255 * 255 - 255 * share) + 127) // 255
+    return rgb
