@@ -16,6 +16,7 @@ from glassrt.engine.slide import Pixels, Size, Slide
 
 PATCH = 128  # grid pixels interpolated at a time
 MAX_READ_SIDE = 4096  # level pixels of one read: 64 MB as RGBA
+FINER = 0.99  # of both sides of the grid: levels are read from down to this size
 SAME_MPP = 0.005  # relative; closer than any scanner's calibration
 
 
@@ -39,7 +40,11 @@ class GridReader:
         if abs(ratio - 1) < SAME_MPP:
             ratio = 1.0
         width, height = (max(1, math.floor(side / ratio + 0.5)) for side in (base_width, base_height))
-        finer = [index for index, size in enumerate(self.slide.level_sizes) if size[0] >= 0.99 * width]
+        finer = [
+            index
+            for index, size in enumerate(self.slide.level_sizes)
+            if size[0] >= FINER * width and size[1] >= FINER * height
+        ]
         object.__setattr__(self, "width", width)
         object.__setattr__(self, "height", height)
         object.__setattr__(self, "level", finer[-1] if finer else 0)

@@ -27,7 +27,8 @@ class OpenSlideSlide:
     """A slide file that OpenSlide reads. Transparent parts (never scanned) are white."""
 
     def __init__(self, path: Path, mpp: float | None) -> None:
-        self.name, self._path = path.stem, path
+        self.name = path.stem
+        self.path: Path | None = path
         self._tiles: TiffTiles | None = None
         self._file = self._open()
         try:
@@ -54,10 +55,10 @@ class OpenSlideSlide:
 
     def _open(self) -> openslide.OpenSlide:
         try:
-            return openslide.OpenSlide(self._path)
+            return openslide.OpenSlide(self.path)
         except (openslide.OpenSlideError, OSError) as error:
             raise SlideError(
-                f"{self._path}: OpenSlide cannot read it ({error}); copy it again or convert it"
+                f"{self.path}: OpenSlide cannot read it ({error}); copy it again or convert it"
             ) from error
 
     def _agree(self, tiles: TiffTiles, level: int, box: Box) -> bool:
@@ -92,9 +93,8 @@ class OpenSlideSlide:
         try:
             rgba = np.asarray(self._file.read_region((base_x, base_y), self._levels[level], size))
         except (openslide.OpenSlideError, OSError) as error:
-            raise SlideError(
-                f"{self._path}: cannot be read at x {base_x}, y {base_y} of level 0 ({error}); copy the slide again"
-            ) from error
+            place = f"{size[0]} x {size[1]} pixels from x {base_x}, y {base_y}" + (f", level {level}" if level else "")
+            raise SlideError(f"{self.path}: cannot be read: {place} ({error}); copy the slide again") from error
         return over_white(rgba)
 
     def _base_xy(self, level: int, level_xy: tuple[int, int]) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Result files: pyramidal OME-TIFF, GeoJSON, overlay picture, JSON. Each is written to the path given."""
 
+import math
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from glassrt.engine.bundle import ClassInfo
 from glassrt.engine.files import readable_json
 from glassrt.engine.mapfile import NOT_ANALYSED, MapFile
 from glassrt.engine.regions import Region, Ring
-from glassrt.engine.windows import bands
+from glassrt.engine.windows import Box, bands
 
 TIFF_TILE = 512
 TIFF_BUFFER = 16_000_000  # bytes of tiles that wait for compression; tifffile's own choice is 256 MB
@@ -24,13 +25,17 @@ COMPRESSION_LEVEL = 4
 REGION_NAMESPACE = uuid.UUID("6b1fc1f5-98a8-4ef6-93ab-9a6c8d8c9f0e")
 TINT = 0.4
 GREY = 190
+BOX_COLOR = (90, 90, 90)
 
 
-def write_map(path: Path, map_file: MapFile, classes: Sequence[ClassInfo], mpp: float) -> None:
+def write_map(
+    path: Path, map_file: MapFile, classes: Sequence[ClassInfo], mpp: float, position_um: tuple[float, float] = (0, 0)
+) -> None:
     """Write the map as a tiled, compressed, pyramidal OME-TIFF: class numbers, then a probability plane a class.
 
-    `mpp` is the map's pixel size in micrometres. Levels halve until one tile holds them, class numbers by the
-    nearest pixel, probabilities by the mean.
+    `mpp` is the map's pixel size in micrometres, `position_um` the place of its corner in the frame that viewers
+    show of the slide. Levels halve until one tile holds them, class numbers by the nearest pixel, probabilities
+    by the mean.
     """
     with ExitStack() as stack:
         levels = [map_file]
@@ -42,7 +47,7 @@ def write_map(path: Path, map_file: MapFile, classes: Sequence[ClassInfo], mpp: 
             halve(finer, coarser)
             levels.append(coarser)
         names = ["class", *(f"p({info.name})" for info in classes[1:])]
-        metadata = {
+        metadata: dict[str, Any] = {
             "axes": "CYX",
             "Channel": {"Name": names},
             "PhysicalSizeX": mpp,
@@ -50,6 +55,8 @@ def write_map(path: Path, map_file: MapFile, classes: Sequence[ClassInfo], mpp: 
             "PhysicalSizeY": mpp,
             "PhysicalSizeYUnit": "µm",
         }
+        if any(position_um):
+            metadata["Plane"] = place_planes(len(names), position_um)
         big = sum(level.planes * level.height * level.width for level in levels) > 2**31
         with tifffile.TiffWriter(path, bigtiff=big, ome=True) as file:
             for index, level in enumerate(levels):
@@ -69,6 +76,16 @@ def write_map(path: Path, map_file: MapFile, classes: Sequence[ClassInfo], mpp: 
                     resolutionunit="CENTIMETER",
                     metadata=metadata if index == 0 else None,
                 )
+
+
+def place_planes(planes: int, position_um: tuple[float, float]) -> dict[str, list[Any]]:
+    """OME metadata that puts every plane's corner at a position."""
+    return {
+        "PositionX": [position_um[0]] * planes,
+        "PositionXUnit": ["µm"] * planes,
+        "PositionY": [position_um[1]] * planes,
+        "PositionYUnit": ["µm"] * planes,
+    }
 
 
 def halve(finer: MapFile, coarser: MapFile) -> None:
@@ -95,24 +112,31 @@ def read_tiles(level: MapFile) -> Iterator[NDArray[np.uint8]]:
 
 
 def write_regions(
-    path: Path, regions: Iterable[Region], classes: Sequence[ClassInfo], to_base: tuple[float, float]
+    path: Path,
+    regions: Iterable[Region],
+    classes: Sequence[ClassInfo],
+    to_base: tuple[float, float],
+    origin: tuple[int, int] = (0, 0),
 ) -> list[int]:
     """Write one GeoJSON polygon a region, in level-0 pixels, as QuPath imports it; returns regions per class.
 
-    `to_base` is level-0 pixels per map pixel in x and y. Regions are written one by one as they come.
+    `to_base` is level-0 pixels per map pixel in x and y, `origin` the level-0 pixel from which viewers count.
+    Regions are written one by one as they come.
     """
     counts = [0] * len(classes)
     with open(path, "wb") as file:
         file.write(b'{"type": "FeatureCollection", "features": [')
         for number, region in enumerate(regions):
             counts[region.class_index] += 1
-            feature = describe_region(region, classes[region.class_index], to_base, number)
+            feature = describe_region(region, classes[region.class_index], to_base, origin, number)
             file.write((b",\n" if number else b"\n") + msgspec.json.encode(feature))
         file.write(b"\n]}\n")
     return counts
 
 
-def describe_region(region: Region, info: ClassInfo, to_base: tuple[float, float], number: int) -> dict[str, Any]:
+def describe_region(
+    region: Region, info: ClassInfo, to_base: tuple[float, float], origin: tuple[int, int], number: int
+) -> dict[str, Any]:
     """One GeoJSON feature with QuPath's properties."""
     first = region.rings[0][0].tolist()
     return {
@@ -120,7 +144,7 @@ def describe_region(region: Region, info: ClassInfo, to_base: tuple[float, float
         "id": str(uuid.uuid5(REGION_NAMESPACE, f"{info.name} {number} {first}")),
         "geometry": {
             "type": "Polygon",
-            "coordinates": [encode_ring(ring, to_base) for ring in region.rings],
+            "coordinates": [encode_ring(ring, to_base, origin) for ring in region.rings],
         },
         "properties": {
             "objectType": "annotation",
@@ -133,12 +157,13 @@ def describe_region(region: Region, info: ClassInfo, to_base: tuple[float, float
     }
 
 
-def encode_ring(ring: Ring, to_base: tuple[float, float]) -> msgspec.Raw:
-    """The JSON of a ring, closed and in level-0 pixels; as Python numbers it would take ten times the memory.
+def encode_ring(ring: Ring, to_base: tuple[float, float], origin: tuple[int, int]) -> msgspec.Raw:
+    """The JSON of a ring, closed and in level-0 pixels from `origin`.
 
-    A region's rings already run in the two directions of RFC 7946.
+    As Python numbers it would take ten times the memory. A region's rings already run in the two directions of
+    RFC 7946.
     """
-    points = np.round(ring * to_base, 2).tolist()
+    points = np.round(ring * to_base - origin, 2).tolist()
     return msgspec.Raw(msgspec.json.encode([*points, points[0]]))
 
 
@@ -160,6 +185,17 @@ def draw_overlay(thumbnail: NDArray[np.uint8], map_file: MapFile, classes: Seque
         cv2.drawContours(picture, contours, -1, info.color, 2)
     draw_legend(picture, classes)
     return picture
+
+
+def draw_box(picture: NDArray[np.uint8], box: Box, size: tuple[int, int]) -> None:
+    """Outline a part of level 0, whose size is given, on a picture of the whole: what viewers show."""
+    height, width = picture.shape[:2]
+    across, down = width / size[0], height / size[1]
+    corners = (
+        (math.floor(box.left * across), math.floor(box.top * down)),
+        (math.ceil(box.right * across) - 1, math.ceil(box.bottom * down) - 1),
+    )
+    cv2.rectangle(picture, *corners, BOX_COLOR, 1)
 
 
 def write_png(path: Path, picture: NDArray[np.uint8]) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from glassrt.engine.backends import Backend
 from glassrt.engine.bundle import Bundle
+from glassrt.engine.frames import Frame, result_frames
 from glassrt.engine.mapfile import MapWriter
 from glassrt.engine.origin import describe_origin
 from glassrt.engine.pipeline import Clock
@@ -43,6 +44,7 @@ class Result(msgspec.Struct, frozen=True):
     analysed_mm2: float
     classes: dict[str, ClassResult]
     map: dict[str, Any]
+    frame: dict[str, Frame]
     windows: dict[str, int]
     seconds: dict[str, float]
     versions: dict[str, str]
@@ -100,6 +102,7 @@ def summarise(
         analysed_mm2=sum(found.area_mm2 for found in classes.values()),
         classes=classes,
         map={"mpp": map_mpp, "size": (width, height)},
+        frame=result_frames(slide),
         windows={"run": len(windows.windows), "skipped": windows.skipped},
         seconds=dict(clock.seconds),
         versions=dict(package_versions()),

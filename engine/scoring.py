@@ -14,10 +14,11 @@ from glassrt.engine.backends import Backend, open_backend
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.files import output_errors, replace_folder
+from glassrt.engine.frames import keep_scanned, shown_part
 from glassrt.engine.grid import GridReader
 from glassrt.engine.mapfile import MapFile, MapWriter
 from glassrt.engine.origin import RESULT, refuse_other
-from glassrt.engine.outputs import draw_overlay, write_json, write_map, write_png, write_regions
+from glassrt.engine.outputs import draw_box, draw_overlay, write_json, write_map, write_png, write_regions
 from glassrt.engine.pipeline import Clock
 from glassrt.engine.regions import find_regions
 from glassrt.engine.results import Result, physical_mpp, summarise
@@ -108,7 +109,8 @@ def find_tissue(slide: Slide, readers: int = DEFAULT_READERS) -> tuple[Pixels, N
     shrink = min(1.0, thumbnail_mpp / TISSUE_MPP)
     size = (max(1, round(grid.width * shrink)), max(1, round(grid.height * shrink)))
     small = cv2.resize(thumbnail, size, interpolation=cv2.INTER_AREA) if shrink < 1 else thumbnail
-    return thumbnail, tissue_mask(small.astype(np.uint8, copy=False), thumbnail_mpp / shrink)
+    mask = tissue_mask(small.astype(np.uint8, copy=False), thumbnail_mpp / shrink)
+    return thumbnail, keep_scanned(mask, slide)
 
 
 def write_outputs(folder: Path, slide: Slide, bundle: Bundle, map_file: MapFile, thumbnail: Pixels) -> list[int]:
@@ -117,12 +119,16 @@ def write_outputs(folder: Path, slide: Slide, bundle: Bundle, map_file: MapFile,
     map_mpp = physical_mpp(slide, map_file.width, map_file.height)
     base_width, base_height = slide.level_sizes[0]
     to_base = (base_width / map_file.width, base_height / map_file.height)
+    shown = shown_part(slide)
     # What is smaller than one logit lies below the network's resolution.
     smallest = (bundle.manifest.mpp * bundle.manifest.output_stride) ** 2
     with ThreadPoolExecutor(1, thread_name_prefix="writer") as pool:
-        overlay = pool.submit(write_png, folder / "overlay.png", draw_overlay(thumbnail, map_file, classes))
-        write_map(folder / "map.ome.tif", map_file, classes, map_mpp)
+        picture = draw_overlay(thumbnail, map_file, classes)
+        if slide.bounds is not None:
+            draw_box(picture, slide.bounds, slide.level_sizes[0])
+        overlay = pool.submit(write_png, folder / "overlay.png", picture)
+        write_map(folder / "map.ome.tif", map_file, classes, map_mpp, (-shown.left * slide.mpp, -shown.top * slide.mpp))
         regions = find_regions(map_file, map_mpp, smallest)
-        counts = write_regions(folder / "regions.geojson", regions, classes, to_base)
+        counts = write_regions(folder / "regions.geojson", regions, classes, to_base, (shown.left, shown.top))
         overlay.result()
     return counts
