@@ -71,3 +71,34 @@ def write_pages(path: Path, pages: Sequence[tuple[Pixels, dict[str, Any]]], **op
         for pixels, own in pages:
             file.write(pixels, **{"tile": (256, 256), "photometric": "rgb", **STATED, **options, **own})
     return path
+
+
+def write_scn(path: Path, pixels: Pixels, place: tuple[int, int], whole: tuple[int, int]) -> Path:
+    """A Leica slide of one scan that begins at `place` of a slide area of `whole` pixels; half that size as level 1."""
+    unit = round(MPP * 1000)  # nanometres a pixel
+    overview = np.full((whole[1] // 16, whole[0] // 16, 3), 230, np.uint8)
+    levels = [pixels, np.ascontiguousarray(pixels[::2, ::2])]
+
+    def image(name: str, ifd: int, pages: Sequence[Pixels], begin: tuple[int, int], size: tuple[int, int]) -> str:
+        sides = [f'sizeX="{page.shape[1]}" sizeY="{page.shape[0]}"' for page in pages]
+        listed = "".join(f'<dimension {each} r="{number}" ifd="{ifd + number}"/>' for number, each in enumerate(sides))
+        return (
+            f'<image name="{name}" uuid="urn:uuid:{ifd}"><creationDate>2020-01-01T00:00:00Z</creationDate>'
+            f'<device model="m" version="1"/><pixels {sides[0]}>{listed}</pixels>'
+            f'<view sizeX="{size[0] * unit}" sizeY="{size[1] * unit}" offsetX="{begin[0] * unit}" '
+            f'offsetY="{begin[1] * unit}" spacingZ="0"/><scanSettings><objectiveSettings><objective>{20 if ifd else 1}'
+            "</objective></objectiveSettings><illuminationSettings><numericalAperture>0.4</numericalAperture>"
+            "<illuminationSource>brightfield</illuminationSource></illuminationSettings></scanSettings></image>"
+        )
+
+    description = (
+        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" uuid="urn:uuid:8">'
+        f'<collection name="c" uuid="urn:uuid:9" sizeX="{whole[0] * unit}" sizeY="{whole[1] * unit}">'
+        f"{image('overview', 0, [overview], (0, 0), whole)}"
+        f"{image('scan', 1, levels, place, (pixels.shape[1], pixels.shape[0]))}</collection></scn>"
+    )
+    with tifffile.TiffWriter(path, bigtiff=True) as file:
+        for number, page in enumerate([overview, *levels]):
+            options = {"description": description} if number == 0 else {}
+            file.write(page, tile=(256, 256), photometric="rgb", **STATED, **options)
+    return path
