@@ -158,7 +158,7 @@ def test_a_tile_that_is_damaged_inside_is_not_scored(
     content = bytearray(demo_slide.read_bytes())
     content[start : start + min(length, 3000)] = damage[: min(length, 3000)]
     (tmp_path / "broken.svs").write_bytes(content)
-    with open_slide(tmp_path / "broken.svs") as slide, pytest.raises(SlideError, match="damaged at"):
+    with pytest.raises(SlideError, match="damaged at"), open_slide(tmp_path / "broken.svs") as slide:
         score(slide, BUNDLE, tmp_path / "out", backend)
     assert [path.name for path in tmp_path.iterdir()] == ["broken.svs"]
 
@@ -168,7 +168,7 @@ def test_a_slide_that_breaks_in_the_middle_leaves_nothing(demo_slide: Path, back
     content[800_000:1_000_000] = bytes(200_000)
     broken = tmp_path / "broken.svs"
     broken.write_bytes(content)
-    with open_slide(broken) as slide, pytest.raises(SlideError, match="damaged at"):
+    with pytest.raises(SlideError, match="damaged at"), open_slide(broken) as slide:
         score(slide, BUNDLE, tmp_path / "out", backend)
     assert [path.name for path in tmp_path.iterdir()] == ["broken.svs"]
 
