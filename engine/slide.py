@@ -77,8 +77,12 @@ def open_slide(path: Path | str, mpp: float | None = None) -> Slide:
     Raises SlideError for a missing, broken or unscaled file.
     """
     path = Path(path)
-    if not path.exists():
-        raise SlideError(f"{path} does not exist")
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        raise SlideError(f"{path} does not exist") from error
+    except OSError as error:
+        raise SlideError(f"{path}: cannot be reached ({error.strerror})") from error
     if not os.access(path, os.R_OK):
         raise SlideError(f"{path}: no permission to read it")
     if openslide.OpenSlide.detect_format(path) is not None:

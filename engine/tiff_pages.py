@@ -13,13 +13,16 @@ from glassrt.engine.errors import SlideError
 Size = tuple[int, int]
 
 UPRIGHT = 1
+COLOURS = (2, 3, 5, 6, 8)  # RGB, palette, CMYK, YCbCr, CIELab: what libtiff turns into RGB
+MOST_SAMPLES = 4  # three colours and transparency, or four inks
+DIMMEST_WHITE = 2**14  # of 16 bits; cameras give 12 or 14
 RELATED_SHARE = 0.25  # of the biggest picture's pixels; labels, overviews and thumbnails have fewer
 MOST_NAMED = 4
 SIDE_ROUNDING = 2  # pixels by which the sides of a smaller copy may be off
 
 
-def check_pictures(path: Path, vendor: str, pages: Sequence[Any], size: Size) -> None:
-    """Raise SlideError where the picture of `size` that OpenSlide shows is not the one slide of the file.
+def check_pictures(path: Path, vendor: str, pages: Sequence[Any], size: Size) -> Any:
+    """The page of the slide; SlideError where the picture of `size` that OpenSlide shows is not the one in the file.
 
     That is: where the file holds several (focal planes, one page a colour, a series of scans, a thumbnail that stands
     first), or where the picture is turned or mirrored.
@@ -27,8 +30,6 @@ def check_pictures(path: Path, vendor: str, pages: Sequence[Any], size: Size) ->
     shown = [(number, page) for number, page in enumerate(pages, 1) if not page.is_mask]
     if vendor == "aperio":  # whose strips are label, overview and thumbnail
         shown = [(number, page) for number, page in shown if page.is_tiled]
-    if not shown:
-        return
     biggest = max((size_of(page) for _, page in shown), key=lambda each: each[0] * each[1])
     alike = [(number, page) for number, page in shown if size_of(page) == biggest]
     if len(alike) > 1 or alike[0][1].imagedepth > 1:
@@ -48,6 +49,40 @@ def check_pictures(path: Path, vendor: str, pages: Sequence[Any], size: Size) ->
             f"{path}: its orientation tag ({orientation(turned[0])}) says that the picture is turned or mirrored, "
             "which viewers show in different ways; save it upright"
         )
+    return page
+
+
+def check_samples(path: Path, page: Any) -> None:
+    """Raise SlideError where a page's samples are no colours of 8 bits, or of 16 that are used, as OpenSlide takes all.
+
+    The page's file must be open: what 16 bits hold is seen from a few tiles.
+    """
+    if page.photometric not in COLOURS or page.samplesperpixel > MOST_SAMPLES:
+        kind = page.photometric.name.lower() if hasattr(page.photometric, "name") else page.photometric
+        raise SlideError(
+            f"{path}: holds no colour picture (photometric {kind}, {page.samplesperpixel} samples a pixel), "
+            "so no stain can be told; save it as RGB"
+        )
+    if page.dtype is None or page.dtype.kind != "u" or page.dtype.itemsize > 2:
+        name = f"{page.bitspersample} bits" if page.dtype is None else page.dtype.name
+        raise SlideError(f"{path}: samples of {name} have no agreed range of grey levels; save it with 8 bits")
+    if page.dtype.itemsize == 2 and brightest(page) < DIMMEST_WHITE:
+        raise SlideError(
+            f"{path}: its 16-bit samples fill {brightest(page).bit_length()} bits, so it would look black; "
+            "save it with 8 bits"
+        )
+
+
+def brightest(page: Any) -> int:
+    """The largest value in the first tile, the middle one and the one with most bytes."""
+    counts, file = page.databytecounts, page.parent.filehandle
+    values = [0]
+    for index in sorted({0, len(counts) // 2, counts.index(max(counts))}):
+        if not counts[index]:
+            continue
+        file.seek(page.dataoffsets[index])
+        values.append(int(page.decode(file.read(counts[index]), index, jpegtables=page.jpegtables)[0].max()))
+    return max(values)
 
 
 def size_of(page: Any) -> Size:

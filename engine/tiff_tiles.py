@@ -17,7 +17,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError, first_line
-from glassrt.engine.tiff_pages import check_pictures
+from glassrt.engine.tiff_pages import check_pictures, check_samples
 from glassrt.engine.windows import Box
 
 Pixels = NDArray[np.uint8]
@@ -150,7 +150,7 @@ def open_tiles(path: Path, vendor: str, size: Size, level_sizes: tuple[Size, ...
     try:
         with tifffile.TiffFile(path) as file:
             file_pages = list(file.pages)
-            check_pictures(path, vendor, file_pages, size)
+            check_samples(path, check_pictures(path, vendor, file_pages, size))
             plain: list[Any] = [page for page in file_pages if is_plain(page)]
             pages = {(page.imagewidth, page.imagelength): page for page in plain}
             if len(pages) < len(plain) or not set(level_sizes) <= set(pages):

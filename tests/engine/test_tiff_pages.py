@@ -115,3 +115,35 @@ def test_turned_pictures_are_refused_whatever_they_show(
     upright = [(274, 3, 1, 1, True)]
     with open_slide(write_pages(path, [(pixels, {})], compression=compression, extratags=upright)) as slide:
         assert slide.level_sizes == ((WIDTH, HEIGHT),)
+
+
+GREY = np.ascontiguousarray(FULL[..., 1])
+SAMPLES: dict[str, tuple[np.ndarray, dict[str, Any], str]] = {
+    "grey": (GREY, {"photometric": "minisblack"}, "holds no colour picture .photometric minisblack, 1 sample"),
+    "grey, white is 0": (GREY, {"photometric": "miniswhite"}, "holds no colour picture"),
+    "grey of 16 bits": (GREY.astype(np.uint16) * 257, {"photometric": "minisblack"}, "holds no colour picture"),
+    "channels of fluorescence": (
+        np.dstack([FULL, GREY]),
+        {"photometric": "minisblack", "planarconfig": "contig"},
+        "holds no colour picture .photometric minisblack, 4 samples",
+    ),
+    "five channels": (np.dstack([FULL, GREY, GREY]), {"extrasamples": ["unspecified"] * 2}, "5 samples a pixel"),
+    "12 bits in 16": (FULL.astype(np.uint16) * 16, {}, "16-bit samples fill 12 bits, so it would look black"),
+    "signed": (FULL.astype(np.int16), {}, "samples of int16 have no agreed range"),
+    "32 bits": (FULL.astype(np.uint32) << 24, {}, "samples of uint32"),
+    "float": ((FULL / 255).astype(np.float32), {}, "samples of float32"),
+}
+
+
+@pytest.mark.parametrize("case", SAMPLES)
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_samples_that_would_be_misread_are_refused(tmp_path: Path, case: str, compression: str | None) -> None:
+    samples, options, says = SAMPLES[case]
+    path = write_pages(tmp_path / "a.tiff", [(samples, options)], compression=compression)
+    with pytest.raises(SlideError, match=rf"a\.tiff: .*{says}"):
+        open_slide(path)
+
+
+def test_samples_that_fill_16_bits_are_read(tmp_path: Path) -> None:
+    with open_slide(write_pages(tmp_path / "a.tiff", [(FULL.astype(np.uint16) * 257, {})])) as slide:
+        assert np.array_equal(slide.read_level(0, (0, 0), (WIDTH, HEIGHT)), FULL)
