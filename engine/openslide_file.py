@@ -18,7 +18,8 @@ Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
 
 SIDE_ROUNDING = 1.5  # pixels by which a level's sides may differ from level 0's over one factor
-SAMPLE_SIDE = 128
+MOST_TILE_PIXELS = 2**28  # a gigabyte as RGBA; where memory does not suffice, OpenSlide ends the whole process
+SAMPLE_SIDE = 64
 SHIFTED_TOLERANCE = 4  # grey levels, where OpenSlide interpolates between pixels
 MARGIN = 2  # pixels at the edge of an interpolated sample, whose neighbours were not read
 
@@ -36,6 +37,7 @@ class OpenSlideSlide:
             vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
             self.source = f"OpenSlide {vendor}"
             sizes = self._file.level_dimensions
+            check_tiles(properties, len(sizes), path)
             self._levels = even_levels(sizes)
             self._downsamples = self._file.level_downsamples
             self.level_sizes: tuple[Size, ...] = tuple(sizes[level] for level in self._levels)
@@ -118,6 +120,16 @@ class OpenSlideSlide:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def check_tiles(properties: Mapping[str, str], levels: int, path: Path) -> None:
+    """Raise SlideError where a level's tiles are larger than any scanner writes."""
+    for level in range(levels):
+        width, height = (
+            int(properties.get(f"openslide.level[{level}].tile-{side}", 0)) for side in ("width", "height")
+        )
+        if width * height > MOST_TILE_PIXELS:
+            raise SlideError(f"{path}: claims tiles of {width} x {height} pixels, which none has; copy the slide again")
 
 
 def even_levels(sizes: tuple[Size, ...]) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """Slides: what OpenSlide opens, plain images, arrays in memory."""
 
 import os
+import stat
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -78,11 +79,13 @@ def open_slide(path: Path | str, mpp: float | None = None) -> Slide:
     """
     path = Path(path)
     try:
-        path.stat()
+        mode = path.stat().st_mode
     except FileNotFoundError as error:
         raise SlideError(f"{path} does not exist") from error
     except OSError as error:
         raise SlideError(f"{path}: cannot be reached ({error.strerror})") from error
+    if not stat.S_ISREG(mode):
+        raise SlideError(f"{path}: not a file")
     if not os.access(path, os.R_OK):
         raise SlideError(f"{path}: no permission to read it")
     if openslide.OpenSlide.detect_format(path) is not None:

@@ -60,21 +60,20 @@ class TiffTiles:
     def samples(self, side: int) -> Iterator[tuple[int, Box]]:
         """(level, box) of pieces of at most `side` pixels that stand for all: one would be blank too often.
 
-        Of each level the tile with most bytes, which shows most, and the last, cut by both borders; of level 0 also
-        the one in the middle. Fewer where tiles are large.
+        Of each level the tile with most bytes, which shows most; of level 0 also the one in the middle and the last,
+        which both borders cut. Fewer where tiles are large.
         """
-        largest = [
+        fullest = [
             (level, page.databytecounts.index(max(page.databytecounts))) for level, page in enumerate(self._pages)
         ]
-        last = [(level, len(page.databytecounts) - 1) for level, page in enumerate(self._pages)]
-        columns, rows = (-(-self._pages[0].imagewidth // self._pages[0].tilewidth), 0)
-        rows = len(self._pages[0].databytecounts) // columns
-        middle = (0, rows // 2 * columns + columns // 2)
+        first = self._pages[0]
+        columns, count = -(-first.imagewidth // first.tilewidth), len(first.databytecounts)
+        middle = count // columns // 2 * columns + columns // 2
         decoded = 0
-        for level, index in dict.fromkeys([*largest, middle, *last]):
+        for level, index in dict.fromkeys([*fullest, (0, middle), (0, count - 1)]):
             page = self._pages[level]
             decoded += page.tilewidth * page.tilelength
-            if decoded <= SAMPLED_PIXELS or (level, index) == largest[0]:
+            if decoded <= SAMPLED_PIXELS or (level, index) == fullest[0]:
                 yield level, middle_of(self._tile_box(page, index), side)
 
     def _tile_box(self, page: Any, index: int) -> Box:

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import cv2
@@ -77,6 +78,9 @@ def test_thumbnails_of_many_blocks_have_no_seams() -> None:
     ("name", "mpp", "says"),
     [
         ("slides/none.svs", None, "does not exist"),
+        ("slides", None, "not a file"),
+        (f"slides/{'n' * 300}.svs", None, "cannot be reached"),
+        ("slides/broken.svs/inside.svs", None, "cannot be reached"),
         ("slides/broken.svs", None, "not a slide"),
         ("slides/CMU-1-Small-Region.jpeg.tiff", None, "0.00499 micrometres per pixel, which no scan has"),
         ("slides/CMU-1-Small-Region.jpeg.tiff", 0.0001, "not between"),
@@ -142,3 +146,9 @@ def test_a_damaged_header_is_read_or_told(data: Path, tmp_path: Path) -> None:
         except SlideError:
             told += 1
     assert 100 < told < 300
+
+
+def test_a_pipe_is_refused_rather_than_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.svs")
+    with pytest.raises(SlideError, match=r"pipe\.svs: not a file"):
+        open_slide(tmp_path / "pipe.svs")
