@@ -57,11 +57,9 @@ class OpenSlideSlide:
 
     def _open(self) -> openslide.OpenSlide:
         try:
-            return openslide.OpenSlide(self.path)
+            return openslide.OpenSlide(str(self.path))
         except (openslide.OpenSlideError, OSError) as error:
-            raise SlideError(
-                f"{self.path}: OpenSlide cannot read it ({error}); copy it again or convert it"
-            ) from error
+            raise SlideError(f"{self.path}: OpenSlide cannot read it ({error}); copy it again or convert it") from error
 
     def _agree(self, tiles: TiffTiles, level: int, box: Box) -> bool:
         """Whether OpenSlide gives the very pixels that `tiles` does.

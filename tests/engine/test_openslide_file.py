@@ -209,3 +209,18 @@ def test_what_openslide_cannot_read_is_named_with_its_place(tmp_path: Path) -> N
         pytest.raises(SlideError, match=r"a\.tiff: cannot be read: 300 x 200 pixels from x 9"),
     ):
         slide.read_level(0, (9, 5), (300, 200))
+
+
+def test_tiles_that_no_memory_holds_are_refused(tmp_path: Path) -> None:
+    """OpenSlide ends the whole process where it cannot allocate one."""
+    path = write_pages(tmp_path / "a.tiff", [(stained(600, 500), {})], compression="zlib")
+    with tifffile.TiffFile(path) as file:
+        places = [file.pages.first.tags[code].valueoffset for code in (322, 323)]
+        kinds = [file.pages.first.tags[code].dtype for code in (322, 323)]
+    content = bytearray(path.read_bytes())
+    for place, kind in zip(places, kinds, strict=True):
+        length = 2 if kind == 3 else 4
+        content[place : place + length] = (0xFFF0).to_bytes(length, "little")
+    path.write_bytes(content)
+    with pytest.raises(SlideError, match=r"a\.tiff: claims tiles of 65520 x 65520 pixels"):
+        open_slide(path)
