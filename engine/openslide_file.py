@@ -9,6 +9,7 @@ import numpy as np
 import openslide
 from numpy.typing import NDArray
 
+from glassrt.engine.colours import over_white
 from glassrt.engine.errors import GlassError, SlideError
 from glassrt.engine.resolution import choose_mpp
 from glassrt.engine.tiff_tiles import TiffTiles, open_tiles
@@ -168,14 +169,3 @@ def read_bounds(properties: Mapping[str, str], size: Size) -> Box | None:
     if left < 0 or top < 0 or min(box.size) <= 0 or box.size == size:
         return None
     return box
-
-
-def over_white(rgba: NDArray[np.uint8]) -> Pixels:
-    """RGB of what lies before white: OpenSlide's colours are those that the opaque part alone would have."""
-    rgb: Pixels = cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB)  # type: ignore[assignment]
-    alpha = rgba[..., 3]
-    seen_through = alpha < 255
-    if seen_through.any():
-        share = alpha[seen_through].astype(np.uint16)[:, None]
-        rgb[seen_through] = (rgb[seen_through] * share + (255 * 255 - 255 * share) + 127) // 255
-    return rgb

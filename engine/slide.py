@@ -5,14 +5,14 @@ import stat
 from pathlib import Path
 from typing import Protocol, Self
 
-import cv2
 import numpy as np
 import openslide
 from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError
+from glassrt.engine.images import read_picture
 from glassrt.engine.openslide_file import OpenSlideSlide
-from glassrt.engine.resolution import check_mpp
+from glassrt.engine.resolution import check_mpp, choose_mpp
 from glassrt.engine.windows import Box
 
 Pixels = NDArray[np.uint8]
@@ -74,7 +74,7 @@ class ArraySlide:
 def open_slide(path: Path | str, mpp: float | None = None) -> Slide:
     """The slide or image at `path`; the caller closes it.
 
-    `mpp` (micrometres per pixel of the full resolution) replaces what the file says; plain images need it.
+    `mpp` (micrometres per pixel of the full resolution) replaces what the file says; most plain images say nothing.
     Raises SlideError for a missing, broken or unscaled file.
     """
     path = Path(path)
@@ -92,23 +92,6 @@ def open_slide(path: Path | str, mpp: float | None = None) -> Slide:
         return OpenSlideSlide(path, mpp)
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise SlideError(f"{path}: not a slide that OpenSlide reads, nor a PNG, JPEG, BMP or TIFF image")
-    pixels = read_image(path)
-    if mpp is None:
-        raise SlideError(f"{path}: an image does not say its resolution; pass it with --mpp")
-    return ArraySlide(pixels, mpp, path.stem, f"{path.suffix[1:].lower()} image", path)
-
-
-def read_image(path: Path) -> Pixels:
-    """RGB `[H, W, 3]` of a plain image file."""
-    level = cv2.utils.logging.setLogLevel(
-        cv2.utils.logging.LOG_LEVEL_SILENT
-    )  # OpenCV tells of broken files on standard error as well
-    try:
-        pixels = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-    except cv2.error as error:
-        raise SlideError(f"{path}: not a readable image ({error.err}); tile it as a TIFF slide") from error
-    finally:
-        cv2.utils.logging.setLogLevel(level)
-    if pixels is None:
-        raise SlideError(f"{path}: not a readable image; copy it again or convert it")
-    return pixels.astype(np.uint8, copy=False)
+    picture = read_picture(path)
+    mpp = choose_mpp(picture.mpp_x, picture.mpp_y, mpp, str(path))
+    return ArraySlide(picture.pixels, mpp, path.stem, f"{picture.form} image", path)

@@ -9,9 +9,10 @@ import pytest
 import tifffile
 from made_tiffs import Pixels, stained, write_pages, write_scn
 
+from glassrt.engine.colours import over_white
 from glassrt.engine.errors import GlassError, SlideError
 from glassrt.engine.grid import GridReader
-from glassrt.engine.openslide_file import over_white, read_bounds
+from glassrt.engine.openslide_file import read_bounds
 from glassrt.engine.slide import ArraySlide, open_slide
 from glassrt.engine.windows import Box
 

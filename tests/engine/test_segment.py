@@ -9,9 +9,10 @@ from glassrt.engine.backends import Backend, open_backend, run_windows
 from glassrt.engine.bundle import Bundle, open_bundle
 from glassrt.engine.canvas import Canvas, Tile
 from glassrt.engine.grid import GridReader
+from glassrt.engine.images import read_image
 from glassrt.engine.pipeline import Clock, infer_windows
 from glassrt.engine.segment import lay_windows, segment, segment_image
-from glassrt.engine.slide import ArraySlide, open_slide, read_image
+from glassrt.engine.slide import ArraySlide, open_slide
 
 PAPER_SCALES = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 MPP = 0.62005

@@ -10,7 +10,8 @@ from plain_statement import resize
 
 from glassrt.engine.errors import GlassError, SlideError
 from glassrt.engine.grid import MAX_READ_SIDE, GridReader, scale_exactly
-from glassrt.engine.slide import ArraySlide, open_slide, read_image
+from glassrt.engine.images import read_image
+from glassrt.engine.slide import ArraySlide, open_slide
 
 
 def test_a_slide_at_its_own_resolution_is_read_as_openslide_reads_it(demo_slide: Path) -> None:

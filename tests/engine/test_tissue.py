@@ -6,7 +6,8 @@ import pytest
 from numpy.typing import NDArray
 
 from glassrt.engine.grid import GridReader
-from glassrt.engine.slide import open_slide, read_image
+from glassrt.engine.images import read_image
+from glassrt.engine.slide import open_slide
 from glassrt.engine.tissue import tissue_mask
 
 TILE_MPP = 4.0
