@@ -1,0 +1,213 @@
+"""Images whose file is cut, holed or changed are told as damaged, and never end otherwise than in one line."""
+
+import errno
+import os
+import re
+import struct
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from made_images import HEIGHT, PLAIN, RGBA, masked_bmp, palette, pillow, strips, wide, write
+
+from glassrt.engine.errors import GlassError, SlideError
+from glassrt.engine.images import read_image
+from glassrt.engine.slide import open_slide
+
+FORMS: dict[str, tuple[str, bytes]] = {
+    "PNG": ("a.png", pillow(PLAIN, "PNG")),
+    "PNG with 16 bits": ("a.png", wide(RGBA)),
+    "PNG with a palette": ("a.png", palette(PLAIN)),
+    "JPEG": ("a.jpg", pillow(PLAIN, "JPEG", quality=92)),
+    "progressive JPEG": ("a.jpg", pillow(PLAIN, "JPEG", quality=92, progressive=True)),
+    "JPEG with optimised tables": ("a.jpg", pillow(PLAIN, "JPEG", quality=80, optimize=True)),
+    "BMP": ("a.bmp", pillow(PLAIN, "BMP")),
+    "BMP with masks": ("a.bmp", masked_bmp(RGBA)),
+    "strips": ("a.tif", strips(PLAIN)),
+    "strips with LZW": ("a.tif", strips(PLAIN, compression="lzw")),
+    "strips with LZW, differences": ("a.tif", strips(PLAIN, compression="lzw", predictor=True)),
+    "strips with deflate": ("a.tif", strips(PLAIN, compression="zlib")),
+    "strips with PackBits": ("a.tif", strips(PLAIN, compression="packbits")),
+    "strips with zstd": ("a.tif", strips(PLAIN, compression="zstd")),
+    "strips with LZMA": ("a.tif", strips(PLAIN, compression="lzma")),
+    "strips with JPEG": ("a.tif", strips(PLAIN, compression="jpeg", compressionargs={"level": 92})),
+}
+UNCOMPRESSED = ("BMP", "BMP with masks", "strips")
+IN_STRIPS = [form for form in FORMS if form.startswith("strips")]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
+@pytest.mark.parametrize("form", FORMS)
+def test_images_that_were_not_copied_to_the_end_are_refused(tmp_path: Path, form: str, share: float) -> None:
+    name, content = FORMS[form]
+    path = write(tmp_path, name, content[: int(len(content) * share)])
+    with pytest.raises(SlideError, match=r"damaged|not a PNG|not a slide") as caught:
+        open_slide(path, 0.5)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form not in UNCOMPRESSED and form not in IN_STRIPS])
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
+def test_a_run_of_zeros_is_told(tmp_path: Path, form: str, place: float) -> None:
+    name, content = FORMS[form]
+    start = int(len(content) * place)
+    holed = content[:start] + bytes(min(2000, len(content) // 12)) + content[start + min(2000, len(content) // 12) :]
+    with pytest.raises(SlideError, match="damaged"):
+        read_image(write(tmp_path, name, holed))
+
+
+def strip_places(content: bytes) -> list[tuple[int, int]]:
+    with tifffile.TiffFile(BytesIO(content)) as file:
+        page = file.pages.first
+        return list(zip(page.dataoffsets, page.databytecounts, strict=True))
+
+
+@pytest.mark.parametrize("part", ["all", "first half", "last half", "middle"])
+@pytest.mark.parametrize("form", [form for form in IN_STRIPS if form not in UNCOMPRESSED])
+def test_a_strip_of_zeros_is_told_with_its_place(tmp_path: Path, form: str, part: str) -> None:
+    name, whole = FORMS[form]
+    content = bytearray(whole)
+    offset, count = strip_places(whole)[2]
+    first, last = {"all": (0, 1), "first half": (0, 0.5), "last half": (0.5, 1), "middle": (0.4, 0.6)}[part]
+    first, last = offset + int(count * first), offset + int(count * last)
+    content[first:last] = bytes(last - first)
+    with pytest.raises(SlideError, match=r"damaged at x 0, y \d+ .*copy it again"):
+        read_image(write(tmp_path, name, bytes(content)))
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3, 5, 9, 100])
+@pytest.mark.parametrize("form", IN_STRIPS)
+def test_a_strip_whose_byte_count_is_too_small_is_told_or_whole(tmp_path: Path, form: str, lost: int) -> None:
+    name, whole = FORMS[form]
+    content = bytearray(whole)
+    with tifffile.TiffFile(BytesIO(whole)) as file:
+        page = file.pages.first
+        tag = page.tags[279]
+        letter = {3: "H", 4: "I"}[int(tag.dtype)]
+        place = tag.valueoffset + 3 * struct.calcsize(letter)
+        struct.pack_into(f"<{letter}", content, place, page.databytecounts[3] - lost)
+    whole_pixels = read_image(write(tmp_path, name, whole))
+    try:
+        read = read_image(write(tmp_path, name, bytes(content)))
+    except SlideError as error:
+        told = str(error)
+    else:  # what is lost may be the mark at a strip's end, which holds no pixels
+        told = ""
+        assert lost < 10
+        assert np.array_equal(read, whole_pixels)
+    assert not told or re.search(r"damaged at x 0, y \d+", told)
+
+
+def test_a_strip_that_is_missing_is_told(tmp_path: Path) -> None:
+    name, whole = FORMS["strips with deflate"]
+    content = bytearray(whole)
+    with tifffile.TiffFile(BytesIO(whole)) as file:
+        tag = file.pages.first.tags[279]
+        struct.pack_into("<H" if int(tag.dtype) == 3 else "<I", content, tag.valueoffset, 0)
+    with pytest.raises(SlideError, match="holds nothing at x 0, y 0"):
+        read_image(write(tmp_path, name, bytes(content)))
+
+
+def test_a_cut_bmp_is_told_with_its_row(tmp_path: Path) -> None:
+    content = FORMS["BMP"][1]
+    stride = (len(content) - 54) // HEIGHT
+    with pytest.raises(SlideError, match="damaged at x 0, y 9 "):  # rows are stored from the last to the first
+        read_image(write(tmp_path, "a.bmp", content[: -9 * stride - 5]))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_changed_files_end_in_pixels_or_one_line(tmp_path: Path, form: str) -> None:
+    """The same ones each time it is read, and nothing on standard error."""
+    name, whole = FORMS[form]
+    random = np.random.default_rng(sum(form.encode()))
+    for _ in range(30):
+        path = write(tmp_path, name, mutate(whole, random))
+        first, second = read_or_tell(path), read_or_tell(path)
+        assert first == second
+
+
+def mutate(whole: bytes, random: np.random.Generator) -> bytes:
+    """`whole` with some bytes changed, cut, zeroed or doubled, often in its header."""
+    content = bytearray(whole)
+    for _ in range(random.integers(1, 4)):
+        reach = len(content) if random.random() < 0.5 else min(300, len(content))
+        place = int(random.integers(0, max(1, reach)))
+        match random.integers(0, 5):
+            case 0:
+                content[place : place + 1] = bytes([random.integers(0, 256)])
+            case 1:
+                content = content[: max(place, 1)]
+            case 2:
+                content[place : place + 200] = bytes(len(content[place : place + 200]))
+            case 3:
+                content[place:place] = content[place : place + 50]
+            case 4:
+                content[place : place + 4] = random.choice([b"\xff\xff\xff\xff", b"\0\0\0\x7f", b"\1\0\0\0"])
+    return bytes(content)
+
+
+def read_or_tell(path: Path) -> bytes | str:
+    """The pixels of an image, or the one line that says why there are none."""
+    try:
+        with open_slide(path, 0.5) as slide:
+            width, height = slide.level_sizes[0]
+            return slide.read_level(0, (0, 0), (min(width, 4000), min(height, 4000))).tobytes()
+    except GlassError as error:
+        told = str(error)
+    assert str(path) in told
+    assert "\n" not in told
+    return told
+
+
+FAILING_READ = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+static int seen;
+ssize_t read(int descriptor, void *buffer, size_t count) {
+    static ssize_t (*real)(int, void *, size_t);
+    char link[64], path[4096];
+    if (!real) real = dlsym(RTLD_NEXT, "read");
+    snprintf(link, 64, "/proc/self/fd/%d", descriptor);
+    ssize_t length = readlink(link, path, 4095);
+    if (length > 0) {
+        path[length] = 0;
+        if (strstr(path, "/lost.") && ++seen > atoi(getenv("FAIL_AFTER"))) {
+            errno = atoi(getenv("FAIL_WITH"));
+            return -1;
+        }
+    }
+    return real(descriptor, buffer, count);
+}
+"""
+OPEN = "import sys; from glassrt.engine.slide import open_slide; from glassrt.engine.errors import SlideError\n"
+OPEN += "try: open_slide(sys.argv[1], 0.5)\nexcept SlideError as error: print(error)"
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM])
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "strips with deflate"])
+def test_a_disk_that_fails_while_an_image_is_read_is_told_as_such(
+    built: Path, tmp_path: Path, form: str, code: int
+) -> None:
+    library = built / "failing_read.so"
+    if not library.exists():
+        source = write(built, "failing_read.c", FAILING_READ.encode())
+        subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    name, content = FORMS[form]
+    path = write(tmp_path, f"lost{Path(name).suffix}", content)
+    for after in (0, 1, 2):
+        environment = {**os.environ, "LD_PRELOAD": str(library), "FAIL_WITH": str(code), "FAIL_AFTER": str(after)}
+        done = subprocess.run([sys.executable, "-c", OPEN, path], env=environment, capture_output=True, text=True)
+        assert done.stderr == ""
+        assert done.stdout.count("\n") == 1
+        assert str(path) in done.stdout
+        assert "reading failed" in done.stdout
