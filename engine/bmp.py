@@ -4,6 +4,7 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,7 +50,8 @@ def read_bmp(path: Path, content: bytes) -> Picture:
     if header.upside_down:
         rows = rows[::-1]
     if header.bits == 24:
-        pixels = np.ascontiguousarray(rows[:, : header.width * 3].reshape(header.height, header.width, 3)[..., ::-1])
+        bgr = np.ascontiguousarray(rows[:, : header.width * 3]).reshape(header.height, header.width, 3)
+        pixels: Pixels = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)  # type: ignore[assignment]
     elif header.bits == 32:
         pixels = read_four_bytes(path, content, header, rows.reshape(header.height, header.width, 4))
     else:

@@ -14,7 +14,7 @@ Samples = NDArray[np.uint8] | NDArray[np.uint16]
 UPRIGHT = 1
 DIMMEST_WHITE = 2**15  # of 16 bits: cameras give 10 to 15, which would look black
 BAND = 512  # rows converted at a time, so that wide temporaries stay small
-LOOKED_AT = 1000  # rows and columns, evenly spread, that decide what a picture is
+LOOKED_AT = 256  # rows and columns, evenly spread, that decide what a picture is
 CONTRAST = 32  # grey levels by which a picture without colour differs from an empty one
 UNLIT = 24  # grey levels of an unscanned area, in noise and lossy compression
 FEWEST_LIT = 100  # pixels, below which nothing is said of the light
@@ -74,8 +74,8 @@ def check_stain(pixels: Pixels, path: Path) -> None:
     Unscanned black areas do not count, nor a picture of one grey level, which is empty glass.
     """
     rows, columns = (-(-length // LOOKED_AT) for length in pixels.shape[:2])
-    seen = pixels[::rows, ::columns].reshape(-1, 3)
-    brightest, dimmest = seen.max(1), seen.min(1)
+    red, green, blue = (pixels[::rows, ::columns, channel] for channel in range(3))
+    brightest, dimmest = (each(each(red, green), blue) for each in (np.maximum, np.minimum))
     if np.array_equal(brightest, dimmest) and int(brightest.max()) - int(brightest.min()) > CONTRAST:
         raise SlideError(f"{path}: all its pixels are grey, so no stain can be told; save it in colour")
     lit = brightest > UNLIT

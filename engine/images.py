@@ -69,6 +69,8 @@ def read_picture(path: Path) -> Picture:
         raise SlideError(
             f"{path}: reading failed ({error.strerror or error}); see to the disk or the network it is on"
         ) from error
+    except (AttributeError, ArithmeticError, LookupError, TypeError) as error:  # values that no reader expects
+        raise SlideError(f"{path}: damaged (its header makes no sense); copy it again") from error
     except Exception as error:  # each decoder has errors of its own
         raise SlideError(f"{path}: damaged ({first_line(error)}); copy it again") from error
     check_stain(picture.pixels, path)

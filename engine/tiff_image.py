@@ -96,20 +96,23 @@ def check_form(path: Path, page: Any) -> None:
 def read_samples(path: Path, page: Any) -> NDArray[Any]:
     """All samples `[H, W, S]`, from whole strips or tiles; SlideError where one is missing or damaged."""
     width, height = size_of(page)
-    check_extent(path, width, height, page.samplesperpixel * page.dtype.itemsize)
-    parts = list(lay_parts(page))
-    if not len(page.dataoffsets) == len(page.databytecounts) == len(parts):
+    part_size = size_of_part(page)
+    for size in (part_size, (width, height)):
+        check_extent(path, *size, page.samplesperpixel * page.dtype.itemsize)
+    needed = -(-width // part_size[0]) * -(-height // part_size[1])
+    needed *= page.samplesperpixel if page.planarconfig == SEPARATE_PLANES else 1
+    if not len(page.dataoffsets) == len(page.databytecounts) == needed:
         raise SlideError(
-            f"{path}: damaged ({len(page.dataoffsets)} strips or tiles where {len(parts)} are needed); copy it again"
+            f"{path}: damaged ({len(page.dataoffsets)} strips or tiles where {needed} are needed); copy it again"
         )
     samples = np.empty((height, width, page.samplesperpixel), page.dtype.newbyteorder("="))
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        for index, (plane, box) in enumerate(parts):
+        end = os.fstat(file.fileno()).st_size
+        for index, (plane, box) in enumerate(lay_parts(page)):
             place, offset, count = f"x {box.left}, y {box.top}", page.dataoffsets[index], page.databytecounts[index]
             if not count or not offset:
                 raise SlideError(f"{path}: holds nothing at {place}; save it anew, or as a tiled TIFF")
-            if offset + count > size:
+            if offset + count > end:
                 raise SlideError(f"{path}: damaged at {place} (the file ends before it); copy it again")
             file.seek(offset)
             part = decode_part(path, page, index, file.read(count), box)
@@ -118,13 +121,17 @@ def read_samples(path: Path, page: Any) -> NDArray[Any]:
     return samples
 
 
+def size_of_part(page: Any) -> tuple[int, int]:
+    """Width and height of the page's strips or tiles."""
+    if page.is_tiled:
+        return page.tilewidth, page.tilelength
+    return page.imagewidth, min(page.rowsperstrip, page.imagelength)
+
+
 def lay_parts(page: Any) -> Iterator[tuple[slice, Box]]:
     """Samples and place of each strip or tile, in the order in which they are stored, cut to the picture."""
     width, height = size_of(page)
-    if page.is_tiled:
-        part_width, part_height = page.tilewidth, page.tilelength
-    else:
-        part_width, part_height = width, min(page.rowsperstrip, height)
+    part_width, part_height = size_of_part(page)
     planes = [slice(number, number + 1) for number in range(page.samplesperpixel)]
     for plane in planes if page.planarconfig == SEPARATE_PLANES else [slice(None)]:
         for top in range(0, height, part_height):

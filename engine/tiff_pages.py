@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from glassrt.engine.colours import DIMMEST_WHITE, UPRIGHT
 from glassrt.engine.errors import SlideError
 
 Size = tuple[int, int]
 
-UPRIGHT = 1
 COLOURS = (2, 3, 5, 6, 8)  # RGB, palette, CMYK, YCbCr, CIELab: what libtiff turns into RGB
 MOST_SAMPLES = 4  # three colours and transparency, or four inks
-DIMMEST_WHITE = 2**14  # of 16 bits; cameras give 12 or 14
 RELATED_SHARE = 0.25  # of the biggest picture's pixels; labels, overviews and thumbnails have fewer
 MOST_NAMED = 4
 SIDE_ROUNDING = 2  # pixels by which the sides of a smaller copy may be off
