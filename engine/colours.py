@@ -68,7 +68,7 @@ def turn_upright(pixels: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(pixels)
 
 
-def check_stain(pixels: Pixels, path: Path) -> None:
+def check_stain(pixels: Pixels, what: Path | str) -> None:
     """Raise SlideError for a picture that shows no stain in transmitted light: grey, or bright on a dark ground.
 
     Unscanned black areas do not count, nor a picture of one grey level, which is empty glass.
@@ -76,11 +76,11 @@ def check_stain(pixels: Pixels, path: Path) -> None:
     rows, columns = (-(-length // LOOKED_AT) for length in pixels.shape[:2])
     red, green, blue = (pixels[::rows, ::columns, channel] for channel in range(3))
     brightest, dimmest = (each(each(red, green), blue) for each in (np.maximum, np.minimum))
-    if np.array_equal(brightest, dimmest) and int(brightest.max()) - int(brightest.min()) > CONTRAST:
-        raise SlideError(f"{path}: all its pixels are grey, so no stain can be told; save it in colour")
     lit = brightest > UNLIT
+    if np.array_equal(brightest, dimmest) and lit.any() and np.ptp(brightest[lit]) > CONTRAST:
+        raise SlideError(f"{what}: all its pixels are grey, so no stain can be told; save it in colour")
     if lit.sum() >= FEWEST_LIT and np.median(dimmest[lit]) < UNLIT:
         raise SlideError(
-            f"{path}: its ground is dark, as in fluorescence, and no stain in transmitted light; "
+            f"{what}: its ground is dark, as in fluorescence, and no stain in transmitted light; "
             "score a bright-field scan"
         )

@@ -119,7 +119,7 @@ def read_jpeg(path: Path, content: bytes) -> Picture:
     if colours == "Gray":
         raise SlideError(f"{path}: {GREY}")
     if colours in ("CMYK", "YCCK"):
-        raise SlideError(f"{path}: holds inks (CMYK), whose colours depend on the press; save it as RGB")
+        raise SlideError(f"{path}: holds inks (CMYK), whose look depends on a profile; save it as RGB")
     written = read_segments(path, content)
     pixels: Pixels = simplejpeg.decode_jpeg(content, "RGB", fastdct=False, fastupsample=False, strict=True)
     if pixels.shape != (height, width, 3):

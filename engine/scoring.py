@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from glassrt.engine.backends import Backend, open_backend
 from glassrt.engine.bundle import Bundle
+from glassrt.engine.colours import check_stain
 from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.files import output_errors, replace_folder
 from glassrt.engine.frames import keep_scanned, shown_part
@@ -61,6 +62,7 @@ def score(
         map_size = choose_map_size(grid, bundle, map_mpp)
         with clock.time("tissue"):
             thumbnail, tissue = find_tissue(slide, readers)
+        check_stain(thumbnail, slide.name)
         windows = lay_windows(grid, bundle, tissue)
         folder = stack.enter_context(replace_folder(out, RESULT, lambda: refuse_other(out, slide.path)))
         writing = output_errors(out)  # whatever fails beyond it is reading

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from glassrt.engine.colours import UPRIGHT, over_white, premultiplied_over_white, to_eight_bits, turn_upright
 from glassrt.engine.errors import SlideError, first_line
 from glassrt.engine.picture import Picture, check_extent
-from glassrt.engine.tiff_pages import check_pictures, orientation, size_of
+from glassrt.engine.tiff_pages import check_colours, check_pictures, orientation, size_of
 from glassrt.engine.tiff_tiles import JPEG, RGB, YCBCR, decode_jpeg
 from glassrt.engine.windows import Box
 
 Pixels = NDArray[np.uint8]
 Mpp = tuple[float | None, float | None]
 
-PALETTE, INKS = 3, 5  # photometric
+PALETTE = 3  # photometric
 # Those whose decoders tell of damage. LZW and PackBits have no checksum: what they give is counted.
 COMPRESSIONS = (1, 5, JPEG, 8, 32946, 32773, 50000, 34925)  # and none, deflate twice, zstd, LZMA
 COUNTED = {5: imagecodecs.lzw_decode, 32773: imagecodecs.packbits_decode}
@@ -71,8 +71,7 @@ def check_form(path: Path, page: Any) -> None:
     """Raise SlideError for samples that have no one reading as RGB, or a compression that hides damage."""
     kind = getattr(page.photometric, "name", str(page.photometric)).lower()
     colours = 1 if page.photometric == PALETTE else 3
-    if page.photometric == INKS:
-        raise SlideError(f"{path}: holds inks (CMYK), whose colours depend on the press; save it as RGB")
+    check_colours(path, page)
     if page.photometric not in (RGB, PALETTE, YCBCR) or page.samplesperpixel < colours:
         raise SlideError(
             f"{path}: holds no RGB picture (photometric {kind}, {page.samplesperpixel} samples a pixel), so no stain "

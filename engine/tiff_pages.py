@@ -13,8 +13,9 @@ from glassrt.engine.errors import SlideError
 
 Size = tuple[int, int]
 
-COLOURS = (2, 3, 5, 6, 8)  # RGB, palette, CMYK, YCbCr, CIELab: what libtiff turns into RGB
-MOST_SAMPLES = 4  # three colours and transparency, or four inks
+COLOURS = (2, 3, 6)  # RGB, palette, YCbCr
+INDIRECT = {5: "inks (CMYK)", 8: "CIELab", 9: "CIELab", 10: "CIELab"}  # one of many ways leads to RGB
+MOST_SAMPLES = 4  # three colours and transparency
 RELATED_SHARE = 0.25  # of the biggest picture's pixels; labels, overviews and thumbnails have fewer
 MOST_NAMED = 4
 SIDE_ROUNDING = 2  # pixels by which the sides of a smaller copy may be off
@@ -56,6 +57,7 @@ def check_samples(path: Path, page: Any) -> None:
 
     The page's file must be open: what 16 bits hold is seen from a few tiles.
     """
+    check_colours(path, page)
     if page.photometric not in COLOURS or page.samplesperpixel > MOST_SAMPLES:
         kind = page.photometric.name.lower() if hasattr(page.photometric, "name") else page.photometric
         raise SlideError(
@@ -70,6 +72,12 @@ def check_samples(path: Path, page: Any) -> None:
             f"{path}: its 16-bit samples fill {brightest(page).bit_length()} bits, so it would look black; "
             "save it with 8 bits"
         )
+
+
+def check_colours(path: Path, page: Any) -> None:
+    """Raise SlideError where viewers turn a page's colours into RGB each in its own way."""
+    if (kind := INDIRECT.get(int(page.photometric))) is not None:
+        raise SlideError(f"{path}: holds {kind}, whose look depends on a profile; save it as RGB")
 
 
 def brightest(page: Any) -> int:

@@ -33,6 +33,7 @@ from made_images import (
 from made_tiffs import stained
 from PIL import Image
 
+from glassrt.engine import open_bundle, score
 from glassrt.engine.errors import GlassError, SlideError
 from glassrt.engine.images import read_image
 from glassrt.engine.slide import open_slide
@@ -116,7 +117,13 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     ),
     "CMYK JPEG": ("a.jpg", pillow(PLAIN, "JPEG", "CMYK"), "holds inks"),
     "CMYK strips": ("a.tif", pillow(PLAIN, "TIFF", "CMYK"), "holds inks"),
-    "Lab": ("a.tif", pillow(PLAIN, "TIFF", "LAB"), "no RGB picture .photometric cielab"),
+    "Lab": ("a.tif", pillow(PLAIN, "TIFF", "LAB"), "holds CIELab, whose look depends on a profile"),
+    "CMYK tiles": (
+        "a.tif",
+        strips(np.dstack([PLAIN, GREY]), photometric="separated", rowsperstrip=None, tile=(64, 64)),
+        "holds inks",
+    ),
+    "Lab tiles": ("a.tif", strips(PLAIN, photometric="cielab", rowsperstrip=None, tile=(64, 64)), "holds CIELab"),
     "YCbCr without JPEG": ("a.tif", strips(PLAIN, photometric="ycbcr"), "YCbCr"),
     "12 bits in 16": ("a.tif", strips(PLAIN.astype(np.uint16) * 16), "16-bit samples fill 12 bits"),
     "15 bits in 16": ("a.tif", strips(PLAIN.astype(np.uint16) * 128), "16-bit samples fill 15 bits"),
@@ -223,6 +230,17 @@ def pages(*given: np.ndarray, **options: object) -> bytes:
 
 
 SMALL = cv2.resize(PLAIN, (62, 40), interpolation=cv2.INTER_AREA)
+
+
+def full_size_below() -> bytes:
+    """A small page first, whose own subordinate page is the picture, as raw cameras write it."""
+    content = BytesIO()
+    with tifffile.TiffWriter(content) as file:
+        file.write(SMALL, photometric="rgb", subifds=1, metadata=None)
+        file.write(PLAIN, photometric="rgb", metadata=None)
+    return content.getvalue()
+
+
 SEVERAL: dict[str, tuple[str, bytes, str]] = {
     "animated PNG": ("a.png", animated_png(), "holds 2 pictures"),
     "JPEGs in one file": ("a.jpg", two_jpegs(), "holds several pictures"),
@@ -233,6 +251,7 @@ SEVERAL: dict[str, tuple[str, bytes, str]] = {
     "focal planes in OME": ("a.ome.tif", pages(np.stack([PLAIN] * 3), ome=True, metadata={"axes": "ZYXS"}), "3 pict"),
     "series in OME": ("a.ome.tif", pages(PLAIN, PLAIN[:180], ome=True), "several pictures .page 1 of 310 x 200"),
     "a thumbnail first": ("a.tif", pages(SMALL, PLAIN, metadata=None), "page 1 of 62 x 40, page 2 of 310 x 200"),
+    "a picture below its thumbnail": ("a.tif", full_size_below(), "page 1 of 62 x 40, page 2 of 310 x 200"),
     "one page a colour": (
         "a.tif",
         strips(np.ascontiguousarray(PLAIN.transpose(2, 0, 1)), photometric="minisblack"),
@@ -386,3 +405,15 @@ def test_unscanned_black_beside_tissue_is_no_fluorescence(tmp_path: Path) -> Non
     pixels = np.zeros((1000, 1000, 3), np.uint8)
     pixels[:200, :300] = stained(300, 200)
     assert np.array_equal(read_image(write(tmp_path, "a.png", pillow(pixels, "PNG"))), pixels)
+
+
+@pytest.mark.parametrize(
+    ("samples", "says"),
+    [(np.dstack([GREY] * 3), "all its pixels are grey"), (fluorescence(), "its ground is dark, as in fluorescence")],
+)
+def test_slides_without_a_stain_are_refused_not_empty(tmp_path: Path, samples: np.ndarray, says: str) -> None:
+    """What OpenSlide reads is held to the same: it could not be seen, which is not that nothing was there."""
+    path = write(tmp_path, "a.tif", strips(samples, rowsperstrip=None, tile=(64, 64)))
+    with open_slide(path, 0.5) as slide, pytest.raises(SlideError, match=says):
+        score(slide, open_bundle("glas-glands"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
