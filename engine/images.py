@@ -29,6 +29,10 @@ PNG, JPEG, BMP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 GREY = "is grey, so no stain can be told; save it in colour"
 PNG_GREY, RGBA = (0, 4), 6  # colour types
+PNG_METHODS = [0, 0, 0], [0, 0, 1]  # compression and filter as ever, interlaced or not
+CLEAR_LENGTHS = {2: (6,), 3: range(1, 257)}  # bytes of tRNS: a colour of 16 bits, an opacity for colours of a palette
+PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+METRE = 1
 EXIF, JFIF, MULTIPLE = b"Exif\0\0", b"JFIF\0", b"MPF\0"
 STANDALONE = {0x01, *range(0xD0, 0xD8)}  # JPEG markers without content
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
@@ -79,36 +83,43 @@ def read_picture(path: Path) -> Picture:
 
 def read_png(path: Path, content: bytes) -> Picture:
     """A PNG file of one picture, in any depth and with any transparency."""
-    chunks = dict(png_chunks(path, content))
-    width, height, depth, colour_type = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
-    check_extent(path, width, height, (4 if b"tRNS" in chunks or colour_type == RGBA else 3) * max(1, depth // 8))
+    places = list(png_chunks(path, content))
+    chunks = {kind: content[start + 8 : end - 4] for kind, start, end in places if kind != b"IDAT"}
+    width, height, depth, colour_type, *methods = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
+    clear = len(chunks.get(b"tRNS", b""))
+    if methods not in PNG_METHODS or (clear and clear not in CLEAR_LENGTHS.get(colour_type, ())):
+        raise SlideError(f"{path}: damaged (its header makes no sense); copy it again")
+    check_extent(path, width, height, (4 if clear or colour_type == RGBA else 3) * max(1, depth // 8))
     if colour_type in PNG_GREY:
         raise SlideError(f"{path}: {GREY}")
-    if b"acTL" in chunks and (frames := struct.unpack(">I", chunks[b"acTL"][:4])[0]) > 1:
+    if (frames := int.from_bytes(chunks.get(b"acTL", b"")[:4])) > 1:
         raise SlideError(f"{path}: holds {frames} pictures; save the one to score as a file of its own")
-    samples = imagecodecs.png_decode(content)
+    # The other chunks hold no pixels, and libpng prints what it thinks of them.
+    samples = imagecodecs.png_decode(
+        PNG + b"".join(content[start:end] for kind, start, end in places if kind in PIXELS)
+    )
     pixels = to_eight_bits(samples, 8 * samples.dtype.itemsize, path)
     written = read_exif(chunks[b"eXIf"]) if b"eXIf" in chunks else Written()
-    mpp: tuple[float | None, float | None] = written.mpp
-    if b"pHYs" in chunks and (density := struct.unpack(">IIB", chunks[b"pHYs"]))[2] == 1 and all(density):
-        mpp = 1e6 / density[0], 1e6 / density[1]
-    return upright(over_white(pixels) if pixels.shape[2] == 4 else pixels, "png", Written(written.orientation, mpp))
+    x, y, unit = struct.unpack(">IIB", chunks.get(b"pHYs", bytes(9)))
+    if unit == METRE and x and y:
+        written = written._replace(mpp=(1e6 / x, 1e6 / y))
+    return upright(over_white(pixels) if pixels.shape[2] == 4 else pixels, "png", written)
 
 
-def png_chunks(path: Path, content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Type and content of each chunk; SlideError where one is damaged, optional ones too, or the end missing."""
+def png_chunks(path: Path, content: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Type, first and end byte of each chunk; SlideError where any is damaged, or the end missing."""
     place = len(PNG)
     while place + 12 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, place)
-        end = place + 8 + length
-        if end + 4 > len(content):
+        end = place + 12 + length
+        if end > len(content):
             break
-        if zlib.crc32(memoryview(content)[place + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
-            raise SlideError(f"{path}: damaged between bytes {place} and {end + 4}; copy it again")
-        yield kind, b"" if kind == b"IDAT" else content[place + 8 : end]
+        if zlib.crc32(memoryview(content)[place + 4 : end - 4]) != struct.unpack_from(">I", content, end - 4)[0]:
+            raise SlideError(f"{path}: damaged between bytes {place} and {end}; copy it again")
+        yield kind, place, end
         if kind == b"IEND":
             return
-        place = end + 4
+        place = end
     raise SlideError(f"{path}: damaged from byte {place} on (the file ends too early); copy it again")
 
 
