@@ -20,6 +20,7 @@ GLAND = ClassResult(0.25, 0.5, 0.125, 3)
 def make_result(path: Path, classes: tuple[str, ...] = ("gland",), tissue: float = 2.0) -> Result:
     return Result(
         slide={"name": path.stem, **describe_origin(path)},
+        frame={},
         bundle={"name": "glands"},
         backend={},
         tissue_mm2=tissue,
