@@ -62,7 +62,7 @@ def score(
         map_size = choose_map_size(grid, bundle, map_mpp)
         with clock.time("tissue"):
             thumbnail, tissue = find_tissue(slide, readers)
-        check_stain(thumbnail, slide.name)
+        check_stain(thumbnail, slide.path or slide.name)
         windows = lay_windows(grid, bundle, tissue)
         folder = stack.enter_context(replace_folder(out, RESULT, lambda: refuse_other(out, slide.path)))
         writing = output_errors(out)  # whatever fails beyond it is reading
