@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.grid import GridReader
-from glassrt.engine.scoring import find_tissue
+from glassrt.engine.overview import find_tissue
 from glassrt.engine.slide import open_slide
 
 LONGEST = 4096  # pixels of the region's side, at most
@@ -17,7 +17,7 @@ def read_region(path: Path, bundle: Bundle) -> NDArray[np.uint8]:
     """The slide at the bundle's resolution, or of a large one the part around its tissue's middle."""
     with open_slide(path) as slide:
         grid = GridReader(slide, bundle.manifest.mpp)
-        _, tissue = find_tissue(slide)
+        tissue = find_tissue(slide).tissue
         rows, columns = np.nonzero(tissue)
         width, height = min(grid.width, LONGEST), min(grid.height, LONGEST)
         x = np.median(columns) / tissue.shape[1] * grid.width - width / 2 if len(columns) else 0

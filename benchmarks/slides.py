@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from glassrt.benchmarks.machine import count_cores
 from glassrt.benchmarks.regions import read_region
+from glassrt.engine.annotations import AUTO
 from glassrt.engine.backends import Backend, open_backend
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.canvas import Canvas
@@ -22,7 +23,8 @@ from glassrt.engine.errors import GlassError, SlideError
 from glassrt.engine.mapfile import MapFile, MapWriter
 from glassrt.engine.pipeline import Clock, cut_batches, infer_batches
 from glassrt.engine.results import Result
-from glassrt.engine.scoring import choose_map_size, find_tissue, open_grid, score
+from glassrt.engine.scope import find_scope
+from glassrt.engine.scoring import choose_map_size, open_grid, score
 from glassrt.engine.segment import DEFAULT_READERS, lay_windows
 from glassrt.engine.slide import ArraySlide, Slide, open_slide
 
@@ -125,8 +127,8 @@ def run_parts(path: Path, bundle: Bundle, backend: Backend, readers: int, parts:
         grid = open_grid(slide, bundle)
     with slide:
         with parts.time("mask"):
-            _, tissue = find_tissue(slide, readers)
-        plan = lay_windows(grid, bundle, tissue)
+            scope = find_scope(slide, AUTO, bundle, readers)
+        plan = lay_windows(grid, bundle, scope.searched)
         kept: list[np.ndarray] = []
         with parts.time("read and cut"), ThreadPoolExecutor(readers) as pool:
             for indices, windows in cut_batches(grid, plan, backend.batch, pool, readers, Clock()):
@@ -140,7 +142,7 @@ def run_parts(path: Path, bundle: Bundle, backend: Backend, readers: int, parts:
             *_, (_, logits) = infer_batches(backend, batches, pool, Clock())
         map_size = choose_map_size(grid, bundle, None)
         with MapFile(folder / "map.raw", len(bundle.manifest.classes), map_size[1], map_size[0]) as file:
-            canvas = Canvas(plan, bundle.manifest.output_stride, map_size, MapWriter(file).place)
+            canvas = Canvas(plan, bundle.manifest.output_stride, map_size, MapWriter(file, scope.tissue).place)
             with parts.time("stitch"):
                 for start in range(0, len(plan.windows), backend.batch):
                     indices = np.arange(start, min(start + backend.batch, len(plan.windows)))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from glassrt.engine.annotations import AUTO, check_tissue, choose_mask
 from glassrt.engine.backends import Backend
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.errors import FolderTaken, GlassError, OutputError, UsageError
@@ -20,7 +21,10 @@ from glassrt.engine.summary import SUMMARY, Outcome, Summary
 
 @dataclass(frozen=True)
 class Job:
-    """How every slide of a batch is scored. `mpp` replaces what the files say, `map_mpp` the map's pixel size."""
+    """How every slide of a batch is scored. `mpp` replaces what the files say, `map_mpp` the map's pixel size.
+
+    `tissue` is `auto`, `all`, the path of a mask, or a folder of masks named like the slides.
+    """
 
     bundle: Bundle
     backend: Backend
@@ -28,6 +32,7 @@ class Job:
     mpp: float | None = None
     map_mpp: float | None = None
     readers: int = DEFAULT_READERS
+    tissue: str = AUTO
 
     def folder(self, path: Path) -> Path:
         """Where the results of the slide at `path` go."""
@@ -46,6 +51,7 @@ def score_batch(paths: Iterable[Path], job: Job, start: Start) -> list[Outcome]:
     """
     paths = list(paths)
     check_names(paths)
+    check_tissue(job.tissue, paths)
     prepare_folder(job.out)
     check_folders(paths, job)
     summary = Summary(job.out, [info.name for info in job.bundle.manifest.classes[1:]])
@@ -62,7 +68,9 @@ def score_path(path: Path, job: Job, progress: Progress) -> Outcome:
     try:
         with open_slide(path, job.mpp) as slide:
             folder = job.folder(path)
-            return Outcome(path, score(slide, job.bundle, folder, job.backend, job.map_mpp, job.readers, progress))
+            tissue = choose_mask(job.tissue, path)
+            result = score(slide, job.bundle, folder, job.backend, job.map_mpp, job.readers, progress, tissue=tissue)
+            return Outcome(path, result)
     except FolderTaken as error:  # since it was looked at before the first slide
         return Outcome(path, error=str(error))
     except (OutputError, UsageError):

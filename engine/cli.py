@@ -99,6 +99,13 @@ def score_command(
         typer.Option(min=1, max=MOST_WINDOWS, help="Windows per network call.", show_default="what suits the runtime"),
     ] = None,
     readers: Annotated[int, typer.Option(min=1, max=MOST_READERS, help="Threads that read and cut.")] = DEFAULT_READERS,
+    tissue: Annotated[
+        str,
+        typer.Option(
+            help="auto: found by colour and grain; all; or a mask: PNG or TIFF (0 is none) or GeoJSON as from QuPath; "
+            "for several slides a folder of masks named like them."
+        ),
+    ] = "auto",
 ) -> None:
     """Score slides: a map, regions, a picture and figures for each.
 
@@ -115,13 +122,16 @@ def score_command(
             f"{', mirrored too' if opened.manifest.flips else ''}",
         )
     )
-    job = Job(opened, runtime, out, mpp, map_mpp, readers)
+    job = Job(opened, runtime, out, mpp, map_mpp, readers, tissue)
     with contextlib.closing(runtime), Bars(console, len(slides)) as bars, Interrupt() as interrupt:
         outcomes = score_batch(slides, job, lambda path: interrupt.guard(bars.start(path)))
     console.print(summary_table(outcomes, opened))
     failed = [outcome for outcome in outcomes if outcome.result is None]
     for outcome in failed:
         print(f"glassrt: {printable(outcome.error)}", file=sys.stderr)
+    for outcome in outcomes:
+        for warning in outcome.result.warnings if outcome.result else ():
+            print(f"glassrt: warning: {printable(f'{outcome.path}: {warning}')}", file=sys.stderr)
     print(printable(f"Results: {out / SUMMARY}", keep="\n\t"))
     for outcome in outcomes:
         if outcome.result is not None:

@@ -5,7 +5,9 @@ its position alone, never on the region it was read with, so regions tile withou
 """
 
 import math
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import cv2
@@ -17,6 +19,7 @@ from glassrt.engine.slide import Pixels, Size, Slide
 PATCH = 128  # grid pixels interpolated at a time
 MAX_READ_SIDE = 4096  # level pixels of one read: 64 MB as RGBA
 FINER = 0.99  # of both sides of the grid: levels are read from down to this size
+STRIP = 256  # grid rows of a strip, at least
 SAME_MPP = 0.005  # relative; closer than any scanner's calibration
 
 
@@ -61,18 +64,18 @@ class GridReader:
                 pixels[top : top + rows, left : left + columns] = block
         return pixels
 
-    def read_all(self, threads: int) -> Pixels:
-        """RGB `[height, width, 3]` of the whole grid, in strips shared among threads; for thumbnails."""
-        pixels = np.empty((self.height, self.width, 3), np.uint8)
-
-        def read_strip(strip: tuple[int, int]) -> None:
-            top, rows = strip
-            pixels[top : top + rows] = self.read(0, top, self.width, rows)
-
+    def read_strips(self, threads: int) -> Iterator[Pixels]:
+        """RGB `[rows, width, 3]` of the whole grid from top to bottom; no more than a strip a thread waits."""
+        patch = Resampling(self.slide.level_sizes[self.level][1], self.height).patch
+        rows = -(-STRIP // patch) * patch  # on the lattice of patches, so that nothing is read twice
+        waiting: deque[Future[Pixels]] = deque()
         with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(read_strip, split(self.height, -(-self.height // (2 * threads)))):
-                pass
-        return pixels
+            for top in range(0, self.height, rows):
+                waiting.append(pool.submit(self.read, 0, top, self.width, min(rows, self.height - top)))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
     def _read_block(self, across: "Resampling", down: "Resampling", x: int, y: int, width: int, height: int) -> Pixels:
         if across.is_identity and down.is_identity:
@@ -125,8 +128,8 @@ class Resampling:
 
     @property
     def longest_run(self) -> int:
-        """Grid pixels that can be asked for at once: a read begins up to a patch before them."""
-        return self._longest_read - self.patch + 1
+        """Grid pixels that can be asked for at once, in whole patches: a read begins up to a patch before them."""
+        return (self._longest_read - self.patch + 1) // self.patch * self.patch
 
     def level_range(self, start: int, end: int) -> tuple[int, int]:
         """First and end level pixel that grid pixels `start`...`end` need, in whole blocks."""

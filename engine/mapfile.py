@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.canvas import Tile
+from glassrt.engine.coverage import cover
 from glassrt.engine.windows import bands
 
 NOT_ANALYSED = 255
@@ -86,16 +87,17 @@ class MapFile:
 class MapWriter:
     """Takes a canvas's tiles and writes the map file row by row.
 
-    `size` is the map's (width, height). `pixels` counts the analysed pixels of each class, `probability` sums
-    each class's over all of them.
+    `size` is the map's (width, height). `pixels` counts the analysed pixels of each class, `tissue_pixels` those parts
+    of them that are tissue, `probability` sums each class's over all of them.
     """
 
-    def __init__(self, map_file: MapFile) -> None:
-        self._file = map_file
+    def __init__(self, map_file: MapFile, tissue: NDArray[np.bool_]) -> None:
+        self._file, self._tissue = map_file, tissue
         self.size = (map_file.width, map_file.height)
         self._top = 0
         self._rows = self._blank(0)
         self.pixels = np.zeros(map_file.planes, np.int64)
+        self.tissue_pixels = np.zeros(map_file.planes)
         self.probability = np.zeros(map_file.planes)
 
     def _blank(self, height: int) -> NDArray[np.uint8]:
@@ -114,7 +116,10 @@ class MapWriter:
         self._rows[0, :, columns] = np.where(tile.analysed, classes, NOT_ANALYSED)
         self._rows[1:, :, columns] = np.rint(tile.probabilities[1:] * 255)
         self.probability += tile.probabilities.sum(axis=(1, 2), dtype=np.float64)
-        self.pixels += np.bincount(classes[tile.analysed], minlength=len(self.pixels))
+        analysed = classes[tile.analysed]
+        self.pixels += np.bincount(analysed, minlength=len(self.pixels))
+        share = cover(self._tissue, self.size, tile.left, tile.top, (width, height))[tile.analysed]
+        self.tissue_pixels += np.bincount(analysed, weights=share, minlength=len(self.pixels))
 
     def finish(self) -> None:
         """Write what is left, down to the map's last row."""

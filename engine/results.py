@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from glassrt.engine.backends import Backend
 from glassrt.engine.bundle import Bundle
@@ -17,6 +15,7 @@ from glassrt.engine.frames import Frame, result_frames
 from glassrt.engine.mapfile import MapWriter
 from glassrt.engine.origin import describe_origin
 from glassrt.engine.pipeline import Clock
+from glassrt.engine.scope import Scope
 from glassrt.engine.slide import Slide
 from glassrt.engine.windows import Plan
 
@@ -25,7 +24,8 @@ class ClassResult(msgspec.Struct, frozen=True):
     """What was found of one class in the analysed part of a slide.
 
     `area_mm2` of the pixels where it is the likeliest, `mean_probability` over all analysed pixels; for every
-    class but the background also the share of the tissue's area and the number of connected regions.
+    class but the background also `tissue_fraction`, the share of the tissue that it takes (only what lies on tissue
+    counts, so those of all classes with the background's add to 1), and the number of connected regions.
     """
 
     area_mm2: float
@@ -34,12 +34,23 @@ class ClassResult(msgspec.Struct, frozen=True):
     regions: int | None
 
 
+class TissueResult(msgspec.Struct, frozen=True):
+    """Where tissue was taken from: `auto`, `all`, `mask`, or the path of a mask; and the mask's (width, height)."""
+
+    source: str
+    size: tuple[int, int]
+
+
 class Result(msgspec.Struct, frozen=True):
-    """The figures of one scored slide, as `result.json` holds them."""
+    """The figures of one scored slide, as `result.json` holds them.
+
+    `warnings` say in a line each what makes them doubtful; `note` is empty unless nothing was analysed.
+    """
 
     slide: dict[str, Any]
     bundle: dict[str, Any]
     backend: dict[str, Any]
+    tissue: TissueResult
     tissue_mm2: float
     analysed_mm2: float
     classes: dict[str, ClassResult]
@@ -48,6 +59,7 @@ class Result(msgspec.Struct, frozen=True):
     windows: dict[str, int]
     seconds: dict[str, float]
     versions: dict[str, str]
+    warnings: tuple[str, ...]
     note: str
 
 
@@ -55,7 +67,7 @@ def summarise(
     slide: Slide,
     bundle: Bundle,
     backend: Backend,
-    tissue: NDArray[np.bool_],
+    scope: Scope,
     windows: Plan,
     written: MapWriter,
     regions: Sequence[int],
@@ -65,14 +77,15 @@ def summarise(
     manifest, (width, height) = bundle.manifest, written.size
     map_mpp = physical_mpp(slide, width, height)
     base_width, base_height = slide.level_sizes[0]
-    tissue_mm2 = base_width * base_height * slide.mpp**2 / 1e6 * float(tissue.mean())
+    tissue_mm2 = base_width * base_height * slide.mpp**2 / 1e6 * float(scope.tissue.mean())
     analysed = max(1, int(written.pixels.sum()))
+    in_tissue = float(written.tissue_pixels.sum())
     classes = {}
     for index, info in enumerate(manifest.classes):
         area = float(written.pixels[index]) * map_mpp**2 / 1e6
         probability = float(written.probability[index]) / analysed
         if index:
-            fraction = area / tissue_mm2 if tissue_mm2 else 0.0
+            fraction = float(written.tissue_pixels[index]) / in_tissue if in_tissue else 0.0
             classes[info.name] = ClassResult(area, probability, fraction, regions[index])
         else:
             classes[info.name] = ClassResult(area, probability, None, None)
@@ -98,6 +111,7 @@ def summarise(
             "batch": backend.batch,
             "streams": backend.streams,
         },
+        tissue=TissueResult(scope.source, (scope.tissue.shape[1], scope.tissue.shape[0])),
         tissue_mm2=tissue_mm2,
         analysed_mm2=sum(found.area_mm2 for found in classes.values()),
         classes=classes,
@@ -106,7 +120,8 @@ def summarise(
         windows={"run": len(windows.windows), "skipped": windows.skipped},
         seconds=dict(clock.seconds),
         versions=dict(package_versions()),
-        note="" if tissue.any() else "no tissue found: nothing was analysed",
+        warnings=scope.warnings,
+        note="" if scope.tissue.any() else "no tissue found: nothing was analysed",
     )
 
 

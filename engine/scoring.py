@@ -6,16 +6,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
+from glassrt.engine.annotations import AUTO
 from glassrt.engine.backends import Backend, open_backend
 from glassrt.engine.bundle import Bundle
-from glassrt.engine.colours import check_stain
 from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.files import output_errors, replace_folder
-from glassrt.engine.frames import keep_scanned, shown_part
+from glassrt.engine.frames import shown_part
 from glassrt.engine.grid import GridReader
 from glassrt.engine.mapfile import MapFile, MapWriter
 from glassrt.engine.origin import RESULT, refuse_other
@@ -23,12 +19,10 @@ from glassrt.engine.outputs import draw_box, draw_overlay, write_json, write_map
 from glassrt.engine.pipeline import Clock
 from glassrt.engine.regions import find_regions
 from glassrt.engine.results import Result, physical_mpp, summarise
+from glassrt.engine.scope import Tissue, find_scope
 from glassrt.engine.segment import DEFAULT_READERS, Progress, lay_windows, segment
 from glassrt.engine.slide import Pixels, Slide
-from glassrt.engine.tissue import tissue_mask
 
-THUMBNAIL_SIDE = 1024
-TISSUE_MPP = 8.0
 COARSEST_RATIO = 4.0  # a slide coarser than this many times the bundle's mpp shows none of what it learned
 MAP_PIXELS_PER_LOGIT = 4  # of the default map: finer than the network sees, coarse enough to store
 
@@ -42,14 +36,16 @@ def score(
     readers: int = DEFAULT_READERS,
     progress: Progress = lambda done, total: None,
     precision: str = "auto",
+    tissue: Tissue = AUTO,
 ) -> Result:
     """Score one slide into the folder `out`, which appears whole or not at all, and return its figures.
 
     Writes `result.json`, `map.ome.tif`, `regions.geojson` and `overlay.png`, in place of an older result of the same
     slide. `map_mpp` is the map's pixel size
     in micrometres (by default a quarter of a logit's), `backend` a name or an opened one, which stays open and has
-    its own precision; `auto` is the fastest that the bundle was verified for.
-    Raises SlideError, BackendUnavailable, OutputError or UsageError.
+    its own precision; `auto` is the fastest that the bundle was verified for. `tissue` is `auto` (found by colour and
+    grain), `all`, the path of a mask (PNG, TIFF, or GeoJSON as QuPath writes it) or a mask `[H, W]` in the slide's
+    proportions. Raises SlideError, BackendUnavailable, OutputError or UsageError.
     """
     start = time.perf_counter()
     clock, out = Clock(), Path(out)
@@ -61,20 +57,19 @@ def score(
         grid = open_grid(slide, bundle)
         map_size = choose_map_size(grid, bundle, map_mpp)
         with clock.time("tissue"):
-            thumbnail, tissue = find_tissue(slide, readers)
-        check_stain(thumbnail, slide.path or slide.name)
-        windows = lay_windows(grid, bundle, tissue)
+            scope = find_scope(slide, tissue, bundle, readers)
+        windows = lay_windows(grid, bundle, scope.searched)
         folder = stack.enter_context(replace_folder(out, RESULT, lambda: refuse_other(out, slide.path)))
         writing = output_errors(out)  # whatever fails beyond it is reading
         planes = len(bundle.manifest.classes)
         map_file = stack.enter_context(MapFile(folder / "map.raw", planes, map_size[1], map_size[0]))
-        writer = MapWriter(map_file)
+        writer = MapWriter(map_file, scope.tissue)
         segment(grid, windows, bundle, backend, map_size, writing(writer.place), readers, clock, progress)
         writing(writer.finish)()
         with clock.time("write"), output_errors(out):
-            counts = write_outputs(folder, slide, bundle, map_file, thumbnail)
+            counts = write_outputs(folder, slide, bundle, map_file, scope.thumbnail)
         clock.seconds["total"] = time.perf_counter() - start
-        result = summarise(slide, bundle, backend, tissue, windows, writer, counts, clock)
+        result = summarise(slide, bundle, backend, scope, windows, writer, counts, clock)
         writing(write_json)(folder / RESULT, result)
         map_file.close()
     return result
@@ -100,19 +95,6 @@ def choose_map_size(grid: GridReader, bundle: Bundle, map_mpp: float | None) -> 
         raise UsageError(f"--map-mpp {map_mpp:g} is finer than the bundle's {bundle.manifest.mpp:g}: nothing to gain")
     ratio = grid_mpp / map_mpp
     return max(1, math.floor(grid.width * ratio + 0.5)), max(1, math.floor(grid.height * ratio + 0.5))
-
-
-def find_tissue(slide: Slide, readers: int = DEFAULT_READERS) -> tuple[Pixels, NDArray[np.bool_]]:
-    """A thumbnail of the slide, and the mask of its tissue at about 8 micrometres a pixel."""
-    longest = max(slide.level_sizes[0])
-    thumbnail_mpp = slide.mpp * max(1.0, longest / THUMBNAIL_SIDE)
-    grid = GridReader(slide, thumbnail_mpp)
-    thumbnail = grid.read_all(readers)
-    shrink = min(1.0, thumbnail_mpp / TISSUE_MPP)
-    size = (max(1, round(grid.width * shrink)), max(1, round(grid.height * shrink)))
-    small = cv2.resize(thumbnail, size, interpolation=cv2.INTER_AREA) if shrink < 1 else thumbnail
-    mask = tissue_mask(small.astype(np.uint8, copy=False), thumbnail_mpp / shrink)
-    return thumbnail, keep_scanned(mask, slide)
 
 
 def write_outputs(folder: Path, slide: Slide, bundle: Bundle, map_file: MapFile, thumbnail: Pixels) -> list[int]:

@@ -52,7 +52,7 @@ class Summary:
         self.columns = [
             *("slide", "status", "tissue_mm2", "analysed_mm2"),
             *figures,
-            *("windows", "seconds", "bundle", "error"),
+            *("windows", "seconds", "bundle", "warnings", "error"),
         ]
 
     def begin(self) -> None:
@@ -123,10 +123,11 @@ class Summary:
 
     def row(self, outcome: Outcome) -> Row:
         """The row of an outcome."""
-        values = [""] * (len(self.columns) - 3)
+        values = [""] * (len(self.columns) - 4)
         if outcome.result is not None:
             values = [*summary_figures(outcome.result, self.classes), str(outcome.result.bundle["name"])]
-        return [str(outcome.path), outcome.status, *values, outcome.error]
+        warnings = "; ".join(outcome.result.warnings) if outcome.result else ""
+        return [str(outcome.path), outcome.status, *values, warnings, outcome.error]
 
     def read_outcome(self, path: Path) -> Outcome | None:
         """The outcome that the `result.json` at `path` tells of; None if it is of no file, or not of such a bundle."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 Size = tuple[int, int]
 Indices = NDArray[np.int64]
 
+SUMMED_PIXELS = 4_000_000  # of a tissue mask summed at a time
 CELL_STRIDES = 4  # a cell's side in strides: 4 reads 13 % more pixels than it hands on, at 3.5 MB a region
 
 
@@ -181,14 +182,19 @@ def grid_boxes(size: Size, views: Sequence[View], window: int, windows: Indices)
 def holds_tissue(tissue: NDArray[np.bool_], boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Whether each box (left, top, right, bottom as fractions of the whole) touches a pixel of the mask."""
     height, width = tissue.shape
-    sums = np.zeros((height + 1, width + 1), np.int64)
-    sums[1:, 1:] = tissue.cumsum(0).cumsum(1)
     extent = np.array([width, height])
     low = np.minimum(np.floor(boxes[:, :2] * extent).astype(np.int64), extent - 1)
     high = np.maximum(np.ceil(boxes[:, 2:] * extent).astype(np.int64), low + 1)
-    (left, top), (right, bottom) = low.T, high.T
-    touched = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
-    return touched > 0  # type: ignore[no-any-return]
+    touched = np.zeros(len(boxes), np.bool_)
+    for first, end in bands(height, max(1, SUMMED_PIXELS // width)):
+        sums = np.zeros((end - first + 1, width + 1), np.int32)
+        np.cumsum(tissue[first:end], axis=0, dtype=np.int32, out=sums[1:, 1:])
+        np.cumsum(sums, axis=1, out=sums)
+        reach = np.flatnonzero((low[:, 1] < end) & (high[:, 1] > first))
+        (left, top), (right, bottom) = low[reach].T, high[reach].T
+        top, bottom = np.maximum(top - first, 0), np.minimum(bottom, end) - first
+        touched[reach] |= sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left] > 0
+    return touched
 
 
 @dataclass(frozen=True)

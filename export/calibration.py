@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from glassrt.engine.bundle import Manifest
 from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.grid import GridReader
-from glassrt.engine.scoring import find_tissue
+from glassrt.engine.overview import find_tissue
 from glassrt.engine.slide import IMAGE_SUFFIXES, Slide, open_slide
 from glassrt.engine.windows import plan
 
@@ -58,7 +58,7 @@ def offer_windows(path: Path, manifest: Manifest, random: np.random.Generator) -
     except SlideError:
         return
     with slide:
-        _, tissue = find_tissue(slide)
+        tissue = find_tissue(slide).tissue
         scales = random.permutation(np.array(manifest.scales))
         offers = [offer_at_scale(slide, manifest, float(scale), tissue, random) for scale in scales]
         while offers:

@@ -111,7 +111,7 @@ def test_the_finished_planes_are_those_of_the_map_file(cupy: Any, tmp_path: Path
     total = random.random((3, 40, 50)).astype(np.float32) * seen
     planes = cupy.asnumpy(canvas.finish(Band(50, 40, 0, 0, cupy.asarray(total), cupy.asarray(seen))))
     with MapFile(tmp_path / "map", 3, 40, 50) as file:
-        writer = MapWriter(file)
+        writer = MapWriter(file, np.ones((1, 1), np.bool_))
         writer.place(Tile(0, 0, total / np.maximum(seen, 1), seen > 0))
         writer.finish()
         for plane in range(3):

@@ -80,6 +80,19 @@ def test_a_mistyped_command_is_told_in_one_line(words: tuple[str, ...], says: st
     assert re.match(f"glassrt: {says}", line)
 
 
+def test_a_foreign_stain_is_warned_of_in_terminal_summary_and_result(demo_slide: Path, tmp_path: Path) -> None:
+    brown = (tifffile.imread(demo_slide)[..., ::-1] * (1.0, 0.9, 0.8)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "brown.tif", brown, photometric="rgb")
+    done = run("score", tmp_path / "brown.tif", "--mpp", 0.499, "--out", tmp_path / "out", "--tissue", "all")
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"glassrt: warning: {tmp_path / 'brown.tif'}: not stained like the example in glas-glands")
+    warning = line.split("brown.tif: ")[1]
+    assert json.loads((tmp_path / "out" / "brown" / "result.json").read_text())["warnings"] == [warning]
+    (row,) = csv.DictReader((tmp_path / "out" / "summary.csv").read_text().splitlines())
+    assert row["warnings"] == warning
+
+
 def test_a_command_alone_prints_its_help() -> None:
     done = run()
     assert "Usage: glassrt" in done.stdout
@@ -98,6 +111,8 @@ def test_a_command_alone_prints_its_help() -> None:
         ("slides/CMU-1-Small-Region.svs", ("--bundle", "none.glass"), 2, "none.glass is no bundle"),
         ("slides/CMU-1-Small-Region.svs", ("--scales", "1,a"), 2, "--scales 1,a"),
         ("slides/CMU-1-Small-Region.svs", ("--map-mpp", "0.01"), 2, "--map-mpp 0.01"),
+        ("slides/CMU-1-Small-Region.svs", ("--tissue", "none.png"), 2, "--tissue none.png"),
+        ("slides/CMU-1-Small-Region.svs", ("--tissue", __file__), 3, "ends in one of .png"),
     ],
 )
 def test_bad_input_gets_one_line_and_leaves_no_result(

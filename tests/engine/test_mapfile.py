@@ -45,7 +45,9 @@ def test_tiles_become_rows_and_gaps_are_not_analysed(tmp_path: Path) -> None:
     analysed[2, 3] = False
     probabilities[:, ~analysed] = 0
     with MapFile(tmp_path / "map.raw", 2, 10, 9) as map_file:
-        writer = MapWriter(map_file)
+        tissue = np.zeros((20, 18), np.bool_)
+        tissue[6:, 13:] = True  # from map row 3, and from the middle of map column 6
+        writer = MapWriter(map_file, tissue)
         writer.place(Tile(2, 5, probabilities, analysed))
         writer.finish()
         classes, scores = map_file.read(0, 0, 10), map_file.read(1, 0, 10)
@@ -54,4 +56,5 @@ def test_tiles_become_rows_and_gaps_are_not_analysed(tmp_path: Path) -> None:
     assert np.array_equal(classes, expected)
     assert np.array_equal(scores, np.where(expected == 1, 204, 0))
     assert writer.pixels.tolist() == [0, 11]
+    assert writer.tissue_pixels.tolist() == [0, 2.5 + 1.5]
     assert writer.probability == pytest.approx([0.2 * 11, 0.8 * 11])

@@ -81,6 +81,45 @@ def test_a_slide_without_tissue_gets_a_result_that_says_so(data: Path, backend: 
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
 
 
+@pytest.mark.parametrize("scales", [(1.0,), (0.75, 1.5)])
+def test_tissue_is_what_a_mask_says_or_all_of_the_slide(
+    demo_slide: Path, backend: Backend, tmp_path: Path, scales: tuple[float, ...]
+) -> None:
+    """GeoJSON, an image and an array of one area give one result; `all` analyses every pixel."""
+    corners = [[400, 1000], [1100, 1000], [1100, 1800], [400, 1800], [400, 1000]]
+    (tmp_path / "a.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [corners]}))
+    mask = np.zeros((2967, 2220), np.uint8)
+    mask[1000:1800, 400:1100] = 255
+    cv2.imwrite(str(tmp_path / "a.png"), mask)
+    bundle = BUNDLE.replace(scales)
+    results = []
+    for number, tissue in enumerate((tmp_path / "a.geojson", str(tmp_path / "a.png"), mask > 0, "all")):
+        with open_slide(demo_slide) as slide:
+            results.append(score(slide, bundle, tmp_path / str(number), backend, tissue=tissue))
+    outlined, image, array, whole = results
+    assert outlined.tissue.source == str(tmp_path / "a.geojson")
+    assert image.tissue_mm2 == array.tissue_mm2 == pytest.approx(700 * 800 * 0.499e-3**2)
+    assert outlined.tissue_mm2 == pytest.approx(image.tissue_mm2, rel=0.005)
+    assert outlined.windows == image.windows == array.windows
+    assert array.tissue.source == "mask"
+    assert array.classes["gland"] == image.classes["gland"]
+    assert whole.windows["skipped"] == 0
+    assert whole.tissue_mm2 == pytest.approx(whole.analysed_mm2)
+    for result in results:
+        assert 0 <= result.classes["gland"].tissue_fraction <= 1  # type: ignore[operator]
+        assert result.warnings == ()
+
+
+def test_what_is_no_bright_field_picture_is_an_error_and_no_empty_result(
+    demo_slide: Path, backend: Backend, tmp_path: Path
+) -> None:
+    inverted = ArraySlide(255 - tifffile.imread(demo_slide), 0.499)
+    for tissue in ("auto", "all"):
+        with pytest.raises(SlideError, match=r"not a bright-field picture|its ground is dark"):
+            score(inverted, BUNDLE, tmp_path / "out", backend, tissue=tissue)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (7, 900), (64, 64)])
 def test_the_smallest_images_are_scored(data: Path, backend: Backend, tmp_path: Path, shape: tuple[int, int]) -> None:
     pixels = read_image(data / "glas" / "train_1.bmp")[: shape[0], :]

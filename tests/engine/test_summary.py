@@ -11,7 +11,7 @@ import pytest
 from glassrt.engine.errors import OutputError
 from glassrt.engine.files import readable_json
 from glassrt.engine.origin import RESULT, describe_origin
-from glassrt.engine.results import ClassResult, Result
+from glassrt.engine.results import ClassResult, Result, TissueResult
 from glassrt.engine.summary import SUMMARY, Outcome, Summary, as_text, plain_text
 
 GLAND = ClassResult(0.25, 0.5, 0.125, 3)
@@ -25,11 +25,13 @@ def make_result(path: Path, classes: tuple[str, ...] = ("gland",), tissue: float
         backend={},
         tissue_mm2=tissue,
         analysed_mm2=3.0,
+        tissue=TissueResult("auto", (10, 10)),
         classes={"other": ClassResult(0.75, 0.5, None, None), **dict.fromkeys(classes, GLAND)},
         map={},
         windows={"run": 7, "skipped": 1},
         seconds={"total": 1.5},
         versions={},
+        warnings=(),
         note="",
     )
 
