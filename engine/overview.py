@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from glassrt.engine.colours import check_stain
 from glassrt.engine.errors import SlideError
 from glassrt.engine.grid import GridReader, average_blocks
 from glassrt.engine.slide import Pixels, Slide
@@ -43,9 +44,15 @@ class Overview(NamedTuple):
 def find_tissue(slide: Slide, readers: int = 2) -> Overview:
     """The slide's overview. Raises SlideError where it is no bright-field picture."""
     overview = look_over(slide, readers)
-    if overview.doubt:
-        raise SlideError(f"{slide.name}: {overview.doubt}; if it is a stained slide all the same, pass --tissue all")
+    refuse_doubtful(overview, slide.name)
     return overview
+
+
+def refuse_doubtful(overview: Overview, name: str) -> None:
+    """Raise SlideError where tissue cannot be seen, which is not the same as that there is none."""
+    check_stain(overview.thumbnail, name)
+    if overview.doubt:
+        raise SlideError(f"{name}: {overview.doubt}; if it is a stained slide all the same, pass --tissue all")
 
 
 def look_over(slide: Slide, readers: int) -> Overview:

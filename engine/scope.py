@@ -9,7 +9,7 @@ from glassrt.engine.annotations import ALL, AUTO, check_mask, read_mask
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.colours import check_stain
 from glassrt.engine.frames import keep_scanned, shown_part
-from glassrt.engine.overview import find_tissue, look_over
+from glassrt.engine.overview import look_over, refuse_doubtful
 from glassrt.engine.slide import Pixels, Slide
 from glassrt.engine.stain import compare_stain
 from glassrt.engine.tissue import Mask, widen
@@ -37,7 +37,9 @@ def find_scope(slide: Slide, tissue: Tissue, bundle: Bundle, readers: int) -> Sc
     Raises SlideError for a mask that does not fit the slide and, with `auto`, for what is no bright-field picture.
     """
     given = None if isinstance(tissue, str) and tissue in (AUTO, ALL) else read_given(tissue, slide)
-    overview = find_tissue(slide, readers) if tissue_is(tissue, AUTO) else look_over(slide, readers)
+    overview = look_over(slide, readers)
+    if tissue_is(tissue, AUTO):
+        refuse_doubtful(overview, slide.name)
     check_stain(overview.thumbnail, slide.name)
     doubts = [overview.doubt] if overview.doubt else []
     if stain := compare_stain(overview.colours, overview.glass, bundle):

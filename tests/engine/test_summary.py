@@ -76,6 +76,7 @@ def test_rows_of_another_run_stay_as_long_as_their_results(tmp_path: Path) -> No
         "windows": "7",
         "seconds": "1.5",
         "bundle": "glands",
+        "warnings": "",
         "error": "",
     }
     assert rows[1]["error"] == "/s/c.svs: broken"
