@@ -51,7 +51,7 @@ def find_scope(slide: Slide, tissue: Tissue, bundle: Bundle, readers: int) -> Sc
         whole = keep_scanned(np.ones(overview.tissue.shape if slide.bounds else (1, 1), np.bool_), slide)
         return Scope(overview.thumbnail, whole, whole, ALL, tuple(doubts))
     found = keep_scanned(overview.tissue, slide)
-    return Scope(overview.thumbnail, found, keep_scanned(widen(found, overview.mpp), slide), AUTO, tuple(doubts))
+    return Scope(overview.thumbnail, found, widen(found, overview.mpp), AUTO, tuple(doubts))
 
 
 def tissue_is(tissue: Tissue, word: str) -> bool:
