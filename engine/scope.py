@@ -39,8 +39,8 @@ def find_scope(slide: Slide, tissue: Tissue, bundle: Bundle, readers: int) -> Sc
     given = None if isinstance(tissue, str) and tissue in (AUTO, ALL) else read_given(tissue, slide)
     overview = look_over(slide, readers)
     if tissue_is(tissue, AUTO):
-        refuse_doubtful(overview, slide.name)
-    check_stain(overview.thumbnail, slide.name)
+        refuse_doubtful(overview, str(slide.path or slide.name))
+    check_stain(overview.thumbnail, slide.path or slide.name)
     doubts = [overview.doubt] if overview.doubt else []
     if stain := compare_stain(overview.colours, overview.glass, bundle):
         doubts.append(stain)
