@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glassrt.engine.files import readable_json, replace_file
+from glassrt.engine.isa import count_cores, cpu_isa, processor_name
 
 PACKAGES = (
     "glassrt",
@@ -36,11 +37,6 @@ PACKAGES = (
 LOAD_AT_START = os.getloadavg()[0]  # before the benchmark adds its own
 
 
-def count_cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def describe_machine() -> dict[str, Any]:
     """Processor, cores, load, system, date and the versions of what was measured."""
     versions = {}
@@ -51,6 +47,7 @@ def describe_machine() -> dict[str, Any]:
             versions[name] = "not installed"
     return {
         "processor": processor_name(),
+        "isa": cpu_isa(),
         "cores": count_cores(),
         "load": LOAD_AT_START,
         "governor": read_governor(),
@@ -59,16 +56,6 @@ def describe_machine() -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": versions,
     }
-
-
-def processor_name() -> str:
-    """The processor as the system calls it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def read_governor() -> str:

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.benchmarks.machine import count_cores
 from glassrt.benchmarks.regions import read_region
 from glassrt.engine.annotations import AUTO
 from glassrt.engine.backends import Backend, open_backend
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.canvas import Canvas
 from glassrt.engine.errors import GlassError, SlideError
+from glassrt.engine.isa import count_cores
 from glassrt.engine.mapfile import MapFile, MapWriter
 from glassrt.engine.pipeline import Clock, cut_batches, infer_batches
 from glassrt.engine.results import Result

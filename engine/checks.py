@@ -13,6 +13,15 @@ from glassrt.engine.files import readable_json, replace_file
 CHECKS = "checks.json"
 
 
+class Timing(Strict, frozen=True):
+    """How fast a runtime was: milliseconds a window in the batch that is best, on a processor and so many cores."""
+
+    processor: str
+    cores: int
+    batch: int
+    ms: float
+
+
 class Check(Strict, frozen=True):
     """How far one runtime's logits lay from the exact ones, and what it was made on.
 
@@ -34,6 +43,7 @@ class Check(Strict, frozen=True):
     nan: int
     flips: float
     miou_change: float | None = None
+    timing: Timing | None = None
 
     @property
     def made_on(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from glassrt.engine.backends import GPU_BATCH, MOST_WINDOWS, NAMES, open_backend, open_plan_backend
+from glassrt.engine.backends import GPU_BATCH, MOST_WINDOWS, NAMES, explain_slower, open_backend, open_plan_backend
 from glassrt.engine.batch import Job, score_batch
 from glassrt.engine.bundle import DEFAULT_BUNDLE, Bundle, Precision, open_bundle
 from glassrt.engine.checks import read_checks
@@ -117,11 +117,13 @@ def score_command(
     console.print(
         Text.assemble(
             (opened.manifest.name, "bold"),
-            f" in {runtime.precision} with {runtime.name} {runtime.version} on {runtime.device}, "
+            f" in {runtime.precision} with {runtime.name} {runtime.version} on {runtime.device} ({runtime.isa}), "
             f"scales {', '.join(f'{scale:g}' for scale in opened.manifest.scales)}"
             f"{', mirrored too' if opened.manifest.flips else ''}",
         )
     )
+    if precision == "auto" and (line := explain_slower(opened, backend, (runtime.name, runtime.precision))):
+        console.print(Text(printable(line)))
     job = Job(opened, runtime, out, mpp, map_mpp, readers, tissue)
     with contextlib.closing(runtime), Bars(console, len(slides)) as bars, Interrupt() as interrupt:
         outcomes = score_batch(slides, job, lambda path: interrupt.guard(bars.start(path)))

@@ -107,6 +107,7 @@ def summarise(
         backend={
             "name": backend.name,
             "device": backend.device,
+            "isa": backend.isa,
             "version": backend.version,
             "batch": backend.batch,
             "streams": backend.streams,

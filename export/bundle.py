@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,7 +17,7 @@ from glassrt.engine.bundle import Bundle, ClassInfo, Example, Graph, Manifest, P
 from glassrt.engine.errors import BundleError, TrainingError, UsageError
 from glassrt.engine.selftest import TOLERANCES
 from glassrt.export.calibration import collect_windows, paint_window
-from glassrt.export.precision import run_graph, to_float16, to_int8
+from glassrt.export.precision import WEIGHT_BITS, run_graph, to_float16, to_int8
 from glassrt.export.to_onnx import RawPixels, export_graph
 from glassrt.training import checkpoint
 from glassrt.training.datasets import glas
@@ -124,7 +124,8 @@ def lower_precisions(
     if "int8" in precisions:
         made = to_int8(exact, windows)
         for target, content in made.graphs.items():
-            yield describe_graph(f"int8_{target}.onnx", content, "int8", target, made.kept), content
+            file = f"int8_{target}.onnx"
+            yield describe_graph(file, content, "int8", target, made.kept, WEIGHT_BITS[target]), content
 
 
 def store_example(image: NDArray[np.uint8], logits: NDArray[np.float32]) -> bytes:
@@ -135,10 +136,16 @@ def store_example(image: NDArray[np.uint8], logits: NDArray[np.float32]) -> byte
 
 
 def describe_graph(
-    file: str, content: bytes, precision: Precision = "fp32", target: Target = "any", kept_float: tuple[str, ...] = ()
+    file: str,
+    content: bytes,
+    precision: Precision = "fp32",
+    target: Target = "any",
+    kept_float: tuple[str, ...] = (),
+    weight_bits: Literal[7, 8] | None = None,
 ) -> Graph:
     """A graph's entry in the manifest."""
-    return Graph(file, hashlib.sha256(content).hexdigest(), precision, target=target, kept_float=kept_float)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Graph(file, sha256, precision, target=target, kept_float=kept_float, weight_bits=weight_bits)
 
 
 def weights_licence(config: SegmentConfig) -> str:

@@ -1,20 +1,27 @@
 """A bundle's graphs through every runtime there is, held against its exact logits."""
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.backends import Backend, open_backend, running
+from glassrt.engine.backends import RUNTIMES, Backend, open_backend, run_windows, running
 from glassrt.engine.bundle import Bundle, RunPrecision
-from glassrt.engine.checks import Check
+from glassrt.engine.checks import Check, Timing
 from glassrt.engine.errors import GlassError
+from glassrt.engine.isa import count_cores, processor_name
 from glassrt.engine.selftest import TOLERANCES
 from glassrt.export.precision import run_each
 from glassrt.training.evaluate import evaluate
+
+BATCHES = (1, 2, 4)
+ROUNDS = 8  # of calls, whose fastest counts
 
 Windows = NDArray[np.uint8]
 Logits = NDArray[np.float32]
@@ -53,7 +60,8 @@ def verify(
             found = score(bundle, name, precision, data)
             base = found if base is None else base
             miou = found - base
-        checks.append(compare(logits, wanted, len(tissue), made_on, miou))
+        check = compare(logits, wanted, len(tissue), made_on, miou)
+        checks.append(msgspec.structs.replace(check, timing=time_batches(bundle, name, precision, tissue)))
     return tuple(checks)
 
 
@@ -82,9 +90,37 @@ def score(bundle: Bundle, name: str, precision: RunPrecision, data: Path) -> flo
     return float(scores["mIoU"])
 
 
-def open_as_score_does(bundle: Bundle, name: str, precision: RunPrecision) -> AbstractContextManager[Backend]:
+def open_as_score_does(
+    bundle: Bundle, name: str, precision: RunPrecision, batch: int | None = None
+) -> AbstractContextManager[Backend]:
     """A backend in the batches and streams that slides are scored in, untested: what it computes is to be told."""
-    return closing(open_backend(bundle, name, precision=precision, tested=False, throughput=True))
+    return closing(open_backend(bundle, name, batch, precision=precision, tested=False, throughput=True))
+
+
+def time_batches(bundle: Bundle, name: str, precision: RunPrecision, windows: Windows) -> Timing | None:
+    """The batch in which a runtime for CPUs finishes most windows here, called as `score` does; None for GPUs."""
+    if RUNTIMES[name].target == "gpu":
+        return None
+    taken = {}
+    for batch in BATCHES:
+        given = np.resize(windows, (batch, *windows.shape[1:]))
+        with (
+            open_as_score_does(bundle, name, precision, batch) as backend,
+            ThreadPoolExecutor(backend.streams) as pool,
+        ):
+            calls = 2 * backend.streams
+            seconds = min(time_calls(pool, backend, given, calls) for _ in range(ROUNDS))
+        taken[batch] = 1000 * seconds / (calls * batch)
+    best = min(taken, key=taken.__getitem__)
+    return Timing(processor_name(), count_cores(), best, taken[best])
+
+
+def time_calls(pool: ThreadPoolExecutor, backend: Backend, windows: Windows, calls: int) -> float:
+    """Seconds of calls from as many threads as the pool has."""
+    start = time.perf_counter()
+    for done in [pool.submit(run_windows, backend, windows) for _ in range(calls)]:
+        done.result()
+    return time.perf_counter() - start
 
 
 def compare(

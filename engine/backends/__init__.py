@@ -11,9 +11,11 @@ from glassrt.engine.backends.choose import (
     can_run,
     choose,
     choose_batch,
+    explain_slower,
     running,
     told_plainly,
 )
+from glassrt.engine.backends.products import find_fault
 from glassrt.engine.backends.protocol import Array, Backend, run_windows
 from glassrt.engine.bundle import Bundle, Precision, RunPrecision, graph_precision
 from glassrt.engine.errors import BackendUnavailable, UsageError
@@ -29,6 +31,7 @@ __all__ = [
     "open_backend",
     "open_plan_backend",
     "choose",
+    "explain_slower",
     "running",
     "can_run",
     "NAMES",
@@ -59,15 +62,18 @@ def open_backend(
     verified for with it. `threads` 0 uses every core. It has given the bundle's example by then, unless it is not to be
     `tested`. The default batch is one window. For `throughput` it is what the runtime finishes most windows with, which
     may take longer over each, if as many threads call it at once as the backend has `streams`. Raises
-    BackendUnavailable where the runtime is not installed, the device cannot or the example is missed, UsageError for a
-    name that is none, BundleError where the graph is missing or does not fit its manifest.
+    BackendUnavailable where the runtime is not installed, the device cannot, int8 would be wrong on this processor or
+    the example is missed, UsageError for a name that is none, BundleError where the graph is missing or does not fit
+    its manifest.
     """
     name, chosen = choose(bundle, name, precision)
     if batch is None:
-        batch = choose_batch(name, chosen) if throughput else 1
+        batch = choose_batch(bundle, name, chosen) if throughput else 1
     if not 1 <= batch <= MOST_WINDOWS:
         raise UsageError(f"batch {batch} must be from 1 to {MOST_WINDOWS}")
     with told_plainly(name):
+        if fault := find_fault(bundle, name, chosen):
+            raise BackendUnavailable(fault)
         if name in ("tensorrt", "tensorrt-rtx"):
             return open_plan_backend(bundle, name, batch, cast(Precision, chosen), tested)
         return try_out(bundle, load_graph(bundle, name, batch, threads, chosen, throughput), tested)

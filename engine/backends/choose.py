@@ -8,11 +8,12 @@ from functools import cache
 from importlib.util import find_spec
 from typing import NamedTuple
 
+from glassrt.engine.backends.products import find_fault, isa_of
 from glassrt.engine.bundle import Bundle, RunPrecision, Target, graph_precision
-from glassrt.engine.checks import Check, read_checks
+from glassrt.engine.checks import Check, Timing, read_checks
 from glassrt.engine.device import Device, explain_unused, find_device, has_device
 from glassrt.engine.errors import BackendUnavailable, GlassError, UsageError, first_line
-from glassrt.engine.isa import cpu_isa
+from glassrt.engine.isa import count_cores, processor_name
 
 LOGGER = logging.getLogger("glassrt")
 
@@ -36,7 +37,8 @@ RUNTIMES = {
 NAMES = tuple(RUNTIMES)
 GPU_BATCH = 16
 PRECISIONS: tuple[RunPrecision, ...] = ("fp32", "bf16", "fp16", "int8")
-# The fastest first. On CPUs as measured with networks of two sizes on two cores with AVX-512, on GPUs as expected.
+# The fastest first. On CPUs as measured with networks of two sizes on two cores with AVX-512, on GPUs as expected;
+# what `glassrt verify` times on a machine goes before that.
 # ONNX Runtime cannot keep TensorRT from rounding float32 to TF32, so it is not offered there.
 FASTEST: tuple[tuple[str, RunPrecision], ...] = (
     ("tensorrt", "int8"),
@@ -77,19 +79,69 @@ def choose(bundle: Bundle, name: str = "auto", precision: str = "auto") -> tuple
         bundle.find_graph(graph_precision(fitting[-1][1]), RUNTIMES[fitting[-1][0]].target)  # which raises
     if name != "auto" and precision != "auto":
         return held[0]
-    here = [check for check in read_checks(bundle) if is_of_here(check)]
-    failed = {(check.backend, check.precision) for check in here if not check.passed}
-    verified = {(check.backend, check.precision) for check in here} - failed
-    wanted = [each for each in held if precision != "auto" or each[1] == "fp32" or each in verified]
-    for each in wanted:
-        if can_run(*each):
-            if name == "auto" and RUNTIMES[each[0]].target == "cpu":
-                tell_unused_gpu(tuple(dict.fromkeys(held for held, _ in wanted if RUNTIMES[held].target == "gpu")))
-            return each
+    here = checks_of_here(bundle)
+    unfailed = [each for each in held if each not in here or here[each].passed]
+    wanted = [each for each in unfailed if precision != "auto" or each[1] == "fp32" or each in here]
+    right = [each for each in in_order(wanted, here) if can_run(*each) and not find_fault(bundle, *each)]
+    if right:
+        if name == "auto" and RUNTIMES[right[0][0]].target == "cpu":
+            tell_unused_gpu(tuple(dict.fromkeys(held for held, _ in wanted if RUNTIMES[held].target == "gpu")))
+        return right[0]
+    if not unfailed:
+        tried = " and ".join(f"{each[1]} through {each[0]}" for each in held)
+        raise BackendUnavailable(
+            f"{bundle.path} failed its verification here in {tried}: glassrt info {bundle.path} shows how far; "
+            "name --backend and --precision to run it all the same"
+        )
     if name != "auto":
-        return (wanted or held)[-1]
+        return (wanted or unfailed)[-1]
+    if faults := [fault for each in wanted if can_run(*each) and (fault := find_fault(bundle, *each))]:
+        raise BackendUnavailable(faults[0])
     extras = " or ".join(dict.fromkeys(f"'glassrt[{RUNTIMES[each].extra}]'" for each, _ in reversed(held)))
     raise BackendUnavailable(f"nothing here runs {bundle.path} in precision {precision}: pip install {extras}")
+
+
+def checks_of_here(bundle: Bundle) -> dict[tuple[str, RunPrecision], Check]:
+    """The bundle's checks that count here, by runtime and precision."""
+    return {(check.backend, check.precision): check for check in read_checks(bundle) if is_of_here(check)}
+
+
+def in_order(
+    wanted: list[tuple[str, RunPrecision]], here: dict[tuple[str, RunPrecision], Check]
+) -> list[tuple[str, RunPrecision]]:
+    """The fastest first: as measured on this very processor, where all of a CPU's were; else as they are given."""
+    measured = {each: timing.ms for each in wanted if each in here and (timing := find_timing(here[each]))}
+    on_cpu = [each for each in wanted if RUNTIMES[each[0]].target == "cpu" and can_run(*each)]
+    if not on_cpu or not all(each in measured for each in on_cpu):
+        return wanted
+    return [each for each in wanted if each not in on_cpu] + sorted(on_cpu, key=measured.__getitem__)
+
+
+def find_timing(check: Check) -> Timing | None:
+    """What was timed with a check, if it was on a processor of this very name and as many cores."""
+    timing = check.timing
+    return timing if timing and (timing.processor, timing.cores) == (processor_name(), count_cores()) else None
+
+
+def explain_slower(bundle: Bundle, name: str, chosen: tuple[str, RunPrecision]) -> str:
+    """Why precision `auto` through `name` did not take what runs faster here, and what changes that, in one line;
+    nothing where there is nothing faster.
+    """
+    here = checks_of_here(bundle)
+    candidates = [each for each in FASTEST if name in ("auto", each[0]) and holds(bundle, *each) and can_run(*each)]
+    ordered = candidates[: candidates.index(chosen)] if chosen in candidates else []
+    verify = f"glassrt verify {bundle.path} --tiles DIR"
+    for runtime, precision in ordered:
+        if precision == "fp32" or ((check := here.get((runtime, precision))) and check.passed):
+            continue
+        begun = f"Runs in {chosen[1]}: "
+        if fault := find_fault(bundle, runtime, precision):
+            return begun + fault
+        with_what = f"{runtime} {find_version(RUNTIMES[runtime].module)} on this kind of processor ({isa_of(runtime)})"
+        if check:
+            return f"{begun}{precision} failed its verification with {with_what}"
+        return f"{begun}{precision} was not verified with {with_what}; {verify} may make it faster"
+    return ""
 
 
 def is_of_here(check: Check) -> bool:
@@ -103,7 +155,7 @@ def is_of_here(check: Check) -> bool:
             find_device().isa,
             find_device().name,
         )
-    return (check.version, check.isa) == (version, cpu_isa())
+    return (check.version, check.isa) == (version, isa_of(check.backend))
 
 
 def find_version(module: str) -> str | None:
@@ -115,11 +167,18 @@ def find_version(module: str) -> str | None:
     return None
 
 
-def choose_batch(name: str, precision: RunPrecision) -> int:
-    """Windows a call with which a runtime finishes most of them: on CPUs as measured, on GPUs as expected."""
+def choose_batch(bundle: Bundle, name: str, precision: RunPrecision) -> int:
+    """Windows a call with which a runtime finishes most of them: as measured on this very processor, else on its kind,
+    on GPUs as expected.
+    """
     if RUNTIMES[name].target == "gpu":
         return GPU_BATCH
-    return 1 if precision == "fp32" else 2  # larger ones leave the caches
+    check = checks_of_here(bundle).get((name, precision))
+    if check and (timing := find_timing(check)):
+        return timing.batch
+    if precision != "fp32":
+        return 2  # larger ones leave the caches
+    return 4 if name == "ort" and not isa_of(name).startswith("avx512") else 1
 
 
 def running(bundle: Bundle) -> Iterator[tuple[str, RunPrecision]]:

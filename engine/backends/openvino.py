@@ -54,7 +54,7 @@ class OpenVinoBackend:
             told = [line for line in str(error).splitlines() if line.strip()] or ["it is no ONNX graph"]
             raise BundleError(f"OpenVINO {self.version} cannot load the graph: {told[-1]}") from error
         self.device = ", ".join(compiled.get_property("EXECUTION_DEVICES"))
-        self.isa = cpu_isa()
+        self.isa = cpu_isa(limited=True)
         self.streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._idle: SimpleQueue[openvino.InferRequest] = SimpleQueue()
         for _ in range(self.streams):
@@ -75,5 +75,8 @@ class OpenVinoBackend:
 
 
 def has_bfloat16() -> bool:
-    """Whether this processor computes in bfloat16."""
+    """Whether this processor computes in bfloat16, as far as OpenVINO is allowed to use it."""
+    allowed = cpu_isa(limited=True)
+    if allowed != cpu_isa() and "bf16" not in allowed:  # one of its two switches alone does not reach what it says
+        return False
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -25,6 +25,7 @@ SUFFIX = "ExecutionProvider"
 PROVIDERS = {"ort": "CPU", "ort-cuda": "CUDA", "ort-tensorrt": "Tensorrt"}
 REINSTALL = "pip uninstall -y onnxruntime, then pip install 'glassrt[gpu]'"
 CUDA_LIBRARIES = ("cudart", "nvrtc", "cublasLt", "cublas", "curand", "cudnn")  # as cuda-pathfinder calls them
+REQUANTISE = "WeightBiasQuantization"  # would put layers that were left in float32 into eight bits all the same
 TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10")
 TYPES: dict[str, np.dtype[Any]] = {"tensor(uint8)": np.dtype(np.uint8), "tensor(float)": np.dtype(np.float32)}
 
@@ -55,7 +56,11 @@ class OrtBackend:
         if name == "ort":
             try:
                 self._session = onnxruntime.InferenceSession(
-                    graph, options, providers=[provider + SUFFIX], enable_fallback=False
+                    graph,
+                    options,
+                    providers=[provider + SUFFIX],
+                    enable_fallback=False,
+                    disabled_optimizers=[REQUANTISE],
                 )
             except Exception as error:  # the runtime's own exceptions share no base but this
                 raise BundleError(f"ONNX Runtime {self.version} cannot load the graph: {first_line(error)}") from error

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from glassrt.benchmarks.machine import count_cores
 from glassrt.engine import open_bundle, score
 from glassrt.engine.backends import Backend, open_backend, run_windows
 from glassrt.engine.bundle import Bundle, Graph, write_bundle
 from glassrt.engine.errors import SlideError
 from glassrt.engine.grid import GridReader
+from glassrt.engine.isa import count_cores
 from glassrt.engine.pipeline import Clock, infer_batches, infer_windows
 from glassrt.engine.segment import lay_windows, segment_image
 from glassrt.engine.slide import ArraySlide
