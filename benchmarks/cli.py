@@ -13,10 +13,12 @@ from rich.table import Table
 from glassrt.engine.backends import MOST_WINDOWS, NAMES, open_backend
 from glassrt.engine.bundle import DEFAULT_BUNDLE, open_bundle
 from glassrt.engine.cli import BACKEND, PRECISION, parse_counts, parse_scales
+from glassrt.engine.isa import count_cores, cpu_isa, processor_name
 from glassrt.engine.segment import DEFAULT_READERS, MOST_READERS
 from glassrt.training.cli import CONFIGS, bars, missing_packages
 
 SLOWER = 1  # exit code of a comparison that found something slower
+DIFFERENT = 1  # exit code of a comparison that left out who computes something else
 
 bench_app = typer.Typer(help="Measure GlassRT on this machine.", no_args_is_help=True)
 
@@ -105,7 +107,12 @@ def latency_command(
     with console.status("") as status:
         report = latency.measure_latency(opened, settings, duration, rate, status.update)
     title = f"{report['bundle']}: {report['gmac_per_window']:.2f} GMAC a window of {report['window']} px"
-    print_rows(title, [*latency.each_row(report)])
+    for rows in latency.each_table(report):
+        print_rows(title, rows)
+        title = ""
+    print_machine(
+        "p: percentiles of calls, ms; ceiling: share of what the machine reaches; start: to the first result"
+    )
     write_report(json, report)
     if plot is not None:
         plot_latency(plot, report)
@@ -120,7 +127,10 @@ def peers_command(
     rounds: Annotated[int, typer.Option(min=1, help="In which all take turns.")] = 7,
     json: Annotated[Path | None, typer.Option(help="File to write the figures to.", show_default=False)] = None,
 ) -> None:
-    """The same network, pixels and windows through GlassRT, MONAI, TIAToolbox and plain torch."""
+    """The same network, pixels and windows through GlassRT, MONAI, TIAToolbox and plain torch.
+
+    Exit code 1: one of them computes something else and was left out.
+    """
     with missing_packages("peers"):
         from glassrt.benchmarks.peers import measure_peers
     from glassrt.benchmarks.machine import write_report
@@ -132,15 +142,20 @@ def peers_command(
     rows = [
         {
             "": each["name"],
-            "seconds": f"{each['seconds']:.2f}",
-            "times GlassRT fp32": f"{each['times_glassrt_fp32']:.2f}",
-            "times the fastest": f"{each['times_fastest']:.2f}",
-            "other class": f"{each['other_class']:.3%}",
+            "s": f"{each['seconds']:.2f}",
+            "x fp32": f"{each['times_glassrt_fp32']:.2f}",
+            "x fastest": f"{each['times_fastest']:.2f}",
+            "flips": f"{each['other_class']:.3%}",
         }
         for each in report["rows"]
     ]
     print_rows(f"{width} x {height} px of {report['slide']}, {report['threads']} threads", rows)
+    print_machine("s: seconds; x: times as long as GlassRT in float32, as the fastest; flips: pixels of another class")
+    for reason in report["left_out"]:
+        print(f"glassrt: left out: {reason}", file=sys.stderr)
     write_report(json, report)
+    if report["left_out"]:
+        raise typer.Exit(DIFFERENT)
 
 
 @bench_app.command("reading")
@@ -298,9 +313,14 @@ def kernels_command(
     write_report(json, figures)
 
 
+def print_machine(legend: str) -> None:
+    """Print what the short names of columns stand for, and the processor."""
+    print(f"{legend}\n{processor_name()}, {cpu_isa()}, {count_cores()} cores")
+
+
 def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
     """Print rows of like keys as a table."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in rows[0]:
         table.add_column(name.replace("_", " "))
     for row in rows:

@@ -87,14 +87,15 @@ def choose(bundle: Bundle, name: str = "auto", precision: str = "auto") -> tuple
         if name == "auto" and RUNTIMES[right[0][0]].target == "cpu":
             tell_unused_gpu(tuple(dict.fromkeys(held for held, _ in wanted if RUNTIMES[held].target == "gpu")))
         return right[0]
-    if name != "auto" and unfailed:
-        return (wanted or unfailed)[-1]
+    failed = [f"{each[1]} through {each[0]}" for each in held if each not in unfailed]
+    if name != "auto" and (wanted or not failed):
+        return (wanted or held)[-1]
     if faults := [fault for each in wanted if can_run(*each) and (fault := find_fault(bundle, *each))]:
         raise BackendUnavailable(faults[0])
-    if failed := [f"{each[1]} through {each[0]}" for each in held if each not in unfailed]:
+    if failed:
         raise BackendUnavailable(
-            f"{bundle.path} failed its verification here in {' and '.join(failed)}; glassrt info {bundle.path} shows how "
-            "far off it is, --backend and --precision together run it all the same"
+            f"{bundle.path} failed its verification here in {' and '.join(failed)}: glassrt info {bundle.path} shows "
+            "how far off it is; --backend and --precision together run it all the same"
         )
     extras = " or ".join(dict.fromkeys(f"'glassrt[{RUNTIMES[each].extra}]'" for each, _ in reversed(held)))
     raise BackendUnavailable(f"nothing here runs {bundle.path} in precision {precision}: pip install {extras}")

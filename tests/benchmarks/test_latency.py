@@ -28,14 +28,15 @@ def test_the_command_measures_checks_and_draws(tmp_path: Path) -> None:
     figures, picture = tmp_path / "latency.json", tmp_path / "latency.png"
     command = [GLASSRT, "bench", "latency", "--backend", "ort,openvino", "--precision", "int8", "--batch", "1,2"]
     options = ["--duration", "0.5", "--rate", "5", "--json", figures, "--plot", picture]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    done = subprocess.run([*command, *options], capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})
     assert done.returncode == 0, done.stderr
     report = json.loads(figures.read_text())
     assert {(row["backend"], row["precision"], row["batch"]) for row in report["rows"]} == {
         (backend, "int8", batch) for backend in ("ort", "openvino") for batch in (1, 2)
     }
+    assert max(map(len, done.stdout.splitlines())) <= 80
     for row in report["rows"]:
-        assert row["name"] in done.stdout
+        assert done.stdout.count(f" {row['name']} ") == 2  # on one line of each table
         assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p95_ms"] <= row["p99_ms"] <= row["max_ms"]
         assert row["windows_per_s"] == pytest.approx(1000 * row["batch"] / row["mean_ms"])
         assert row["mpix_per_s"] == pytest.approx(row["windows_per_s"] * 0.1024)
@@ -44,7 +45,7 @@ def test_the_command_measures_checks_and_draws(tmp_path: Path) -> None:
         assert row["at_rate"]["windows_per_s"] == 5
         assert min(row["start"].values()) > 0
         assert 0.1 < row["start"]["peak_rss_gb"] < 2
-    assert {"processor", "governor", "load", "versions"} <= report["machine"].keys()
+    assert {"processor", "isa", "governor", "load", "versions"} <= report["machine"].keys()
     drawn = cv2.imread(str(picture))
     assert drawn.shape[1] > 400
     assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 10
