@@ -110,9 +110,7 @@ def latency_command(
     for rows in latency.each_table(report):
         print_rows(title, rows)
         title = ""
-    print_machine(
-        "p: percentiles of calls, ms; ceiling: share of what the machine reaches; start: to the first result"
-    )
+    print_machine("p: percentiles of calls, ms; ceiling: of what this machine reaches at most")
     write_report(json, report)
     if plot is not None:
         plot_latency(plot, report)
@@ -144,13 +142,13 @@ def peers_command(
             "": each["name"],
             "s": f"{each['seconds']:.2f}",
             "x fp32": f"{each['times_glassrt_fp32']:.2f}",
-            "x fastest": f"{each['times_fastest']:.2f}",
-            "flips": f"{each['other_class']:.3%}",
+            "x best": f"{each['times_fastest']:.2f}",
+            "flips": f"{each['other_class']:.2%}",
         }
         for each in report["rows"]
     ]
     print_rows(f"{width} x {height} px of {report['slide']}, {report['threads']} threads", rows)
-    print_machine("s: seconds; x: times as long as GlassRT in float32, as the fastest; flips: pixels of another class")
+    print_machine("s: seconds; x: times as long as another takes; flips: pixels of another class")
     for reason in report["left_out"]:
         print(f"glassrt: left out: {reason}", file=sys.stderr)
     write_report(json, report)

@@ -89,7 +89,7 @@ def test_a_contender_that_disagrees_is_left_out_and_the_others_are_timed(
     demo_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(regions, "LONGEST", 400)
-    monkeypatch.setattr(peers, "BUILDS", (peers.build_exact, build_wrong, torch_peers.build_torch))
+    monkeypatch.setattr(peers, "BUILDS", (peers.build_exact, build_wrong, torch_peers.build_monai_channels_last))
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(typer.Exit) as ended:
         commands.peers_command(demo_slide, rounds=1, json=tmp_path / "peers.json")
@@ -97,7 +97,7 @@ def test_a_contender_that_disagrees_is_left_out_and_the_others_are_timed(
     told = capsys.readouterr()
     assert re.search(r"left out: wrong gives .* another class than GlassRT fp32 .*: its speed means nothing", told.err)
     report = json.loads((tmp_path / "peers.json").read_text())
-    assert [row["name"].split()[0] for row in report["rows"]] == ["GlassRT", "torch"]
+    assert [row["name"].split()[0] for row in report["rows"]] == ["GlassRT", "MONAI"]
     assert len(report["left_out"]) == 1
     assert report["machine"]["isa"] == cpu_isa()
     assert processor_name() in told.out
