@@ -81,7 +81,7 @@ def test_a_graph_that_is_off_fails_and_is_not_chosen(bundle: Bundle, demo_slide:
     bias = next(each for each in model.graph.initializer if each.name.endswith("classify.1.bias"))
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32([4, -4]), bias.name))
     content = model.SerializeToString()
-    graphs = (bundle.manifest.graphs[0], describe_graph("int8_cpu.onnx", content, "int8", "cpu"))
+    graphs = (bundle.manifest.graphs[0], describe_graph("int8_cpu.onnx", content, "int8", "cpu", weight_bits=7))
     exact = bundle.read_graph()
     manifest = msgspec.structs.replace(bundle.manifest, graphs=graphs, example=None)
     spoilt = write_bundle(bundle.path, manifest, {"fp32.onnx": exact, "int8_cpu.onnx": content})
