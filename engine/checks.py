@@ -2,15 +2,21 @@
 where it was made: on that instruction set, device, runtime and version.
 """
 
+import contextlib
+import logging
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 import msgspec
 
-from glassrt.engine.bundle import Bundle, RunPrecision, Strict, read_file
-from glassrt.engine.errors import BundleError
+from glassrt.engine.bundle import LARGEST_TEXT, Bundle, RunPrecision, Strict, read_file
+from glassrt.engine.cache import default_folder, keep, make_folder
+from glassrt.engine.errors import BundleError, OutputError, first_line
 from glassrt.engine.files import readable_json, replace_file
 
 CHECKS = "checks.json"
+LOGGER = logging.getLogger("glassrt")
 
 
 class Timing(Strict, frozen=True):
@@ -52,20 +58,48 @@ class Check(Strict, frozen=True):
 
 
 def read_checks(bundle: Bundle) -> tuple[Check, ...]:
-    """The checks that were made of this very bundle, wherever; none where it was not verified. Raises BundleError."""
-    path = bundle.path / CHECKS
-    if not path.exists():
-        return ()
-    try:
-        stored = msgspec.json.decode(read_file(path), type=tuple[Check, ...])
-    except msgspec.MsgspecError as error:
-        raise BundleError(f"{path}: {error}; delete it and run: glassrt verify {bundle.path}") from error
-    return tuple(check for check in stored if check.bundle == bundle.sha256)
+    """The checks that were made of this very bundle, wherever; none where it was not verified.
 
-
-def record_checks(bundle: Bundle, checks: Iterable[Check]) -> tuple[Check, ...]:
-    """All checks of a bundle after these were stored beside its manifest. Raises BundleError or OutputError."""
-    made = {check.made_on: check for check in (*read_checks(bundle), *checks)}
-    with replace_file(bundle.path / CHECKS) as beside:
-        beside.write_bytes(readable_json(tuple(made.values())))
+    They are no part of what the manifest pins, so a damaged file counts as none, which is logged.
+    """
+    made: dict[tuple[str, ...], Check] = {}
+    places = [bundle.path / CHECKS]
+    with contextlib.suppress(OutputError):  # a user without a home has none of their own
+        places.append(own_checks(bundle))
+    for path in places:
+        if not os.path.lexists(path):
+            continue
+        try:
+            stored = msgspec.json.decode(read_file(path, LARGEST_TEXT), type=tuple[Check, ...])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            LOGGER.warning("%s counts as none (%s): run glassrt verify %s again", path, first_line(error), bundle.path)
+        except BundleError as error:
+            LOGGER.warning("checks count as none: %s", error)
+        else:
+            made.update({check.made_on: check for check in stored if check.bundle == bundle.sha256})
     return tuple(made.values())
+
+
+def record_checks(bundle: Bundle, checks: Iterable[Check]) -> Path:
+    """Store checks with the bundle's older ones, and return where: beside its manifest, or in the user's cache where
+    the bundle cannot be written. Raises OutputError where neither can.
+    """
+    made = {check.made_on: check for check in (*read_checks(bundle), *checks)}
+    content = readable_json(tuple(made.values()))
+    path = bundle.path / CHECKS
+    try:
+        with replace_file(path) as beside:
+            beside.write_bytes(content)
+    except (OutputError, OSError):
+        path = own_checks(bundle)
+        make_folder(path.parent)
+        keep(path, content)
+        return path
+    with contextlib.suppress(OutputError, OSError):  # they lie beside the manifest now, too
+        own_checks(bundle).unlink()
+    return path
+
+
+def own_checks(bundle: Bundle) -> Path:
+    """Where this user keeps the checks of a bundle that others own."""
+    return default_folder().with_name("checks") / f"{bundle.sha256}.json"

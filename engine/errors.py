@@ -11,6 +11,8 @@ GlassError
 └── TrainingError       a training run cannot start or go on
 """
 
+LONGEST_LINE = 500  # characters that are repeated of what a library says
+
 
 class GlassError(Exception):
     """Base of every error that is the user's to mend; its message says what, where and what to do."""
@@ -49,5 +51,9 @@ class TrainingError(GlassError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, without the pages some libraries add; its name where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """What an exception says, without the pages some libraries add; its name where it says nothing.
+
+    What cannot be printed, as in names that a damaged file holds, becomes a question mark.
+    """
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return "".join(each if each.isprintable() else "?" for each in line[:LONGEST_LINE])

@@ -16,8 +16,9 @@ from torch import nn
 from glassrt.engine.bundle import Bundle, ClassInfo, Example, Graph, Manifest, Precision, Target, write_bundle
 from glassrt.engine.errors import BundleError, TrainingError, UsageError
 from glassrt.engine.selftest import TOLERANCES
-from glassrt.export.calibration import collect_windows, paint_window
-from glassrt.export.precision import WEIGHT_BITS, run_graph, to_float16, to_int8
+from glassrt.export.calibration import Calibration, collect_calibration, paint_window
+from glassrt.export.comparison import MadeOn, compare, edge_windows
+from glassrt.export.precision import FLIPS_AIM, WEIGHT_BITS, run_graph, run_plainly, to_float16, to_int8
 from glassrt.export.to_onnx import RawPixels, export_graph
 from glassrt.training import checkpoint
 from glassrt.training.datasets import glas
@@ -99,33 +100,59 @@ def export_run(
         licence="Research only: trained on GlaS (Warwick-QU), whose licence allows research use only. "
         f"Encoder started from {weights_licence(config)}.",
     )
-    windows = paint_window(config.window) if calibration is None else collect_windows(calibration, manifest)
-    logits = infer_exactly(network, windows[:1])
-    off = float(np.abs(run_graph(exact, windows[:1]) - logits).max())
+    if calibration is None:
+        painted = paint_window(config.window)
+        tissue = Calibration(painted, painted, ())
+    else:
+        tissue = collect_calibration(calibration, manifest)
+    logits = infer_exactly(network, tissue.calibrated[:1])
+    off = float(np.abs(run_graph(exact, tissue.calibrated[:1]) - logits).max())
     if not off <= TOLERANCES["fp32"].largest * max(1.0, float(np.abs(logits).max())):
         raise BundleError(f"{run}: the exported graph is off by {off:.2g} from what torch computes")
-    example = store_example(windows[:1], logits)
+    example = store_example(tissue.calibrated[:1], logits)
     files = {"fp32.onnx": exact, EXAMPLE: example}
     entries = list(manifest.graphs)
-    for entry, content in lower_precisions(exact, precisions, windows):
+    for entry, content in lower_precisions(exact, precisions, tissue):
+        refuse_lossy(exact, entry, content, tissue.measured)
         entries.append(entry)
         files[entry.file] = content
     pinned = Example(EXAMPLE, hashlib.sha256(example).hexdigest())
-    return write_bundle(out, msgspec.structs.replace(manifest, graphs=tuple(entries), example=pinned), files)
+    finished = msgspec.structs.replace(manifest, graphs=tuple(entries), example=pinned, calibrated=tissue.seen)
+    return write_bundle(out, finished, files)
 
 
 def lower_precisions(
-    exact: bytes, precisions: Sequence[Precision], windows: NDArray[np.uint8]
+    exact: bytes, precisions: Sequence[Precision], tissue: Calibration
 ) -> Iterator[tuple[Graph, bytes]]:
-    """The wanted graphs beside the float32 one, int8 calibrated on `windows`, with their entries in the manifest."""
+    """The wanted graphs beside the float32 one, int8 calibrated on tissue, with their entries in the manifest."""
     if "fp16" in precisions:
         content = to_float16(exact)
         yield describe_graph("fp16.onnx", content, "fp16", "gpu"), content
     if "int8" in precisions:
-        made = to_int8(exact, windows)
+        made = to_int8(exact, tissue.calibrated, tissue.measured)
         for target, content in made.graphs.items():
             file = f"int8_{target}.onnx"
             yield describe_graph(file, content, "int8", target, made.kept, WEIGHT_BITS[target]), content
+
+
+def refuse_lossy(exact: bytes, entry: Graph, content: bytes, measured: NDArray[np.uint8]) -> None:
+    """Raise BundleError for a graph that loses more than its precision may, on windows that it was not made with.
+
+    A graph for GPUs is run without any optimisation: its own arithmetic, not that of this processor's short cuts.
+    """
+    windows = np.concatenate([measured, edge_windows(measured.shape[1])])
+    wanted = run_graph(exact, windows)
+    logits = run_graph(content, windows) if entry.target == "cpu" else run_plainly(content, windows)
+    made_on = MadeOn("", "ort", "", "CPU", "", entry.precision)
+    found = compare(logits, wanted, len(measured), made_on, None)
+    aim = FLIPS_AIM if entry.precision == "int8" else TOLERANCES[entry.precision].flips
+    if found.nan or found.flips > aim or not found.passed:
+        raise BundleError(
+            f"{entry.precision} for {entry.target} is not exported: {found.flips:.2%} of the pixels change class where "
+            f"{aim:.2%} may, logits are off by {found.largest:.2g}, {found.nan} are no numbers; "
+            f"{'calibrate on more of the tissue, or ' if entry.precision == 'int8' else ''}"
+            f"leave {entry.precision} out of --precision"
+        )
 
 
 def store_example(image: NDArray[np.uint8], logits: NDArray[np.float32]) -> bytes:

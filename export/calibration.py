@@ -1,89 +1,153 @@
-"""Windows of real tissue from a folder of slides and images, read as the engine reads them."""
+"""Windows of real tissue from a folder of slides and images: those that lower precisions are made with, and others.
 
-import math
-from collections.abc import Iterator
+The files that go into a bundle stand in its manifest, by what they hold and not by name, so that no precision is ever
+verified on the windows that it was made with.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.bundle import Manifest
-from glassrt.engine.errors import SlideError, UsageError
-from glassrt.engine.grid import GridReader
-from glassrt.engine.overview import find_tissue
-from glassrt.engine.slide import IMAGE_SUFFIXES, Slide, open_slide
-from glassrt.engine.windows import plan
+from glassrt.engine.bundle import Manifest, Seen
+from glassrt.engine.errors import UsageError
+from glassrt.engine.windows import Indices
+from glassrt.export.ground import Ground, find_files, open_ground
 
 WANTED = 32
+MEASURED = 4  # of so many windows that are taken, one measures what was lost and the others calibrate
 FEWEST = 8
-LEAST_TISSUE = 0.25  # of a window's area
+LEAST = (6, 2, FEWEST)  # windows to calibrate on, to measure on, and to verify on
+MOST_FILES = 48  # that are dealt out: each of the wanted windows then has a file of its own
 SEED = 1
 
 Windows = NDArray[np.uint8]
 
 
-def collect_windows(folder: Path, manifest: Manifest, wanted: int = WANTED) -> Windows:
-    """`[n, window, window, 3]` of tissue, spread over the folder's files and the bundle's scales; the same each time.
+class Calibration(NamedTuple):
+    """Windows `[n, H, W, 3]` that ranges are taken from, others that measure what was lost, and where all lie."""
 
-    Images, which do not say their resolution, are taken to have the bundle's. Raises UsageError for a folder with
-    fewer than eight such windows.
+    calibrated: Windows
+    measured: Windows
+    seen: tuple[Seen, ...]
+
+
+class Share(NamedTuple):
+    """The numbers of the windows that are taken from a ground."""
+
+    ground: Ground
+    numbers: Indices
+
+
+def collect_calibration(folder: Path, manifest: Manifest, wanted: int = WANTED) -> Calibration:
+    """What lower precisions are made with: the same each time, spread over the folder's files and the bundle's scales.
+
+    What calibrates, what measures and what is left for verification come from different files, or, where there are too
+    few, from different parts of them. Raises UsageError for a folder with too little tissue.
     """
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder: name one that holds slides or images of the bundle's tissue")
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    random = np.random.default_rng(SEED)
-    sources = [offer_windows(path, manifest, random) for path in files]
-    windows: list[Windows] = []
-    while sources and len(windows) < wanted:  # a window of each file in turn
-        for source in list(sources):
-            window = next(source, None)
-            if window is None:
-                sources.remove(source)
-            elif len(windows) < wanted:
-                windows.append(window)
-    if len(windows) < FEWEST:
+    grounds = list(islice(find_grounds(folder, manifest), MOST_FILES))
+    for calibrating, measuring, kept in deals(grounds):
+        counts = count(calibrating), count(measuring), count(kept)
+        if all(found >= least for found, least in zip(counts, LEAST, strict=True)):
+            break
+    else:
         raise UsageError(
-            f"{folder} gave {len(windows)} windows of {manifest.window} pixels with tissue, {FEWEST} are needed: "
+            f"{folder} gave {count(grounds)} windows of {manifest.window} pixels with tissue, too few to calibrate on "
+            "some, measure on others and keep some for verification: add slides or images of the bundle's tissue"
+        )
+    measured = share_out(measuring, wanted // MEASURED)
+    calibrated = share_out(calibrating, wanted - wanted // MEASURED)
+    return Calibration(cut(calibrated), cut(measured), note_seen((*calibrated, *measured)))
+
+
+def collect_windows(
+    folder: Path, manifest: Manifest, wanted: int = WANTED, told: Callable[[str], None] = lambda line: None
+) -> Windows:
+    """`[n, window, window, 3]` of tissue that went into none of the bundle's graphs; the same each time.
+
+    They come from other files than those or, where these hold too little, from other parts of them too; which, is
+    `told`. Raises UsageError for a folder with fewer than eight such windows.
+    """
+    boxes = {seen.fingerprint: seen.box for seen in manifest.calibrated}
+    grounds: list[Ground] = []
+    known: list[Ground] = []
+    for ground in find_grounds(folder, manifest):
+        (known if ground.fingerprint in boxes else grounds).append(ground)
+        if len(grounds) == wanted:
+            break
+    if known and count(grounds) >= FEWEST:
+        told(f"{folder}: left out {len(known)} files that the bundle was calibrated on")
+    elif known:
+        told(f"{folder}: verified on parts of files that the bundle was calibrated on, for want of others")
+        grounds += [ground.outside(boxes[ground.fingerprint]) for ground in known]
+    if not boxes and any(graph.precision == "int8" for graph in manifest.graphs):
+        told(f"the bundle does not say what it was calibrated on: keep that out of {folder}")
+    shares = share_out(grounds, wanted)
+    if (found := sum(len(share.numbers) for share in shares)) < FEWEST:
+        beside = " beside those that the bundle was calibrated on" if known else ""
+        raise UsageError(
+            f"{folder} gave {found} windows of {manifest.window} pixels with tissue{beside}, {FEWEST} are needed: "
             "add slides or images of the bundle's tissue"
         )
-    return np.stack(windows)
+    return cut(shares)
 
 
-def offer_windows(path: Path, manifest: Manifest, random: np.random.Generator) -> Iterator[Windows]:
-    """Windows of tissue from one file in random order; none if it is neither slide nor image."""
-    mpp = manifest.mpp if path.suffix.lower() in IMAGE_SUFFIXES else None
-    try:
-        slide = open_slide(path, mpp)
-    except SlideError:
-        return
-    with slide:
-        tissue = find_tissue(slide).tissue
-        scales = random.permutation(np.array(manifest.scales))
-        offers = [offer_at_scale(slide, manifest, float(scale), tissue, random) for scale in scales]
-        while offers:
-            for offer in list(offers):
-                window = next(offer, None)
-                if window is None:
-                    offers.remove(offer)
-                else:
-                    yield window
+def find_grounds(folder: Path, manifest: Manifest) -> Iterator[Ground]:
+    """The files of a folder that show tissue, laid out one by one. Raises UsageError."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder: name one that holds slides or images of the bundle's tissue")
+    for path in find_files(folder):
+        ground = open_ground(path, manifest)
+        if ground is not None:
+            yield ground
 
 
-def offer_at_scale(
-    slide: Slide, manifest: Manifest, scale: float, tissue: NDArray[np.bool_], random: np.random.Generator
-) -> Iterator[Windows]:
-    """The windows of a slide at one scale that hold enough tissue, in random order."""
-    grid = GridReader(slide, manifest.mpp / scale)
-    if min(grid.width, grid.height) < manifest.window:
-        return
-    laid = plan((grid.width, grid.height), (1.0,), False, manifest.window, manifest.stride, tissue)
-    across, down = tissue.shape[1] / grid.width, tissue.shape[0] / grid.height
-    for _, x, y in random.permutation(laid.windows).tolist():
-        top, bottom = int(y * down), math.ceil((y + manifest.window) * down)
-        left, right = int(x * across), math.ceil((x + manifest.window) * across)
-        if tissue[top:bottom, left:right].mean() >= LEAST_TISSUE:
-            yield grid.read(x, y, manifest.window, manifest.window)
+def deals(grounds: Sequence[Ground]) -> Iterator[tuple[list[Ground], list[Ground], list[Ground]]]:
+    """Ways to deal grounds out to calibrate, to measure and to be kept, the best first: by files, or by their parts."""
+    if len(grounds) > 2:
+        yield [*grounds[2::4], *grounds[3::4]], list(grounds[1::4]), list(grounds[::4])
+    if len(grounds) > 1:
+        *kept, largest = sorted(grounds, key=lambda ground: len(ground.usable))
+        calibrating, measuring = largest.split((3, 1))
+        yield [calibrating], [measuring], kept
+    parts = [ground.split((3, 1, 3)) for ground in grounds]
+    yield [each[0] for each in parts], [each[1] for each in parts], [each[2] for each in parts]
+
+
+def count(grounds: Sequence[Ground]) -> int:
+    """Windows of all grounds together."""
+    return sum(len(ground.usable) for ground in grounds)
+
+
+def share_out(grounds: Sequence[Ground], wanted: int) -> list[Share]:
+    """As many windows as are wanted, or there are, one of each ground in turn."""
+    taken = [0] * len(grounds)
+    while wanted > 0 and any(len(ground.usable) > some for ground, some in zip(grounds, taken, strict=True)):
+        for at, ground in enumerate(grounds):
+            if wanted > 0 and len(ground.usable) > taken[at]:
+                taken[at] += 1
+                wanted -= 1
+    return [Share(ground, ground.usable[:some]) for ground, some in zip(grounds, taken, strict=True) if some]
+
+
+def cut(shares: Sequence[Share]) -> Windows:
+    """`[n, H, W, 3]`: the windows of all shares, one of each in turn."""
+    windows = [share.ground.cut(share.numbers) for share in shares]
+    turns = range(max(map(len, windows)))
+    return np.stack([some[turn] for turn in turns for some in windows if turn < len(some)])
+
+
+def note_seen(shares: Sequence[Share]) -> tuple[Seen, ...]:
+    """The files of shares with the part of each that they take."""
+    numbers: dict[str, list[Indices]] = {}
+    grounds = {share.ground.fingerprint: share.ground for share in shares}
+    for share in shares:
+        numbers.setdefault(share.ground.fingerprint, []).append(share.numbers)
+    return tuple(Seen(mark, grounds[mark].around(np.concatenate(numbers[mark]))) for mark in sorted(numbers))
 
 
 def paint_window(side: int) -> Windows:

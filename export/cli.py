@@ -12,7 +12,7 @@ from rich.text import Text
 
 from glassrt.engine.backends import GPU_BATCH
 from glassrt.engine.bundle import is_name, open_bundle
-from glassrt.engine.checks import CHECKS, Check, record_checks
+from glassrt.engine.checks import Check, record_checks
 from glassrt.engine.cli import build_plans, parse_precisions
 from glassrt.engine.errors import GlassError, UsageError
 from glassrt.engine.files import readable_json, replace_file
@@ -75,27 +75,35 @@ def verify_command(
     json: Annotated[Path | None, typer.Option(help="File to write the figures to.", show_default=False)] = None,
 ) -> None:
     """Run every graph through every runtime here and record what it loses. Exit code 1: a graph loses too much."""
-    with missing_packages("cpu,export"):
-        from glassrt.export.bundle import open_network
+    with missing_packages("cpu"):
         from glassrt.export.calibration import collect_windows
         from glassrt.export.verify import verify
     opened = open_bundle(bundle)
-    windows = collect_windows(tiles, opened.manifest)
+    exact = None
+    if against is not None:
+        with missing_packages("cpu,export"):
+            from glassrt.export.bundle import open_network
+        exact = open_network(against)
+    windows = collect_windows(tiles, opened.manifest, told=tell)
     console = Console()
     with console.status("verifying") as status:
-        exact = open_network(against) if against is not None else None
         left_out: list[GlassError] = []
         checks = verify(opened, windows, exact, data, status.update, left_out.append)
-    record_checks(opened, checks)
+    kept = record_checks(opened, checks)
     console.print(check_table(checks))
     for error in left_out:
-        print(f"glassrt: left out: {error}", file=sys.stderr)
-    print(f"{opened.path / CHECKS}: {len(checks)} checks of {opened.sha256}")
+        tell(f"left out: {error}")
+    print(f"{kept}: {len(checks)} checks of {opened.sha256}")
     if json is not None:
         with replace_file(json) as beside:
             beside.write_bytes(readable_json(checks))
     if any(is_broken(check) for check in checks):
         raise typer.Exit(BROKEN)
+
+
+def tell(line: str) -> None:
+    """Say on standard error what the user has to know of how something was done."""
+    print(f"glassrt: {line}", file=sys.stderr)
 
 
 def check_table(checks: tuple[Check, ...]) -> Table:

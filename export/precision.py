@@ -13,22 +13,23 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from glassrt.engine.backends import Backend, run_windows
 from glassrt.engine.backends.ort import OrtBackend
 from glassrt.engine.bundle import Target
+from glassrt.export.comparison import run_each
 from glassrt.export.rounding import Inputs, measure_inputs, round_weights
-from glassrt.export.to_onnx import INPUT, quiet
+from glassrt.export.silence import silence_quantiser
+from glassrt.export.to_onnx import INPUT
 
 # With what lies between the layers too, whole stretches stay in eight bits: a fifth faster than the layers alone.
 QUANTISED = ("Conv", "Add", "Concat", "MatMul", "Reshape", "Clip", "Relu")
 PERCENTILE = 99.99  # of an activation's values that its range holds
 AT_A_TIME = 2  # windows whose every activation is held while ranges are measured: 100 MB each
-HELD_OUT = 4  # every so many windows is kept from calibration, to measure with
 FLIPS_AIM = 0.0075  # share of pixels that may change class before a layer is left in float32
 MOST_KEPT = 8
 RANKED_ON = 4  # windows that each layer alone is measured on
@@ -65,13 +66,11 @@ def to_float16(graph: bytes) -> bytes:
     return bytes(converted.model.SerializeToString())
 
 
-def to_int8(graph: bytes, windows: Windows) -> Int8:
-    """The graph in int8, calibrated on windows `[n, H, W, 3]`, of which every fourth only measures what was lost."""
-    measured = windows[::HELD_OUT]
-    calibrated = np.delete(windows, np.s_[::HELD_OUT], axis=0)
+def to_int8(graph: bytes, calibrated: Windows, measured: Windows) -> Int8:
+    """The graph in int8, calibrated on windows `[n, H, W, 3]`; others, of other files, measure what was lost."""
     calibrated = calibrated[: len(calibrated) // AT_A_TIME * AT_A_TIME]
     exact = run_graph(graph, measured)
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    with tempfile.TemporaryDirectory() as folder:
         source, ranges = Path(folder, "fp32.onnx"), Path(folder, "ranges.json")
         source.write_bytes(graph)
         quantiser = Quantiser(source, ranges, calibrated, measure_inputs(graph, calibrated, INPUT))
@@ -99,6 +98,7 @@ class Quantiser(NamedTuple):
 
     def make(self, target: Target, kept: Sequence[str] = (), only: Sequence[str] = ()) -> bytes:
         """The graph with QDQ pairs for a kind of device, but at the layers `kept`; or at the layers `only`."""
+        silence_quantiser()
         made, rounded = self.source.with_name("quantised.onnx"), self.source.with_name("rounded.onnx")
         activation, options = STYLES[target]
         model = onnx.load(self.source)
@@ -146,11 +146,12 @@ def run_graph(graph: bytes, windows: Windows) -> NDArray[np.float32]:
     return run_each(OrtBackend(graph, batch=1, threads=0, precision="fp32"), windows)
 
 
-def run_each(backend: Backend, windows: Windows) -> NDArray[np.float32]:
-    """Logits `[n, C, h, w]` of any number of windows, a batch at a time; blank windows fill up the last."""
-    blank = np.zeros((-len(windows) % backend.batch, *windows.shape[1:]), np.uint8)
-    batches = np.concatenate([windows, blank]).reshape(-1, backend.batch, *windows.shape[1:])
-    return np.concatenate([run_windows(backend, batch) for batch in batches])[: len(windows)]
+def run_plainly(graph: bytes, windows: Windows) -> NDArray[np.float32]:
+    """Logits `[n, C, h, w]` of a graph layer by layer as it is written, without what this processor makes of it."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run(None, {INPUT: window[None]})[0] for window in windows])
 
 
 def flip_rate(logits: NDArray[np.float32], exact: NDArray[np.float32]) -> float:

@@ -1,18 +1,13 @@
 """A segmentation network as an ONNX graph: uint8 RGB windows in, float32 logits out."""
 
-import contextlib
-import io
-import logging
 import traceback
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import onnx
 import torch
 from torch import Tensor, nn
 
 from glassrt.engine.errors import BundleError, first_line
+from glassrt.export.silence import silence_exporter
 
 OPSET = 18
 INPUT, OUTPUT, BATCH_AXIS = "image", "logits", "batch"
@@ -40,18 +35,18 @@ def export_graph(network: nn.Module, window: int) -> bytes:
     example = torch.zeros(2, window, window, 3, dtype=torch.uint8)
     with torch.inference_mode():
         wrapped(example)  # constants that depend on the size are made here, not in the graph
+    silence_exporter()
     try:
-        with quiet():
-            program = torch.onnx.export(
-                wrapped,
-                (example,),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: torch.export.Dim(BATCH_AXIS)},),
-                verbose=False,
-            )
+        program = torch.onnx.export(
+            wrapped,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim(BATCH_AXIS)},),
+            verbose=False,
+        )
     except torch.onnx.OnnxExporterError as error:
         raise BundleError(f"the network cannot become a graph: {blame(network, error)}") from error
     assert program is not None
@@ -76,20 +71,6 @@ def blame(network: nn.Module, error: BaseException) -> str:
                 module = next(reversed(node.meta["nn_module_stack"].values()))[0].removeprefix("network.")
                 operation = f"{node.target}: "
     return f"{module} is refused: {operation}{first_line(causes[-1])}"
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the pages that torch prints and logs while it exports."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            with contextlib.redirect_stderr(io.StringIO()):
-                yield
-    finally:
-        logging.disable(disabled)
 
 
 def name_layers(model: onnx.ModelProto) -> None:

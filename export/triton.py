@@ -44,7 +44,7 @@ def write_repository(bundle: Bundle, folder: Path) -> list[Path]:
         model = folder / f"{bundle.manifest.name}-{graph.precision}"
         with about_triton(), replace_folder(model, CONFIG) as beside:
             (beside / "1").mkdir()
-            (beside / "1" / "model.onnx").write_bytes(bundle.read_pinned(graph))
+            (beside / "1" / "model.onnx").write_bytes(bundle.read_entry(graph))
             (beside / CONFIG).write_text(describe_model(bundle, graph, model.name), "utf-8")
         written.append(model)
     return written

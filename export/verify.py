@@ -5,26 +5,20 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from glassrt.engine.backends import RUNTIMES, Backend, open_backend, run_windows, running
 from glassrt.engine.bundle import Bundle, RunPrecision
 from glassrt.engine.checks import Check, Timing
 from glassrt.engine.errors import GlassError
 from glassrt.engine.isa import count_cores, processor_name
-from glassrt.engine.selftest import TOLERANCES
-from glassrt.export.precision import run_each
-from glassrt.training.evaluate import evaluate
+from glassrt.export.comparison import Logits, MadeOn, Windows, compare, edge_windows, run_each
 
 BATCHES = (1, 2, 4)
 ROUNDS = 8  # of calls, whose fastest counts
-
-Windows = NDArray[np.uint8]
-Logits = NDArray[np.float32]
 
 
 def verify(
@@ -65,17 +59,6 @@ def verify(
     return tuple(checks)
 
 
-class MadeOn(NamedTuple):
-    """What was measured and what computed it."""
-
-    bundle: str
-    backend: str
-    version: str
-    device: str
-    isa: str
-    precision: RunPrecision
-
-
 def run_with(bundle: Bundle, name: str, precision: RunPrecision, windows: Windows) -> tuple[Logits, MadeOn]:
     """Logits of the windows through one runtime, and what computed them."""
     with open_as_score_does(bundle, name, precision) as backend:
@@ -85,6 +68,8 @@ def run_with(bundle: Bundle, name: str, precision: RunPrecision, windows: Window
 
 def score(bundle: Bundle, name: str, precision: RunPrecision, data: Path) -> float:
     """mIoU on GlaS testA in points."""
+    from glassrt.training.evaluate import evaluate
+
     with open_as_score_does(bundle, name, precision) as backend:
         scores: dict[str, Any] = evaluate(bundle.replace((1.0,), False), backend, "glas", data, "testA")["scores"]
     return float(scores["mIoU"])
@@ -121,35 +106,3 @@ def time_calls(pool: ThreadPoolExecutor, backend: Backend, windows: Windows, cal
     for done in [pool.submit(run_windows, backend, windows) for _ in range(calls)]:
         done.result()
     return time.perf_counter() - start
-
-
-def compare(
-    logits: Logits,
-    wanted: Logits,
-    real: int,
-    made_on: MadeOn,
-    miou_change: float | None,
-) -> Check:
-    """How far logits lie from those that are wanted, those that are no numbers aside, which are counted.
-
-    Classes are compared on the first `real` windows.
-    """
-    finite = np.isfinite(logits)
-    bad = int(np.count_nonzero(~finite))
-    difference = np.abs(logits - wanted, where=finite, out=np.zeros_like(wanted))
-    largest, mean = float(difference.max()), float(difference.mean())
-    flips = float((logits[:real].argmax(1) != wanted[:real].argmax(1)).mean())
-    allowed = TOLERANCES[made_on.precision]
-    passed = (
-        bad == 0
-        and largest <= allowed.largest * max(1.0, float(np.abs(wanted).max()))
-        and flips <= allowed.flips
-        and (miou_change is None or miou_change >= -allowed.miou)
-    )
-    return Check(*made_on, passed, len(logits), largest, mean, bad, flips, miou_change)
-
-
-def edge_windows(side: int) -> Windows:
-    """Three windows no slide should have: white, black and noise."""
-    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
-    return np.stack([np.full_like(noise, 255), np.zeros_like(noise), noise])

@@ -146,6 +146,8 @@ def explain_slower(bundle: Bundle, name: str, chosen: tuple[str, RunPrecision]) 
 
 def is_of_here(check: Check) -> bool:
     """Whether a check was made with the runtime's version that is installed, on instructions as they are here."""
+    if check.backend not in RUNTIMES:
+        return False
     runtime = RUNTIMES[check.backend]
     if (version := find_version(runtime.module)) is None:
         return False
@@ -253,7 +255,5 @@ def told_plainly(name: str) -> Iterator[None]:
         ) from error
     except ImportError as error:
         raise BackendUnavailable(f"backend {name} is installed but cannot be loaded: {error}") from error
-    except Exception as error:  # what CUDA and its libraries raise shares no base but this
-        if runtime.target != "gpu":
-            raise
+    except Exception as error:  # what runtimes, CUDA and its libraries raise shares no base but this
         raise BackendUnavailable(f"backend {name} cannot start: {type(error).__name__}: {first_line(error)}") from error

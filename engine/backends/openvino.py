@@ -8,7 +8,7 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from glassrt.engine.backends.protocol import check_input
+from glassrt.engine.backends.protocol import check_input, tell_failure
 from glassrt.engine.bundle import RunPrecision
 from glassrt.engine.errors import BackendUnavailable, BundleError
 from glassrt.engine.isa import cpu_isa
@@ -67,6 +67,8 @@ class OpenVinoBackend:
         try:
             results = request.infer(dict(inputs), share_inputs=True)
             return {port.any_name: array for port, array in results.items()}
+        except Exception as error:  # the runtime's own exceptions share no base but this
+            raise BackendUnavailable(tell_failure(self, error)) from error
         finally:
             self._idle.put(request)
 

@@ -57,16 +57,18 @@ def test_shipped_bundles_give_their_examples(name: str, backend: str, precision:
 
 
 @pytest.mark.parametrize("backend", ["ort", "openvino"])
-@pytest.mark.parametrize(
-    "change", [lambda exact: exact + 0.01, lambda exact: np.full_like(exact, np.nan)], ids=["shifted", "not a number"]
-)
-def test_a_runtime_that_computes_something_else_is_refused(
-    tmp_path: Path, backend: str, change: Callable[[np.ndarray], np.ndarray]
-) -> None:
+def test_a_runtime_that_computes_something_else_is_refused(tmp_path: Path, backend: str) -> None:
     with pytest.raises(
         BackendUnavailable, match=rf"{backend} .* in fp32 on CPU \(.*\) does not compute what .*made\.glass"
     ):
-        open_backend(remake(tmp_path, change), backend)
+        open_backend(remake(tmp_path, lambda exact: exact + 0.01), backend)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_example_that_no_number_could_miss_is_refused(tmp_path: Path, bad: float) -> None:
+    """Against infinity every logit would be close enough."""
+    with pytest.raises(BundleError, match=r"example\.npz holds no example .* \(its logits are not all num"):
+        open_backend(remake(tmp_path, lambda exact: np.full_like(exact, bad)), "ort")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_a_runtime_that_computes_something_else_is_refused(
     ids=["output stride", "classes"],
 )
 def test_a_graph_that_does_not_fit_its_manifest_is_told_at_opening(tmp_path: Path, changes: dict[str, object]) -> None:
-    with pytest.raises(BundleError, match=r"gives logits \[1, 2, 20, 20\], its manifest means"):
+    with pytest.raises(BundleError, match=r"the graph gives float32 \[N, 2, 20, 20\] .* its manifest means"):
         open_backend(remake(tmp_path, **changes), "ort")
 
 
@@ -153,7 +155,7 @@ def test_an_example_that_is_none_is_told(tmp_path: Path, spoil: Callable[[np.nda
     example = Example("example.npz", hashlib.sha256(content).hexdigest())
     manifest = msgspec.structs.replace(BUNDLE.manifest, graphs=(GRAPH,), example=example)
     files = {GRAPH.file: BUNDLE.read_graph(), "example.npz": content}
-    with pytest.raises(BundleError, match=r"example\.npz (holds no example|does not fit its manifest)"):
+    with pytest.raises(BundleError, match=r"example\.npz (holds no example|has \d+ bytes)"):
         open_backend(write_bundle(tmp_path / "made.glass", manifest, files), "ort")
 
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -10,15 +11,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from glassrt.engine.backends import open_backend, run_windows
-from glassrt.engine.bundle import DEFAULT_BUNDLE, SHIPPED, Bundle, open_bundle
+from glassrt.engine.bundle import DEFAULT_BUNDLE, SHIPPED, Bundle, Graph, Precision, open_bundle
 from glassrt.engine.errors import BundleError, TrainingError, UsageError
 from glassrt.engine.grid import GridReader
 from glassrt.engine.slide import open_slide
 from glassrt.export import bundle as exporting
-from glassrt.export.bundle import export_run, open_network
+from glassrt.export.bundle import describe_graph, export_run, lower_precisions, open_network
+from glassrt.export.calibration import collect_calibration, collect_windows
 from glassrt.export.to_onnx import export_graph
 from glassrt.training import checkpoint
 from glassrt.training.cli import CONFIGS
@@ -213,3 +216,51 @@ def test_int8_without_calibration_is_refused_before_any_work(run: Path, tmp_path
     with pytest.raises(UsageError, match="int8 needs --calibration"):
         export_run(run, tmp_path / "x.glass", "x", ("int8",))
     assert not (tmp_path / "x.glass").exists()
+
+
+@pytest.mark.usefixtures("exported")
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_graph_that_loses_too_much_is_not_exported(
+    run: Path, demo_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision
+) -> None:
+    """Nothing is written, and the line says how much."""
+
+    def spoil(exact: bytes, precisions: object, tissue: object) -> Iterator[tuple[Graph, bytes]]:
+        model = onnx.load_from_string(exact)
+        bias = next(each for each in model.graph.initializer if each.name.endswith("classify.1.bias"))
+        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32([9, -9]), bias.name))
+        content = model.SerializeToString()
+        yield describe_graph("lossy.onnx", content, precision, "gpu"), content
+
+    monkeypatch.setattr(exporting, "lower_precisions", spoil)
+    with pytest.raises(BundleError, match=rf"{precision} for gpu is not exported: \d+\.\d\d% of the pixels"):
+        export_run(run, tmp_path / "x.glass", "x", (precision,), demo_slide.parent)
+    assert not (tmp_path / "x.glass").exists()
+
+
+@pytest.mark.slow
+def test_the_shipped_network_passes_in_every_precision(data: Path, tmp_path: Path) -> None:
+    for image in (data / "glas").glob("train_*.bmp"):
+        if "anno" not in image.name:
+            (tmp_path / image.name).symlink_to(image)
+    shipped = open_bundle()
+    tissue = collect_calibration(tmp_path, shipped.manifest)
+    made = list(lower_precisions(shipped.read_graph(), ("fp16", "int8"), tissue))
+    for entry, content in made:
+        exporting.refuse_lossy(shipped.read_graph(), entry, content, tissue.measured)
+    assert [entry.file for entry, _ in made] == ["fp16.onnx", "int8_cpu.onnx", "int8_gpu.onnx"]
+
+
+@pytest.mark.usefixtures("exported")
+def test_what_calibrated_stands_in_the_manifest_and_is_kept_from_verification(
+    run: Path, demo_slide: Path, tmp_path: Path
+) -> None:
+    made = export_run(run, tmp_path / "b.glass", "b", calibration=demo_slide.parent)
+    assert made.manifest.calibrated == collect_calibration(demo_slide.parent, made.manifest).seen
+    told: list[str] = []
+    unseen = collect_windows(demo_slide.parent, made.manifest, told=told.append)
+    assert told == [
+        f"{demo_slide.parent}: verified on parts of files that the bundle was calibrated on, for want of others"
+    ]
+    example, _ = made.read_example() or pytest.fail("no example")
+    assert not any(np.array_equal(example[0], window) for window in unseen)

@@ -28,7 +28,7 @@ from glassrt.engine.selftest import TOLERANCES
 from glassrt.export import bundle as exporting
 from glassrt.export import precision
 from glassrt.export.bundle import describe_graph, export_run, infer_exactly, lower_precisions
-from glassrt.export.calibration import collect_windows
+from glassrt.export.calibration import collect_calibration, collect_windows
 from glassrt.training import checkpoint
 from glassrt.training.cli import CONFIGS
 from glassrt.training.config import load_config
@@ -45,8 +45,8 @@ def bundle(demo_slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle
     """The shipped network in all precisions of GPUs."""
     shipped = open_bundle()
     exact, entries, files = shipped.read_graph(), [shipped.find_graph()], {"fp32.onnx": shipped.read_graph()}
-    windows = collect_windows(demo_slide.parent, shipped.manifest, wanted=8)
-    for entry, content in lower_precisions(exact, ("fp16", "int8"), windows):
+    tissue = collect_calibration(demo_slide.parent, shipped.manifest, wanted=8)
+    for entry, content in lower_precisions(exact, ("fp16", "int8"), tissue):
         entries.append(entry)
         files[entry.file] = content
     manifest = msgspec.structs.replace(shipped.manifest, graphs=tuple(entries), example=None)
@@ -269,7 +269,8 @@ def test_the_network_of_the_paper_exports_and_builds_in_every_precision(
     metadata = {"method": "oeem", "labels": "none", "config": msgspec.json.encode(config).decode()}
     checkpoint.save(tmp_path / "model.safetensors", network.state_dict(), metadata)
     monkeypatch.setattr(precision, "FLIPS_AIM", 1.0)  # random weights have no accuracy to lose
-    monkeypatch.setattr(exporting, "collect_windows", partial(collect_windows, wanted=8))  # nor to keep
+    monkeypatch.setattr(exporting, "refuse_lossy", lambda *_: None)  # nor to keep
+    monkeypatch.setattr(exporting, "collect_calibration", partial(collect_calibration, wanted=8))
     bundle = export_run(tmp_path, tmp_path / "paper.glass", "paper", ("fp32", "fp16", "int8"), demo_slide.parent)
     windows, _ = bundle.read_example() or pytest.fail("no example")
     logits = run_windows(open_backend(bundle, "ort"), windows)

@@ -15,8 +15,8 @@ from glassrt.engine.bundle import Bundle, open_bundle
 from glassrt.engine.errors import UsageError
 from glassrt.export import precision
 from glassrt.export.calibration import collect_windows
+from glassrt.export.comparison import edge_windows
 from glassrt.export.precision import Int8, flip_rate, last_layer, run_graph, to_float16, to_int8
-from glassrt.export.verify import edge_windows
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def windows(bundle: Bundle, demo_slide: Path) -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def int8(bundle: Bundle, windows: NDArray[np.uint8]) -> Int8:
-    return to_int8(bundle.read_graph(), windows)
+    return to_int8(bundle.read_graph(), windows[4:], windows[:4])
 
 
 def test_windows_are_tissue_and_the_same_each_time(
@@ -107,7 +107,7 @@ def test_costly_layers_are_left_in_float32_until_the_aim_is_met(
     monkeypatch.setattr(precision, "MOST_KEPT", 2)
     order = ["encoder._conv_stem", "pyramid.fuse.0"]
     monkeypatch.setattr(precision, "rank_layers", lambda *_: iter(order))
-    made = to_int8(name_again(bundle.read_graph()), windows[:8])
+    made = to_int8(name_again(bundle.read_graph()), windows[2:8], windows[:2])
     assert made.kept == ("classify.1", "encoder._conv_stem", "pyramid.fuse.0")
 
 

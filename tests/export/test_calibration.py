@@ -1,0 +1,117 @@
+"""What lower precisions are made with, and what is left to verify them on."""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from glassrt.engine.bundle import Manifest, Seen, open_bundle
+from glassrt.engine.errors import UsageError
+from glassrt.engine.grid import GridReader
+from glassrt.engine.pipeline import Clock, cut_batches
+from glassrt.engine.scoring import find_tissue, open_grid
+from glassrt.engine.segment import lay_windows
+from glassrt.engine.slide import ArraySlide, open_slide
+from glassrt.export.calibration import collect_calibration, collect_windows
+from glassrt.export.ground import find_files, fingerprint, open_ground
+
+MANIFEST = open_bundle().manifest
+
+
+@pytest.fixture(scope="module")
+def images(demo_slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen images cut from the slide, no pixel of which is in two; each holds its number in its red channel."""
+    folder = tmp_path_factory.mktemp("images")
+    with open_slide(demo_slide) as slide:
+        grid = GridReader(slide, MANIFEST.mpp)
+        for number in range(16):
+            pixels = grid.read(330 + number % 4 * 342, number // 4 * 342, 340, 340)
+            pixels[..., 0] = pixels[..., 0] // 16 * 16 + number
+            cv2.imwrite(str(folder / f"{number}.png"), pixels[..., ::-1])
+    (folder / "notes.txt").write_text("no slide")
+    return folder
+
+
+def numbers(windows: NDArray[np.uint8]) -> set[int]:
+    """Of the images that windows come from."""
+    return {int(value) for window in windows for value in np.unique(window[..., 0] % 16)}
+
+
+def calibrated_on(seen: tuple[Seen, ...]) -> Manifest:
+    return msgspec.structs.replace(MANIFEST, calibrated=seen)
+
+
+def test_calibration_measurement_and_verification_come_from_different_files(images: Path) -> None:
+    made = collect_calibration(images, MANIFEST)
+    told: list[str] = []
+    unseen = collect_windows(images, calibrated_on(made.seen), told=told.append)
+    parts = [numbers(windows) for windows in (made.calibrated, made.measured, unseen)]
+    assert all(parts)
+    assert sum(map(len, parts)) == len(set.union(*parts))
+    assert len(told) == 1
+    assert "left out" in told[0]
+
+
+def test_it_is_the_same_each_time_whatever_the_files_are_called(images: Path, tmp_path: Path) -> None:
+    for number in range(16):
+        shutil.copy(images / f"{number}.png", tmp_path / f"{16 - number}-again.png")
+        shutil.copy(images / f"{number}.png", tmp_path / f"{number}-twin.png")
+    first, again = (collect_calibration(folder, MANIFEST) for folder in (images, tmp_path))
+    assert first.seen == again.seen
+    np.testing.assert_array_equal(first.calibrated, again.calibrated)
+    unseen = [collect_windows(folder, calibrated_on(first.seen)) for folder in (images, tmp_path)]
+    np.testing.assert_array_equal(*unseen)
+    assert len(list(find_files(tmp_path))) == 16
+
+
+def test_one_slide_alone_is_split_by_place(demo_slide: Path) -> None:
+    """No window of verification shares a pixel with any that calibrated or measured."""
+    made = collect_calibration(demo_slide.parent, MANIFEST)
+    (seen,) = made.seen
+    assert seen.fingerprint == fingerprint(demo_slide)
+    ground = open_ground(demo_slide, MANIFEST)
+    assert ground is not None
+    left = ground.outside(seen.box)
+    unseen = collect_windows(demo_slide.parent, calibrated_on(made.seen))
+    assert len(unseen) == len(left.usable) >= 8
+    boxes = [ground.around(left.usable[at : at + 1]) for at in range(len(left.usable))]
+    assert all(
+        right <= seen.box[0] or left >= seen.box[2] or bottom <= seen.box[1] or top >= seen.box[3]
+        for left, top, right, bottom in boxes
+    )
+
+
+def test_where_nothing_is_left_it_is_refused_in_a_line(images: Path, tmp_path: Path) -> None:
+    everything = tuple(Seen(fingerprint(path), (0, 0, 9999, 9999)) for path in images.iterdir())
+    with pytest.raises(UsageError, match=r"gave 0 windows .* beside those that the bundle was calibrated on, 8"):
+        collect_windows(images, calibrated_on(everything))
+    shutil.copy(images / "0.png", tmp_path)
+    with pytest.raises(UsageError, match="too few to calibrate on some, measure on others and keep some"):
+        collect_calibration(tmp_path, MANIFEST)
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (0.75, 1.75), (2.0,)])
+def test_windows_are_those_that_the_engine_cuts(demo_slide: Path, scales: tuple[float, ...]) -> None:
+    """Above scale 1 too, where a finer level of the slide would show what the network is never served."""
+    bundle = open_bundle().replace(scales, True)
+    windows = collect_windows(demo_slide.parent, bundle.manifest, wanted=8)
+    with open_slide(demo_slide) as slide, ThreadPoolExecutor(2) as pool:
+        grid = open_grid(slide, bundle)
+        plan = lay_windows(grid, bundle, find_tissue(slide)[1])
+        served = {window.tobytes() for _, batch in cut_batches(grid, plan, 1, pool, 2, Clock()) for window in batch}
+    assert [window.tobytes() in served for window in windows] == [True] * 8
+
+
+def test_an_image_smaller_than_a_window_is_reflected_as_when_it_is_scored(images: Path, tmp_path: Path) -> None:
+    pixels = cv2.imread(str(images / "5.png"))[:250, :300]
+    cv2.imwrite(str(tmp_path / "small.png"), pixels)
+    ground = open_ground(tmp_path / "small.png", MANIFEST)
+    assert ground is not None
+    (window,) = ground.cut(ground.usable)
+    np.testing.assert_array_equal(window[:250, :300], ArraySlide(pixels[..., ::-1], 1).pixels)
+    assert window[250:].any()
