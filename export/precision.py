@@ -22,7 +22,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from glassrt.engine.backends.ort import OrtBackend
 from glassrt.engine.bundle import Target
 from glassrt.export.comparison import run_each
-from glassrt.export.rounding import Inputs, measure_inputs, round_weights
+from glassrt.export.rounding import Inputs, Rounded, measure_inputs, round_weights
 from glassrt.export.silence import silence_quantiser
 from glassrt.export.to_onnx import INPUT
 
@@ -73,7 +73,7 @@ def to_int8(graph: bytes, calibrated: Windows, measured: Windows) -> Int8:
     with tempfile.TemporaryDirectory() as folder:
         source, ranges = Path(folder, "fp32.onnx"), Path(folder, "ranges.json")
         source.write_bytes(graph)
-        quantiser = Quantiser(source, ranges, calibrated, measure_inputs(graph, calibrated, INPUT))
+        quantiser = Quantiser(source, ranges, calibrated, measure_inputs(graph, calibrated, INPUT), {})
         kept, ranking = [last_layer(onnx.load_from_string(graph))], None
         while True:
             made = quantiser.make("cpu", kept)
@@ -87,14 +87,15 @@ def to_int8(graph: bytes, calibrated: Windows, measured: Windows) -> Int8:
 
 
 class Quantiser(NamedTuple):
-    """A float32 graph on disk, the windows it is calibrated on, where the ranges that these gave are kept, and what
-    they bring each convolution.
+    """A float32 graph on disk, the windows it is calibrated on, where the ranges that these gave are kept, what they
+    bring each convolution, and the layers that are rounded already.
     """
 
     source: Path
     ranges: Path
     windows: Windows
     inputs: Mapping[str, Inputs]
+    rounded: dict[tuple[str, int], Rounded]
 
     def make(self, target: Target, kept: Sequence[str] = (), only: Sequence[str] = ()) -> bytes:
         """The graph with QDQ pairs for a kind of device, but at the layers `kept`; or at the layers `only`."""
@@ -104,7 +105,7 @@ class Quantiser(NamedTuple):
         model = onnx.load(self.source)
         layers = [node for node in model.graph.node if node.op_type == "Conv"]
         chosen = [node for node in layers if (node.name in only if only else node.name not in kept)]
-        round_weights(model, chosen, self.inputs, LARGEST_WEIGHT[WEIGHT_BITS[target]])
+        round_weights(model, chosen, self.inputs, LARGEST_WEIGHT[WEIGHT_BITS[target]], self.rounded)
         onnx.save(model, rounded)
         quantize_static(
             rounded,

@@ -84,22 +84,43 @@ def cut_patches(
     return cut.reshape(given.get("group", 1), -1, PATCHES)
 
 
+class Rounded(NamedTuple):
+    """A layer's weights on their steps, and what they add to its outputs on average, `[outputs]`."""
+
+    weights: NDArray[np.float32]
+    shift: Floats
+
+
 def round_weights(
-    model: onnx.ModelProto, layers: Iterable[onnx.NodeProto], inputs: Mapping[str, Inputs], largest: int
+    model: onnx.ModelProto,
+    layers: Iterable[onnx.NodeProto],
+    inputs: Mapping[str, Inputs],
+    largest: int,
+    known: dict[tuple[str, int], Rounded],
 ) -> None:
-    """Put the weights of `layers` on as many steps as reach from none to `largest`, and their biases right."""
+    """Put the weights of `layers` on as many steps as reach from none to `largest`, and their biases right.
+
+    A layer's rounding depends on no other's: `known` keeps it for the next time.
+    """
     constants = {each.name: each for each in model.graph.initializer}
     for node in layers:
         weight, bias = constants[node.input[1]], constants[node.input[2]]
-        values = numpy_helper.to_array(weight).astype(np.float64)
-        got = inputs[node.name]
-        filters = values.reshape(len(got.mean), -1, got.mean.shape[1])
-        steps = np.abs(filters).max(2, keepdims=True) / largest
-        steps[steps == 0] = 1
-        rounded = steps * spread_errors(filters / steps, got.products, largest)
-        shift = ((rounded - filters) @ got.mean[:, :, None]).reshape(-1)
-        weight.CopyFrom(numpy_helper.from_array(rounded.reshape(values.shape).astype(np.float32), weight.name))
-        bias.CopyFrom(numpy_helper.from_array((numpy_helper.to_array(bias) - shift).astype(np.float32), bias.name))
+        if (node.name, largest) not in known:
+            known[node.name, largest] = round_layer(numpy_helper.to_array(weight), inputs[node.name], largest)
+        rounded = known[node.name, largest]
+        weight.CopyFrom(numpy_helper.from_array(rounded.weights, weight.name))
+        moved = numpy_helper.to_array(bias) - rounded.shift
+        bias.CopyFrom(numpy_helper.from_array(moved.astype(np.float32), bias.name))
+
+
+def round_layer(weights: NDArray[np.float32], got: Inputs, largest: int) -> Rounded:
+    """The weights of one layer on their steps, for the inputs that it gets."""
+    filters = weights.astype(np.float64).reshape(len(got.mean), -1, got.mean.shape[1])
+    steps = np.abs(filters).max(2, keepdims=True) / largest
+    steps[steps == 0] = 1
+    rounded = steps * spread_errors(filters / steps, got.products, largest)
+    shift = ((rounded - filters) @ got.mean[:, :, None]).reshape(-1)
+    return Rounded(rounded.reshape(weights.shape).astype(np.float32), shift)
 
 
 def spread_errors(filters: Floats, products: Floats | None, largest: int) -> Floats:

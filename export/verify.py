@@ -18,7 +18,7 @@ from glassrt.engine.isa import count_cores, processor_name
 from glassrt.export.comparison import Logits, MadeOn, Windows, compare, edge_windows, run_each
 
 BATCHES = (1, 2, 4)
-ROUNDS = 8  # of calls, whose fastest counts
+ROUNDS = 3  # of calls, whose fastest counts
 
 
 def verify(

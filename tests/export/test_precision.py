@@ -132,7 +132,13 @@ def test_layers_are_ranked_by_what_each_costs_alone(bundle: Bundle, windows: NDA
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
     source = tmp_path / "fp32.onnx"
     onnx.save(model, source)
-    quantiser = precision.Quantiser(source, tmp_path / "ranges.json", windows[:4])
+    quantiser = precision.Quantiser(
+        source,
+        tmp_path / "ranges.json",
+        windows[:4],
+        precision.measure_inputs(source.read_bytes(), windows[:4], "image"),
+        {},
+    )
     exact = run_graph(source.read_bytes(), windows[:2])
     ranked = list(precision.rank_layers(quantiser, windows[:2], exact, [name for name in keep if name not in few]))
     assert set(ranked) == few
