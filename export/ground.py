@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 
 from glassrt.engine.bundle import Manifest
 from glassrt.engine.errors import SlideError
+from glassrt.engine.frames import keep_scanned
 from glassrt.engine.grid import GridReader
-from glassrt.engine.overview import find_tissue
+from glassrt.engine.overview import look_over, refuse_doubtful
 from glassrt.engine.pipeline import Clock, cut_batch, read_region, scale_part
 from glassrt.engine.scoring import COARSEST_RATIO
+from glassrt.engine.segment import DEFAULT_READERS
 from glassrt.engine.slide import IMAGE_SUFFIXES, Pixels, Slide, open_slide
+from glassrt.engine.tissue import widen
 from glassrt.engine.windows import Indices, Plan, Size, grid_boxes, plan
 
 LEAST_TISSUE = 0.25  # of a window's area
@@ -108,9 +111,15 @@ def open_ground(path: Path, manifest: Manifest) -> Ground | None:
         if slide.mpp > COARSEST_RATIO * manifest.mpp:
             return None
         grid = GridReader(slide, manifest.mpp)
-        tissue = find_tissue(slide).tissue
+        overview = look_over(slide, DEFAULT_READERS)
+        try:
+            refuse_doubtful(overview, slide.name)
+        except SlideError:
+            return None  # as it would not be scored
+        tissue = keep_scanned(overview.tissue, slide)
         size = (grid.width, grid.height)
-        laid = plan(size, manifest.scales, manifest.flips, manifest.window, manifest.stride, tissue)
+        searched = widen(tissue, overview.mpp)
+        laid = plan(size, manifest.scales, manifest.flips, manifest.window, manifest.stride, searched)
         base_size = slide.level_sizes[0]
     boxes = grid_boxes(size, laid.views, manifest.window, laid.windows) / np.array([*size, *size])
     mirrored = np.array([view.flip for view in laid.views])[laid.windows[:, 0]]
