@@ -104,11 +104,16 @@ def round_weights(
     """
     constants = {each.name: each for each in model.graph.initializer}
     for node in layers:
-        weight, bias = constants[node.input[1]], constants[node.input[2]]
+        weight = constants[node.input[1]]
         if (node.name, largest) not in known:
             known[node.name, largest] = round_layer(numpy_helper.to_array(weight), inputs[node.name], largest)
         rounded = known[node.name, largest]
         weight.CopyFrom(numpy_helper.from_array(rounded.weights, weight.name))
+        if len(node.input) == 2:  # a layer without a bias gets one
+            node.input.append(f"{weight.name}.shift")
+            model.graph.initializer.append(numpy_helper.from_array(-rounded.shift.astype(np.float32), node.input[2]))
+            continue
+        bias = constants[node.input[2]]
         moved = numpy_helper.to_array(bias) - rounded.shift
         bias.CopyFrom(numpy_helper.from_array(moved.astype(np.float32), bias.name))
 

@@ -33,7 +33,7 @@ def test_the_command_times_the_whole_and_every_part(demo_slide: Path, tmp_path: 
     assert {"score", "open", "mask", "read and cut", "infer", "stitch", "write"} <= rows.keys()
     assert {case.what for case in slides.CASES} <= rows.keys()
     assert all(min(row["runs"]) > 0 for row in rows.values())
-    assert report["windows"] == 50
+    assert report["windows"] == 59
     assert all(len(row["runs"]) == 2 for row in rows.values())
     assert report["share_of_bound"] == pytest.approx(report["bound_s"] / statistics.median(rows["score"]["runs"]))
     assert report["bounded_by"] in ("infer", "read and cut", "stitch", "processor")

@@ -183,5 +183,5 @@ def test_logits_that_are_no_numbers_fail_the_slide_at_their_place(tmp_path: Path
         segment_image(pixels, BUNDLE.manifest.mpp, bundle, runtime)
     out = tmp_path / "out"
     with pytest.raises(SlideError, match=told):
-        score(ArraySlide(pixels, BUNDLE.manifest.mpp), bundle, out, runtime)
+        score(ArraySlide(pixels, BUNDLE.manifest.mpp), bundle, out, runtime, tissue="all")
     assert not out.exists()
