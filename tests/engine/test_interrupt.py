@@ -71,7 +71,7 @@ def test_a_second_ctrl_c_does_not_wait() -> None:
 def test_a_ctrl_c_that_came_out_as_another_error_does_not_count_as_a_broken_slide(
     demo_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*arguments: object) -> None:
+    def fail(*arguments: object, **options: object) -> None:
         try:
             raise KeyboardInterrupt
         finally:
