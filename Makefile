@@ -16,9 +16,9 @@ demo: $(RUNNABLE)
 	$(BIN)/glassrt score $(SLIDE) --out $(RESULTS)
 	@echo "The results lie in $(CURDIR)/$(RESULTS)"
 
-# pytest's exit status 5, no test collected, fails this target as any other does.
+# pytest's exit status 5, no test collected, fails this target as any other does. Files are dealt to two processes.
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: $(TESTABLE)
 	$(BIN)/ruff check .
