@@ -16,9 +16,10 @@ demo: $(RUNNABLE)
 	$(BIN)/glassrt score $(SLIDE) --out $(RESULTS)
 	@echo "The results lie in $(CURDIR)/$(RESULTS)"
 
-# pytest's exit status 5, no test collected, fails this target as any other does. Files are dealt to two processes.
+# pytest's exit status 5, no test collected, fails this target as any other does. Files are dealt to two processes; one
+# that dies ends the run, which would wait for ever otherwise.
 test: lint
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --max-worker-restart 0 --dist loadfile
 
 lint: $(TESTABLE)
 	$(BIN)/ruff check .

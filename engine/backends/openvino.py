@@ -9,6 +9,7 @@ import openvino
 from numpy.typing import NDArray
 
 from glassrt.engine.backends.protocol import check_input, tell_failure
+from glassrt.engine.backends.signal_stack import keep_signal_stack
 from glassrt.engine.bundle import RunPrecision
 from glassrt.engine.errors import BackendUnavailable, BundleError
 from glassrt.engine.isa import cpu_isa
@@ -49,7 +50,8 @@ class OpenVinoBackend:
             self._shapes = {
                 port.any_name: (tuple(port.shape), np.dtype(port.element_type.to_dtype())) for port in model.inputs
             }
-            compiled = core.compile_model(model, "CPU", config)
+            with keep_signal_stack():
+                compiled = core.compile_model(model, "CPU", config)
         except RuntimeError as error:
             told = [line for line in str(error).splitlines() if line.strip()] or ["it is no ONNX graph"]
             raise BundleError(f"OpenVINO {self.version} cannot load the graph: {told[-1]}") from error

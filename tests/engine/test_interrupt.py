@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,22 @@ from glassrt.engine import batch, open_bundle
 from glassrt.engine.backends import open_backend
 from glassrt.engine.batch import Job, score_path
 from glassrt.engine.interrupt import Interrupt
+
+TWO_MODELS = """
+import os, signal
+from glassrt.engine import open_bundle
+from glassrt.engine.backends import open_backend
+signal.signal(signal.SIGINT, signal.default_int_handler)
+older, newer = (open_backend(open_bundle(), "openvino", precision=name, tested=False) for name in ("fp32", "int8"))
+older.close()
+del older
+newer.close()
+del newer
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
 
 
 def press() -> None:
@@ -81,3 +99,8 @@ def test_a_ctrl_c_that_came_out_as_another_error_does_not_count_as_a_broken_slid
     monkeypatch.setattr(batch, "score", fail)
     with pytest.raises(KeyboardInterrupt):
         score_path(demo_slide, Job(bundle, open_backend(bundle), tmp_path), lambda done, total: None)
+
+
+def test_a_ctrl_c_after_openvino_closed_several_models_in_any_order_does_not_crash() -> None:
+    done = subprocess.run([sys.executable, "-c", TWO_MODELS], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
