@@ -27,6 +27,7 @@ def share_beyond(colours: NDArray[np.uint8], glass: Glass) -> float | None:
         return None
     densities = measure_density(colours.reshape(-1, 1, 3)) - np.array(glass.densities, np.float32)
     kept = densities[measure_colour(densities) > LEAST_COLOUR].clip(0, None)
+    kept = kept[kept.any(axis=-1)]  # lighter than the glass in every colour is no stain
     if len(kept) < FEWEST:
         return None
     shares = kept / kept.sum(-1, keepdims=True)

@@ -80,3 +80,23 @@ def write(folder: Path, name: str, content: bytes) -> Path:
     """A file of this content."""
     (folder / name).write_bytes(content)
     return folder / name
+
+
+FORMS: dict[str, tuple[str, bytes]] = {
+    "PNG": ("a.png", pillow(PLAIN, "PNG")),
+    "PNG with 16 bits": ("a.png", wide(RGBA)),
+    "PNG with a palette": ("a.png", palette(PLAIN)),
+    "JPEG": ("a.jpg", pillow(PLAIN, "JPEG", quality=92)),
+    "progressive JPEG": ("a.jpg", pillow(PLAIN, "JPEG", quality=92, progressive=True)),
+    "JPEG with optimised tables": ("a.jpg", pillow(PLAIN, "JPEG", quality=80, optimize=True)),
+    "BMP": ("a.bmp", pillow(PLAIN, "BMP")),
+    "BMP with masks": ("a.bmp", masked_bmp(RGBA)),
+    "strips": ("a.tif", strips(PLAIN)),
+    "strips with LZW": ("a.tif", strips(PLAIN, compression="lzw")),
+    "strips with LZW, differences": ("a.tif", strips(PLAIN, compression="lzw", predictor=True)),
+    "strips with deflate": ("a.tif", strips(PLAIN, compression="zlib")),
+    "strips with PackBits": ("a.tif", strips(PLAIN, compression="packbits")),
+    "strips with zstd": ("a.tif", strips(PLAIN, compression="zstd")),
+    "strips with LZMA": ("a.tif", strips(PLAIN, compression="lzma")),
+    "strips with JPEG": ("a.tif", strips(PLAIN, compression="jpeg", compressionargs={"level": 92})),
+}

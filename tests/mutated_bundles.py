@@ -4,17 +4,12 @@ Of each it prints a line of JSON: its number, what was changed, and what came of
 the logits. Anything but a GlassError of one line or a result that comes out twice alike is a `fault`.
 """
 
-import hashlib
 import io
 import json
 import os
 import random
-import resource
 import shutil
-import subprocess
-import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -22,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+from hunting import Told, digest, judge_twice, refusal, try_each
 from small_bundle import CLASSES, WINDOW, make_bundle, pin, read_manifest, write_manifest
 
 from glassrt.engine.backends import open_backend, run_windows
 from glassrt.engine.bundle import open_bundle
 from glassrt.engine.errors import GlassError
 
-MEMORY = 8 << 30  # bytes that a process may map
 RUNS = (("ort", "fp32"), ("openvino", "fp32"), ("ort", "int8"), ("openvino", "int8"), ("ort", "auto"))
 VALUES: list[Any] = [
     0, 1, -1, 2, 0.5, 1e-300, 1e308, 2**31, 2**45, 2**63 - 1, -(2**63), 10**40, True, None, "", "x", "x" * 70_000,
@@ -199,20 +194,14 @@ def attempt(folder: Path) -> list[str]:
     """What opening and running a bundle gives, through each runtime."""
     outcomes = []
     image = np.random.default_rng(2).integers(0, 256, (1, WINDOW, WINDOW, 3), np.uint8)
-    for backend, precision in (
-        ("ort", "fp32"),
-        ("openvino", "fp32"),
-        ("ort", "int8"),
-        ("openvino", "int8"),
-        ("ort", "auto"),
-    ):
+    for backend, precision in RUNS:
         try:
             bundle = open_bundle(folder)
             with closing(open_backend(bundle, backend, precision=precision)) as opened:
                 logits = run_windows(opened, np.resize(image, (1, bundle.manifest.window, bundle.manifest.window, 3)))
-            outcomes.append(f"{logits.shape} {hashlib.sha256(logits.tobytes()).hexdigest()[:16]}")
+            outcomes.append(f"{logits.shape} {digest(logits.tobytes())}")
         except GlassError as error:
-            outcomes.append(f"{type(error).__name__}: {error}".replace(str(folder), "BUNDLE"))
+            outcomes.append(refusal(error, folder))
     return outcomes
 
 
@@ -225,64 +214,21 @@ def mutant(sound: Path, folder: Path, number: int) -> str:
     return mutation.__name__
 
 
-def judge(sound: Path, folder: Path, number: int) -> dict[str, Any]:
+def judge(sound: Path, folder: Path, number: int) -> Told:
     """Make a mutated bundle, run it twice, and say what came of it."""
     kind = mutant(sound, folder, number)
     try:
-        outcomes, again = attempt(folder), attempt(folder)
-    except BaseException as error:
-        return {"number": number, "kind": kind, "fault": f"{type(error).__name__}: {error}"[:500]}
+        return judge_twice(number, kind, lambda: attempt(folder))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    fault = ""
-    if outcomes != again:
-        fault = f"twice not alike: {outcomes} {again}"
-    elif long := [outcome for outcome in outcomes if "\n" in outcome or len(outcome) > 1000]:
-        fault = f"more than a line: {long[0]!r}"
-    return {"number": number, "kind": kind, "fault": fault[:2000], "outcomes": outcomes}
 
 
-def hunt(first: int, last: int, patience_s: float = 120) -> Iterator[dict[str, Any]]:
-    """What came of each mutated bundle, run in a process that is started again where one crashed or hung it."""
-    while first < last:
-        command = [sys.executable, __file__, str(first), str(last)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-            begun = None
-            while line := read_line(process, patience_s):
-                if not line.startswith('{"number"'):
-                    continue  # a runtime's own word
-                told = json.loads(line)
-                begun, first = told["number"], told["number"] + 1
-                if "kind" in told:
-                    begun = None
-                    yield told
-            process.kill()
-        if begun is not None:
-            yield {"number": begun, "kind": "", "fault": f"the process ended with {process.returncode} or hung"}
-        elif first < last:
-            raise RuntimeError(f"{command} ended with {process.returncode} before its work")
-
-
-def read_line(process: subprocess.Popen[str], patience_s: float) -> str:
-    """The next line that a process prints; nothing once it ended, or after waiting too long."""
-    assert process.stdout is not None
-    timer = threading.Timer(patience_s, process.kill)
-    timer.start()
-    try:
-        return process.stdout.readline()
-    finally:
-        timer.cancel()
-
-
-def main(first: int, last: int) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         os.environ["GLASSRT_CACHE"] = f"{place}/cache"
         sound = make_bundle(Path(place, "sound.glass"))
-        for number in range(first, last):
-            print(json.dumps({"number": number}), flush=True)  # so that a crash tells which it was
-            print(json.dumps(judge(sound, Path(place, "mutant.glass"), number)), flush=True)
+        try_each(lambda number: judge(sound, Path(place, "mutant.glass"), number))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main()

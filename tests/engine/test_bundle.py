@@ -14,6 +14,7 @@ import mutated_bundles
 import numpy as np
 import pytest
 import small_bundle
+from hunting import hunt
 
 from glassrt.engine.backends import choose
 from glassrt.engine.bundle import DEFAULT_BUNDLE, SHIPPED, Bundle, open_bundle
@@ -253,7 +254,7 @@ def test_damaged_checks_count_as_none_which_is_told_in_a_line(
 def test_mutated_bundles_are_refused_in_a_line_or_give_the_same_twice() -> None:
     """`GLASSRT_MUTATIONS=10000` tries as many; a few of them here."""
     last = int(os.environ.get("GLASSRT_MUTATIONS", "60"))
-    told = list(mutated_bundles.hunt(0, last))
+    told = list(hunt(mutated_bundles.__file__, 0, last))
     assert [each for each in told if each["fault"]] == []
     assert len(told) == last
     assert {outcome[0] for each in told for outcome in each["outcomes"]} == {"(", "B"}  # some run, some are refused

@@ -55,3 +55,13 @@ def test_other_stains_are_warned_of(data: Path, demo_slide: Path, name: str) -> 
 
 def test_nothing_is_said_of_glass() -> None:
     assert not warning(np.full((300, 300, 3), 241, np.uint8), 8.0)
+
+
+def test_pixels_lighter_than_the_glass_in_every_colour_are_no_stain() -> None:
+    """Their hue is none: it would come out as NaN, which counts as a hue like any other."""
+    lighter = np.tile(np.array([[255, 254, 205]], np.uint8), (1000, 1))
+    stain = np.tile(np.array([[140, 90, 40]], np.uint8), (1000, 1))
+    glass = find_glass([np.full((300, 300, 3), 195, np.uint8)])
+    with np.errstate(all="raise"):
+        assert share_beyond(np.concatenate([lighter, stain]), glass) == 1.0
+        assert share_beyond(lighter, glass) is None
