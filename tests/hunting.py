@@ -6,6 +6,7 @@ all was well: `try_each` does so, `hunt` starts the script and starts it again a
 
 import hashlib
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -75,8 +76,8 @@ def judge_twice(number: int, kind: str, attempt: Callable[[], list[str]]) -> Tol
 
 
 def refusal(error: GlassError, path: Path) -> str:
-    """How a refusal reads, wherever the mutant lay."""
-    return f"{type(error).__name__}: {error}".replace(str(path), "MUTANT")
+    """How a refusal reads, wherever the mutant lay; OpenVINO numbers its nodes from one graph to the next."""
+    return re.sub(r"_\d+\b", "_N", f"{type(error).__name__}: {error}".replace(str(path), "MUTANT"))
 
 
 def digest(content: bytes) -> str:

@@ -19,7 +19,8 @@ from glassrt.engine.bundle import SHIPPED, Bundle, RunPrecision, named_files, op
 from glassrt.engine.checks import Check, Timing, record_checks
 from glassrt.engine.errors import BackendUnavailable
 
-NAMES = sorted(path.stem for path in SHIPPED.glob("*.glass"))
+BUNDLES = [open_bundle(path) for path in sorted(SHIPPED.glob("*.glass"))]
+NAMES = [each.manifest.name for each in BUNDLES if any(graph.precision == "int8" for graph in each.manifest.graphs)]
 PROBE = """
 import json, sys
 from glassrt.engine.backends.products import find_exact_bits, isa_of

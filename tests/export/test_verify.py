@@ -71,10 +71,12 @@ def test_every_runtime_and_precision_is_checked_and_recorded(bundle: Bundle, dem
     recorded = {(each.backend, each.precision) for each in read_checks(bundle)}
     assert recorded == checks.keys()
     assert open_bundle(bundle.path).sha256 == bundle.sha256  # which results cite
+    fastest = min(checks, key=lambda each: checks[each]["timing"]["ms"])
     out = tmp_path / "results"
     subprocess.run([GLASSRT, "score", demo_slide, "--bundle", bundle.path, "--out", out], check=True)
     result = json.loads((out / demo_slide.stem / "result.json").read_text())
-    assert (result["backend"]["name"], result["bundle"]["precision"]) == ("openvino", "int8")
+    assert (result["backend"]["name"], result["bundle"]["precision"]) == fastest
+    assert fastest[1] in ("int8", "bf16")
 
 
 @pytest.mark.slow
