@@ -90,8 +90,16 @@ def test_patch_labels_become_a_bundle_that_finds_glands(painted: Path, tmp_path:
     assert (found[~truth] == 1).mean() < 0.2
 
 
+@pytest.fixture(scope="module")
+def unbroken(painted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of five steps in either stage."""
+    run = tmp_path_factory.mktemp("runs") / "unbroken"
+    oeem.train(short(classify_steps=5, segment_steps=5), painted, run, ALONE, silent)
+    return run
+
+
 @pytest.mark.parametrize("stopped_in", ["classify", "pseudo-masks", "segment"])
-def test_a_run_resumes_in_either_stage(painted: Path, tmp_path: Path, stopped_in: str) -> None:
+def test_a_run_resumes_in_either_stage(painted: Path, tmp_path: Path, unbroken: Path, stopped_in: str) -> None:
     """Stopped after the fourth step of a stage, it goes on and ends where an unbroken run does."""
     config = short(classify_steps=5, segment_steps=5)
 
@@ -102,13 +110,12 @@ def test_a_run_resumes_in_either_stage(painted: Path, tmp_path: Path, stopped_in
 
         return progress
 
-    oeem.train(config, painted, tmp_path / "straight", ALONE, silent)
     with pytest.raises(KeyboardInterrupt):
         oeem.train(config, painted, tmp_path / "broken", ALONE, stop)
     assert not (tmp_path / "broken" / "model.safetensors").exists()
     oeem.train(config, painted, tmp_path / "broken", ALONE, silent)
     for model in ("classify/model.safetensors", "model.safetensors"):
-        first, second = (checkpoint.load(tmp_path / run / model)[0] for run in ("straight", "broken"))
+        first, second = (checkpoint.load(run / model)[0] for run in (unbroken, tmp_path / "broken"))
         assert all(torch.allclose(first[name].float(), second[name].float(), atol=1e-5) for name in first)
     rows = [line.split(",")[0] for line in (tmp_path / "broken" / "metrics.csv").read_text().splitlines()]
     assert rows == ["step", "0", "1", "2", "3", "4"]
