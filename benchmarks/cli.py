@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from glassrt.engine.backends import MOST_WINDOWS, NAMES, open_backend
 from glassrt.engine.bundle import DEFAULT_BUNDLE, open_bundle
 from glassrt.engine.cli import BACKEND, PRECISION, parse_counts, parse_scales
 from glassrt.engine.isa import count_cores, cpu_isa, processor_name
 from glassrt.engine.segment import DEFAULT_READERS, MOST_READERS
+from glassrt.engine.terminal import PlainTable
 from glassrt.training.cli import CONFIGS, bars, missing_packages
 
 SLOWER = 1  # exit code of a comparison that found something slower
@@ -272,7 +272,7 @@ def oeem_command(
         report = measure_oeem(settings, data, out, seeds, world, stage, json)
     if not world.leads:
         return
-    table = Table(title="GlaS testA, mIoU")
+    table = PlainTable("GlaS testA, mIoU")
     for name in ("row", "seed", "scale 1", "multi-scale"):
         table.add_column(name)
     for row in report["rows"]:
@@ -318,7 +318,7 @@ def print_machine(legend: str) -> None:
 
 def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
     """Print rows of like keys as a table."""
-    table = Table(title=title or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = PlainTable(title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in rows[0]:
         table.add_column(name.replace("_", " "))
     for row in rows:

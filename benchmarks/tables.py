@@ -77,6 +77,12 @@ def draw_slide(report: Report) -> list[list[str]]:
     return [["", *parts], ["seconds", *(f"{statistics.median(runs[part]):.3f}" for part in parts)]]
 
 
+def describe_machine(report: Report) -> str:
+    """The processor that a report's figures are of, and the day."""
+    machine = report["machine"]
+    return f"{machine['processor']}, {machine['isa']}, {machine['cores']} cores, {machine['date']}."
+
+
 TABLES: dict[str, tuple[str, Callable[[Report], list[list[str]]]]] = {
     "latency": ("latency-demo.json", draw_latency),
     "peers": ("peers-demo.json", draw_peers),
@@ -101,6 +107,7 @@ def fill(text: str, results: Path = RESULTS) -> str:
         table = draw(report)
         lines = [table[0], ["---"] * len(table[0]), *table[1:]]
         drawn = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+        drawn += f"\n{describe_machine(report)}\n"
         text = mark.sub(lambda found, drawn=drawn: found[1] + "\n" + drawn + found[2], text)  # type: ignore[misc]
     return text
 

@@ -21,6 +21,9 @@ def printable(text: str, keep: str = "") -> str:
 class PlainTable(Table):
     """A table that shows texts as they are: brackets are no markup, `:name:` is no emoji."""
 
+    def __init__(self, title: str = "", **options: Any) -> None:
+        super().__init__(title=as_shown(title) if title else None, **options)  # type: ignore[arg-type]
+
     def add_column(self, header: RenderableType = "", *arguments: Any, **options: Any) -> None:
         super().add_column(as_shown(header), *arguments, **options)
 

@@ -20,6 +20,7 @@ DAMPED = 0.01  # of the mean square, added to every input's, so that rare ones d
 # Weights of a filter, above which each is rounded to the nearest step: the matrices grow with the square. The longest
 # filters of the networks for CPUs, whose accuracy it is for, have as many.
 LONGEST = 1152
+BLOCK = 64  # weights whose errors are given to the rest of a filter at once
 SEED = 1
 
 Windows = NDArray[np.uint8]
@@ -137,10 +138,15 @@ def spread_errors(filters: Floats, products: Floats | None, largest: int) -> Flo
     inverse = np.linalg.inv(products + np.maximum(DAMPED * mean, 1e-9) * np.eye(count))
     passed_on = np.linalg.cholesky(inverse).transpose(0, 2, 1)
     left, rounded = filters.copy(), np.empty_like(filters)
-    for index in range(count):
-        exact = np.abs(filters[:, :, index]) >= largest * (1 - 1e-9)  # else the steps would change
-        nearest = left[:, :, index].round().clip(-largest, largest)
-        rounded[:, :, index] = np.where(exact, filters[:, :, index].round(), nearest)
-        error = (left[:, :, index] - rounded[:, :, index]) / passed_on[:, index, index, None]
-        left[:, :, index:] -= error[:, :, None] * passed_on[:, None, index, index:]
+    for start in range(0, count, BLOCK):
+        stop = min(start + BLOCK, count)
+        errors = np.empty((*filters.shape[:2], stop - start))
+        for index in range(start, stop):
+            exact = np.abs(filters[:, :, index]) >= largest * (1 - 1e-9)  # else the steps would change
+            nearest = left[:, :, index].round().clip(-largest, largest)
+            rounded[:, :, index] = np.where(exact, filters[:, :, index].round(), nearest)
+            error = (left[:, :, index] - rounded[:, :, index]) / passed_on[:, index, index, None]
+            left[:, :, index:stop] -= error[:, :, None] * passed_on[:, None, index, index:stop]
+            errors[:, :, index - start] = error
+        left[:, :, stop:] -= errors @ passed_on[:, start:stop, stop:]
     return rounded

@@ -9,16 +9,21 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from glassrt.engine.backends import open_backend
 from glassrt.engine.bundle import DEFAULT_BUNDLE, open_bundle
 from glassrt.engine.cli import BACKEND, PRECISION, parse_scales
 from glassrt.engine.errors import UsageError
 from glassrt.engine.files import readable_json, replace_file
+from glassrt.engine.terminal import PlainTable
 
 CONFIGS = Path(__file__).parent / "configs"
-METRIC_COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+METRIC_COLUMNS = (
+    TextColumn("{task.description}", markup=False),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeRemainingColumn(),
+)
 
 train_app = typer.Typer(help="Train networks.", no_args_is_help=True)
 
@@ -137,7 +142,7 @@ def evaluate_command(
         report = evaluate(
             opened, runtime, dataset, data, split, lambda done, total: bars.update(task, completed=done, total=total)
         )
-    table = Table(title=f"{opened.manifest.name} on {dataset} {split}, {report['images']} images, {report['backend']}")
+    table = PlainTable(f"{opened.manifest.name} on {dataset} {split}, {report['images']} images, {report['backend']}")
     for name in report["scores"]:
         table.add_column(name, justify="right")
     table.add_row(*(f"{value:.2f}" for value in report["scores"].values()))

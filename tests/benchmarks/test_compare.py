@@ -1,5 +1,6 @@
 """What became slower, and what only wobbles."""
 
+import io
 import json
 import re
 import subprocess
@@ -7,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from glassrt.benchmarks.compare import compare_reports, differing_machine
 from glassrt.benchmarks.tables import TABLES, fill
 from glassrt.engine.errors import UsageError
+from glassrt.engine.terminal import PlainTable
 
 GLASSRT = Path(sys.executable).parent / "glassrt"
 
@@ -38,6 +41,20 @@ def test_the_command_ends_with_1_if_something_became_slower(tmp_path: Path) -> N
         for pair in ((before, after), (after, before), (before, before))
     ]
     assert codes == [1, 0, 0]
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    """`[/red]` would close a style that nothing opened, in a cell or in a title."""
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text('{"rows": [{"name": "[/red]", "unit": "s", "runs": [1.0, 1.0, 1.1]}]}')
+    command = [GLASSRT, "bench", "compare", tmp_path / "a.json", tmp_path / "b.json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "[/red]" in done.stdout
+    table, shown = PlainTable("of [/red]"), io.StringIO()
+    table.add_row("1")
+    Console(width=80, file=shown).print(table)
+    assert "of [/red]" in shown.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from glassrt.engine.backends.ort import OrtBackend
+from glassrt.export import rounding
 from glassrt.export.rounding import measure_inputs, round_weights, spread_errors
 
 LARGEST = 64
@@ -96,3 +97,16 @@ def test_layers_left_in_float32_stay_there_in_onnx_runtime() -> None:
     backend = OrtBackend(model.SerializeToString(), 1, 1, "int8")
     (found,) = backend.infer({"image": image}).values()
     np.testing.assert_allclose(found, 1 + 3 * 0.255, atol=1 / 64)
+
+
+def test_errors_given_on_in_blocks_come_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    inputs = random.normal(0, 1, (2, 17, 40)) + random.normal(0, 1, (2, 1, 40))
+    products, filters = inputs @ inputs.transpose(0, 2, 1), random.uniform(-64, 64, (2, 3, 17))
+    found = []
+    for block in (1, 5, 64):
+        monkeypatch.setattr(rounding, "BLOCK", block)
+        found.append(spread_errors(filters, products, LARGEST))
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+    assert not np.array_equal(found[0], filters.round())
