@@ -52,7 +52,7 @@ def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "[/red]" in done.stdout
     table, shown = PlainTable("of [/red]"), io.StringIO()
-    table.add_row("1")
+    table.add_row("a cell as wide as that")
     Console(width=80, file=shown).print(table)
     assert "of [/red]" in shown.getvalue()
 
