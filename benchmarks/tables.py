@@ -77,6 +77,28 @@ def draw_slide(report: Report) -> list[list[str]]:
     return [["", *parts], ["seconds", *(f"{statistics.median(runs[part]):.3f}" for part in parts)]]
 
 
+def draw_tissue(report: Report) -> list[list[str]]:
+    """Percent of tissue missed and of glass taken: a row a stain, a column a set of pictures."""
+    columns = dict.fromkeys(row["pictures of"] for row in report["stains"])
+    stains = dict.fromkeys(row["stain"] for row in report["stains"])
+    cells = {(row["stain"], row["pictures of"]): show_errors(row) for row in report["stains"]}
+    return [
+        ["missed / taken, %", *columns],
+        *([stain, *(cells.get((stain, c), "") for c in columns)] for stain in stains),
+    ]
+
+
+def draw_marks(report: Report) -> list[list[str]]:
+    """The same for strokes of pens."""
+    return [["", "missed / taken, %"], *([row["pictures of"], show_errors(row)] for row in report["marks"])]
+
+
+def show_errors(row: dict[str, Any]) -> str:
+    """Both kinds of error of a row, a dash where there was nothing to judge."""
+    kinds = (row["tissue_missed_percent"], row["nothing_taken_percent"])
+    return " / ".join("-" if percent is None else f"{percent:.1f}" for percent in kinds)
+
+
 def describe_machine(report: Report) -> str:
     """The processor that a report's figures are of, and the day."""
     machine = report["machine"]
@@ -89,6 +111,8 @@ TABLES: dict[str, tuple[str, Callable[[Report], list[list[str]]]]] = {
     "peers at scales": ("peers-demo-multiscale.json", draw_peers),
     "reading": ("reading-demo.json", draw_reading),
     "slide": ("slide-demo.json", draw_slide),
+    "tissue": ("tissue.json", draw_tissue),
+    "marks": ("tissue.json", draw_marks),
 }
 
 

@@ -44,7 +44,7 @@ def change_json(value: Any, chance: random.Random) -> Any:
     elif what == "repeat":
         holder[key] = [holder[key]] * chance.choice((2, 300, 20_000))
     elif what == "nest":
-        for _ in range(chance.choice((1, 50, 900))):
+        for _ in range(chance.choice((1, 50, 450))):
             holder[key] = [holder[key]]
     elif isinstance(holder, dict):
         holder[chance.choice(("colour", "verified", "a" * 1000, "\n"))] = chance.choice(VALUES)
