@@ -19,12 +19,13 @@ from torch.nn import functional as F
 
 from glassrt.training.networks.resnet import IMAGENET_MEAN, IMAGENET_STD, convolution
 
-# One row a stage: inputs, inner channels, channels out, blocks, stride, dilation.
+WIDTH = 64  # channels of the first layer
+# One row a stage: inputs, inner channels and channels out in widths, blocks, stride, dilation.
 STAGES = (
-    ("b2", 64, 128, 128, 3, 2, 1),
-    ("b3", 128, 256, 256, 3, 2, 1),
-    ("b4", 256, 512, 512, 6, 2, 1),
-    ("b5", 512, 512, 1024, 3, 1, 2),
+    ("b2", 1, 2, 2, 3, 2, 1),
+    ("b3", 2, 4, 4, 3, 2, 1),
+    ("b4", 4, 8, 8, 6, 2, 1),
+    ("b5", 8, 8, 16, 3, 1, 2),
 )
 STATISTICS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_var": "running_var"}
 
@@ -76,22 +77,24 @@ class ResNet38(nn.Module):
     """
 
     pixel_mean, pixel_std = IMAGENET_MEAN, IMAGENET_STD
-    channels = (512, 1024, 4096)
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1a = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        self.channels = (8 * WIDTH, 16 * WIDTH, 64 * WIDTH)
+        self.conv1a = nn.Conv2d(3, WIDTH, 3, padding=1, bias=False)
         self.names: list[str] = []
         for name, inputs, inner, outputs, blocks, stride, dilation in STAGES:
             for index in range(blocks):
                 dilations = (1 if index == 0 else dilation, dilation)
-                block = WideBlock(inputs, inner, outputs, stride if index == 0 else 1, dilations)
+                block = WideBlock(
+                    inputs * WIDTH, inner * WIDTH, outputs * WIDTH, stride if index == 0 else 1, dilations
+                )
                 self.names.append(f"{name}_{index}" if index else name)
                 self.add_module(self.names[-1], block)
                 inputs = outputs
-        self.b6 = WideBottleneck(1024, 2048, 4, 0.3)
-        self.b7 = WideBottleneck(2048, 4096, 4, 0.5)
-        self.bn7 = nn.BatchNorm2d(4096)
+        self.b6 = WideBottleneck(16 * WIDTH, 32 * WIDTH, 4, 0.3)
+        self.b7 = WideBottleneck(32 * WIDTH, 64 * WIDTH, 4, 0.5)
+        self.bn7 = nn.BatchNorm2d(64 * WIDTH)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = fourth = self.conv1a(x)
