@@ -102,7 +102,8 @@ def show_errors(row: dict[str, Any]) -> str:
 def describe_machine(report: Report) -> str:
     """The processor that a report's figures are of, and the day."""
     machine = report["machine"]
-    return f"{machine['processor']}, {machine['isa']}, {machine['cores']} cores, {machine['date']}."
+    isa = f", {machine['isa']}" if "isa" in machine else ""  # reports before 0.1.0 do not say it
+    return f"{machine['processor']}{isa}, {machine['cores']} cores, {machine['date']}."
 
 
 TABLES: dict[str, tuple[str, Callable[[Report], list[list[str]]]]] = {
