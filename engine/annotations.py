@@ -16,6 +16,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError, UsageError
+from glassrt.engine.origin import is_same_file
 from glassrt.engine.slide import Size, Slide
 from glassrt.engine.tissue import TISSUE_MPP, Mask
 
@@ -24,6 +25,8 @@ PICTURES = (".png", ".tif", ".tiff")
 OUTLINES = (".geojson", ".json")
 MOST_PIXELS = 2**28  # of a mask image: a slide of 1 x 1 m at 60 micrometres
 MOST_BYTES = 2**30  # of GeoJSON
+MOST_COLOURS = 256  # of a mask image
+LOOKED_AT = 2**18  # pixels of it whose colours are counted
 DRAWN_PIXELS = 2**24  # of a mask drawn from outlines: finer than `TISSUE_MPP` on most slides
 OUTSIDE = 1.0  # level-0 pixels that outlines may lie beyond the border
 SHIFT = 4  # binary digits of a pixel's fraction in OpenCV's drawing
@@ -32,6 +35,8 @@ Ring = NDArray[np.float64]
 
 def read_mask(path: Path, slide: Slide, origin: tuple[int, int] = (0, 0), size: Size | None = None) -> Mask:
     """A mask over the whole slide from a file. Raises SlideError for one that is malformed, empty or does not fit."""
+    if slide.path is not None and is_same_file(str(path), slide.path):
+        raise SlideError(f"{path}: is the slide itself; name a mask of its tissue")
     whole = slide.level_sizes[0]
     shown = size or whole
     suffix = path.suffix.lower()
@@ -51,10 +56,12 @@ def read_mask(path: Path, slide: Slide, origin: tuple[int, int] = (0, 0), size: 
 def check_tissue(tissue: str, slides: Sequence[Path]) -> None:
     """Raise UsageError, before any work, for one mask for many slides, or none at all."""
     path = Path(tissue)
-    if tissue in WORDS or path.is_dir():
+    if tissue in WORDS or (tissue and path.is_dir()):
         return
     if not path.is_file():
-        raise UsageError(f"--tissue {tissue}: not {' or '.join(WORDS)}, nor a mask or folder that exists")
+        raise UsageError(
+            f"--tissue {tissue or repr(tissue)}: not {' or '.join(WORDS)}, nor a mask or folder that exists"
+        )
     if len(slides) > 1:
         raise UsageError(
             f"--tissue {tissue}: one mask fits one slide; name a folder of masks called like the slides for several"
@@ -119,11 +126,22 @@ def read_picture(path: Path) -> NDArray[Any]:
     except (imagecodecs.PngError, tifffile.TiffFileError, struct.error, ValueError, IndexError, KeyError) as error:
         raise SlideError(f"{path}: not a readable mask image ({str(error).splitlines()[0]})") from error
     pixels = np.asarray(pixels)
+    refuse_photograph(path, pixels)
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         return np.asarray(pixels[..., :-1].any(-1) & (pixels[..., -1] > 0), np.uint8)
     if pixels.ndim == 3 and pixels.shape[2] in (1, 3):
         return np.asarray(pixels.any(-1), np.uint8)
     return pixels
+
+
+def refuse_photograph(path: Path, pixels: NDArray[Any]) -> None:
+    """Raise SlideError for more colours than masks are painted in: next to no pixel of a photograph is 0."""
+    if pixels.ndim == 3 and pixels.shape[2] >= 3:
+        some = pixels.reshape(-1, pixels.shape[2])[:: max(1, pixels[..., 0].size // LOOKED_AT), :3]
+        if len(np.unique(some, axis=0)) > MOST_COLOURS:
+            raise SlideError(
+                f"{path}: a picture of more than {MOST_COLOURS} colours, not a mask, whose other pixels are 0"
+            )
 
 
 def check_length(path: Path, width: int, height: int) -> None:

@@ -30,6 +30,10 @@ class Scope(NamedTuple):
     source: str
     warnings: tuple[str, ...]
 
+    def warn(self, *lines: str) -> "Scope":
+        """The same with more warnings."""
+        return self._replace(warnings=(*self.warnings, *lines))
+
 
 def find_scope(slide: Slide, tissue: Tissue, bundle: Bundle, readers: int) -> Scope:
     """What of a slide to analyse: `auto`, `all`, the path of a mask (an image or GeoJSON), or a mask as an array.

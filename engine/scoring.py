@@ -3,6 +3,7 @@
 import contextlib
 import math
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from glassrt.engine.slide import Pixels, Slide
 
 COARSEST_RATIO = 4.0  # a slide coarser than this many times the bundle's mpp shows none of what it learned
 MAP_PIXELS_PER_LOGIT = 4  # of the default map: finer than the network sees, coarse enough to store
+COARSE = 1.5  # logits to a side of a map's pixel, beyond which its areas are others
 
 
 def score(
@@ -57,7 +59,7 @@ def score(
         grid = open_grid(slide, bundle)
         map_size = choose_map_size(grid, bundle, map_mpp)
         with clock.time("tissue"):
-            scope = find_scope(slide, tissue, bundle, readers)
+            scope = find_scope(slide, tissue, bundle, readers).warn(*doubt_map(slide, bundle, map_size))
         windows = lay_windows(grid, bundle, scope.searched)
         folder = stack.enter_context(replace_folder(out, RESULT, lambda: refuse_other(out, slide.path)))
         writing = output_errors(out)  # whatever fails beyond it is reading
@@ -91,10 +93,22 @@ def choose_map_size(grid: GridReader, bundle: Bundle, map_mpp: float | None) -> 
     grid_mpp = physical_mpp(grid.slide, grid.width, grid.height)
     if map_mpp is None:
         map_mpp = grid_mpp * max(1, bundle.manifest.output_stride / MAP_PIXELS_PER_LOGIT)
+    if math.isinf(map_mpp):
+        raise UsageError(f"--map-mpp {map_mpp:g}: expected micrometres per pixel")
     if not map_mpp >= 0.999 * min(grid_mpp, bundle.manifest.mpp):  # so that NaN is refused too
         raise UsageError(f"--map-mpp {map_mpp:g} is finer than the bundle's {bundle.manifest.mpp:g}: nothing to gain")
     ratio = grid_mpp / map_mpp
     return max(1, math.floor(grid.width * ratio + 0.5)), max(1, math.floor(grid.height * ratio + 0.5))
+
+
+def doubt_map(slide: Slide, bundle: Bundle, map_size: tuple[int, int]) -> Iterator[str]:
+    """A line on a map so coarse that its areas are not those that the network told apart."""
+    map_mpp, logit_mpp = physical_mpp(slide, *map_size), bundle.manifest.mpp * bundle.manifest.output_stride
+    if map_mpp > COARSE * logit_mpp:
+        yield (
+            f"areas and regions are those of map pixels of {map_mpp:.3g} micrometres, where the network tells "
+            f"{logit_mpp:.3g} apart: a finer --map-mpp gives truer ones"
+        )
 
 
 def write_outputs(folder: Path, slide: Slide, bundle: Bundle, map_file: MapFile, thumbnail: Pixels) -> list[int]:

@@ -11,7 +11,7 @@ import tifffile
 
 from glassrt.engine.annotations import check_tissue, choose_mask, read_mask
 from glassrt.engine.errors import SlideError, UsageError
-from glassrt.engine.slide import ArraySlide
+from glassrt.engine.slide import ArraySlide, open_slide
 
 SLIDE = ArraySlide(np.full((600, 1000, 3), 240, np.uint8), 2.0)
 SQUARE = [[100, 200], [500, 200], [500, 400], [100, 400], [100, 200]]
@@ -167,3 +167,28 @@ def test_a_folder_holds_a_mask_of_each_slide(tmp_path: Path) -> None:
         check_tissue(str(tmp_path / "a.png"), [Path("a"), Path("b")])
     with pytest.raises(UsageError, match=r"not auto or all, nor a mask or folder that exists"):
         check_tissue("al", [Path("a")])
+
+
+def test_a_picture_is_no_mask(tmp_path: Path, demo_slide: Path) -> None:
+    """Next to no pixel of a photograph is 0, so all of it would count as tissue."""
+    with open_slide(demo_slide) as slide:
+        pixels = slide.read_level(0, (0, 0), (600, 360))
+    cv2.imwrite(str(tmp_path / "a.png"), pixels)
+    with pytest.raises(SlideError, match=r"a\.png: a picture of more than 256 colours, not a mask"):
+        read_mask(tmp_path / "a.png", ArraySlide(pixels, 2.0))
+    labels = np.stack([np.zeros((360, 600), np.uint8)] * 3, axis=-1)
+    labels[:180, :300] = 200, 0, 0
+    cv2.imwrite(str(tmp_path / "b.png"), labels)
+    assert read_mask(tmp_path / "b.png", ArraySlide(pixels, 2.0)).mean() == 0.25
+
+
+def test_a_slide_is_not_its_own_mask(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((300, 400, 3), (200, 190, 210), np.uint8))
+    (tmp_path / "b.png").symlink_to("a.png")
+    with open_slide(tmp_path / "a.png", 0.5) as slide, pytest.raises(SlideError, match="is the slide itself"):
+        read_mask(tmp_path / "b.png", slide)
+
+
+def test_an_empty_name_is_no_folder_of_masks() -> None:
+    with pytest.raises(UsageError, match="--tissue '': not auto or all"):
+        check_tissue("", [Path("a.svs")])

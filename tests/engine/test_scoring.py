@@ -136,11 +136,18 @@ def test_maps_of_any_coarseness_are_written(demo_slide: Path, backend: Backend, 
     width, height = result.map["size"]
     assert width == max(1, round(2220 * 0.499 / map_mpp))
     assert tifffile.imread(tmp_path / "out" / "map.ome.tif").shape == (2, height, width)
+    coarse = any(f"map pixels of {result.map['mpp']:.3g} micrometres" in line for line in result.warnings)
+    assert coarse == (map_mpp > 15)
 
 
 @pytest.mark.parametrize(
     ("mpp", "map_mpp", "says"),
-    [(3.0, None, "too coarse"), (0.5, 0.01, "finer than"), (0.5, float("nan"), "finer than")],
+    [
+        (3.0, None, "too coarse"),
+        (0.5, 0.01, "finer than"),
+        (0.5, float("nan"), "finer than"),
+        (0.5, float("inf"), "inf"),
+    ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(
     data: Path, backend: Backend, tmp_path: Path, mpp: float, map_mpp: float | None, says: str
