@@ -34,6 +34,7 @@ INK_RIM, SAME_HUE = 12, 0.95  # steps through what is of its hue: the cosine bet
 GREY_DENSITY, GREY_GRAIN, GREY_SHARE, GREY_SIDE = 0.05, 0.025, 0.65, 17
 BLACK, DARK = 30, 50  # levels: of no colour; darker than tissue
 GRAIN_SIDE = 7
+FLAT_SIDE = 5  # pixels across
 LIGHT, SMOOTH = 140, 0.008  # what may be glass: levels, grain
 OFFSET = 8  # added to levels, so that the noise of dark pixels has no colour
 SMALLEST_PIECE_UM2, SMALLEST_HOLE_UM2 = 2_000, 20_000
@@ -82,6 +83,11 @@ def measure_colour(densities: Floats) -> Floats:
     return densities.max(-1) - densities.min(-1)  # type: ignore[no-any-return]
 
 
+def measure_stain(densities: Floats) -> Floats:
+    """The colour of densities against the glass; what is lighter than the glass in every channel has none."""
+    return np.where(densities.max(-1) > 0, measure_colour(densities), np.float32(0))
+
+
 def find_light(pixels: Pixels, densities: Floats, tint: float) -> Mask:
     """Pixels that may be glass: light, smooth, of little colour."""
     light: Mask = (pixels.min(-1) >= LIGHT) & (measure_colour(densities) < tint)
@@ -89,24 +95,46 @@ def find_light(pixels: Pixels, densities: Floats, tint: float) -> Mask:
     return light
 
 
+def find_flat(pixels: Pixels) -> Mask:
+    """Light squares of one very colour: filled in where nothing was scanned, as a camera's noise is never that even."""
+    square = np.ones((FLAT_SIDE, FLAT_SIDE), np.uint8)
+    least = cv2.erode(pixels, square)
+    even = (least == cv2.dilate(pixels, square)).all(-1) & (least.min(-1) >= LIGHT)
+    return as_mask(cv2.dilate(even.view(np.uint8), square))
+
+
 def find_glass(samples: list[Pixels]) -> Glass:
     """The glass of a slide from pieces of it: the middle of the lighter half of what may be glass.
 
-    Pixels of full white, in which nothing was scanned, do not count. Glass of much colour, as under a lamp that was not
-    balanced, is believed where there is much of it. Without glass, as in a picture full of tissue, it is taken to be
-    white: all tissue is seen then.
+    Pixels of full white, in which nothing was scanned, do not count, nor what is flat or black unless there is no other
+    glass. Glass of much colour, as under a lamp that was not balanced, is believed where there is much of it. Without
+    glass, as in a picture full of tissue, it is taken to be white: all tissue is seen then.
     """
-    found = []
+    scanned, filled = [], []
+    seen = flat_seen = 0
     for pixels in samples:
-        densities = measure_density(pixels)
-        found.append(densities[find_light(pixels, densities, STRONGEST_TINT) & (pixels.min(-1) < 255)])
-    tinted = np.concatenate(found)
+        densities, flat = measure_density(pixels), find_flat(pixels)
+        light = find_light(pixels, densities, STRONGEST_TINT) & (pixels.min(-1) < 255)
+        bright = (pixels.max(-1) >= DARK) & (pixels.min(-1) < 255)
+        beside = grow(flat, FLAT_SIDE // 2)  # what is averaged of fill and scan is neither's colour
+        scanned.append(densities[light & ~beside])
+        filled.append(densities[light & beside])
+        seen += int((bright & ~beside).sum())
+        flat_seen += int((bright & beside).sum())
+    return (
+        believe_glass(np.concatenate(scanned), seen)
+        or believe_glass(np.concatenate([*scanned, *filled]), seen + flat_seen)
+        or NEUTRAL
+    )
+
+
+def believe_glass(tinted: Floats, seen: int) -> Glass | None:
+    """The glass that densities `[n, 3]` show, if they are enough of the pixels seen."""
     light = tinted[measure_colour(tinted) < DENSEST_TINT]
-    pixels_seen = sum(pixels.shape[0] * pixels.shape[1] for pixels in samples)
-    if len(light) <= LEAST_GLASS * pixels_seen:
+    if len(light) <= LEAST_GLASS * seen:
         light = tinted
-        if len(light) <= MUCH_GLASS * pixels_seen:
-            return NEUTRAL
+        if len(light) <= MUCH_GLASS * seen:
+            return None
     mean = light.mean(-1)
     red, green, blue = np.median(light[mean <= np.median(mean)], axis=0).tolist()
     return Glass((red, green, blue))
@@ -116,13 +144,15 @@ def judge(pixels: Pixels, glass: Glass) -> Judged:
     """What each pixel of a band at `TISSUE_MPP` looks like; the outer `HALO` rows are judged by less than they need."""
     against_white = measure_density(pixels)
     densities = against_white - np.array(glass.densities, np.float32)
+    flat = find_flat(pixels)
+    densities[flat | grow(flat & (pixels.min(-1) < 255), 1)] = 0  # what is averaged with the fill has its colour
     brightest = pixels.max(-1)
     smoothed = soften(densities, 0.7)
-    colour = np.where(brightest < BLACK, np.float32(0), measure_colour(smoothed))
+    colour = np.where(brightest < BLACK, np.float32(0), measure_stain(smoothed))
     grain = measure_grain(densities, GRAIN_SIDE)
     light = find_light(pixels, against_white, STRONGEST_TINT)
     ink = find_ink(smoothed, colour, grain)
-    broad = measure_colour(soften(densities, 2.0))
+    broad = measure_stain(soften(densities, 2.0))
     stained = ((colour > FAINTEST_COLOUR) | (broad > FAINTEST_BROAD) & (brightest >= BLACK)) & ~ink
     grainy = (densities.mean(-1) > GREY_DENSITY) & (grain > GREY_GRAIN) & (brightest >= BLACK)
     share = cv2.blur(grainy.astype(np.float32), (GREY_SIDE, GREY_SIDE))

@@ -10,12 +10,13 @@ import tifffile
 from numpy.typing import NDArray
 
 from glassrt.engine import open_bundle
+from glassrt.engine import overview as overviews
 from glassrt.engine.errors import SlideError
 from glassrt.engine.grid import GridReader
 from glassrt.engine.overview import THUMBNAIL_SIDE, find_tissue, look_over
 from glassrt.engine.segment import lay_windows
 from glassrt.engine.slide import ArraySlide, Pixels, Size, open_slide
-from glassrt.engine.tissue import widen
+from glassrt.engine.tissue import Glass, widen
 
 
 class Wide(ArraySlide):
@@ -62,8 +63,11 @@ def test_a_strip_of_30_um_on_a_slide_of_50_mm_is_found_in_bounded_memory() -> No
 
 
 @pytest.mark.parametrize("tissue_rows", [slice(0, 300), slice(2000, 2300)])
-def test_a_large_slide_read_in_bands_gives_what_the_whole_would(demo_slide: Path, tissue_rows: slice) -> None:
-    """Tissue and a pen over the seams of bands, beside the same picture read at once."""
+def test_a_large_slide_read_in_bands_gives_what_the_whole_would(
+    demo_slide: Path, tissue_rows: slice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tissue and a pen over the seams of bands, beside the same picture read at once, against one glass."""
+    monkeypatch.setattr(overviews, "find_glass", lambda samples: Glass((0.05, 0.05, 0.05)))
     with open_slide(demo_slide) as slide:
         small = np.concatenate([*GridReader(slide, 8.0).read_strips(1)])
     picture = np.full((2400, 1500, 3), 241, np.uint8)

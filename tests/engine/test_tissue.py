@@ -90,10 +90,13 @@ def test_ink_of_every_colour_is_left_out_and_tissue_beside_it_kept(
 
 @pytest.mark.parametrize("level", [0, 255, 240])
 @pytest.mark.parametrize("around", [500, 3000])
-def test_what_was_not_scanned_moves_nothing(demo_slide: Path, level: int, around: int) -> None:
-    """Black, white and grey surroundings of a scan, small and large."""
+@pytest.mark.parametrize("light", [(1, 1, 1), (1, 0.97, 1), (1, 0.98, 0.94)], ids=["plain", "tinted", "yellow"])
+def test_what_was_not_scanned_moves_nothing(
+    demo_slide: Path, level: int, around: int, light: tuple[float, float, float]
+) -> None:
+    """Black, white and grey surroundings of a scan, small and large, whatever the tint of its glass."""
     with open_slide(demo_slide) as slide:
-        pixels = slide.read_level(0, (0, 0), slide.level_sizes[0])
+        pixels = (slide.read_level(0, (0, 0), slide.level_sizes[0]) * light).astype(np.uint8)
     plain = mask(pixels, 0.499).mean() * pixels.shape[0] * pixels.shape[1]
     wide = np.pad(pixels, ((around, around), (around, around), (0, 0)), constant_values=level)
     assert mask(wide, 0.499).mean() * wide.shape[0] * wide.shape[1] == pytest.approx(plain, rel=0.04)
