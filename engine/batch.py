@@ -46,12 +46,14 @@ def score_batch(paths: Iterable[Path], job: Job, start: Start) -> list[Outcome]:
     """Score every slide; one that fails does not stop the rest.
 
     `start(path)` is called before each slide and returns its progress callback. Raises, before any work, UsageError
-    when two slides would share a folder and FolderTaken when one would replace what is not its own; and OutputError
-    when results cannot be written: then no later slide could.
+    when two slides would share a folder and FolderTaken when one would replace what is not its own or the output folder
+    is itself a result's; and OutputError when results cannot be written: then no later slide could.
     """
     paths = list(paths)
     check_names(paths)
     check_tissue(job.tissue, paths)
+    if (job.out / RESULT).is_file():
+        raise FolderTaken(f"{job.out} is the folder of one slide's result; choose another --out")
     prepare_folder(job.out)
     check_folders(paths, job)
     summary = Summary(job.out, [info.name for info in job.bundle.manifest.classes[1:]])

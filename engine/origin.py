@@ -1,4 +1,4 @@
-"""Which slide a result is of: what `result.json` says of the slide's file."""
+"""Whose a folder is: a result's, and of which slide, as `result.json` says."""
 
 import os
 from pathlib import Path
@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 
 from glassrt.engine.errors import FolderTaken
+from glassrt.engine.files import output_errors
 
 RESULT = "result.json"
+FILES = (RESULT, "map.ome.tif", "regions.geojson", "overlay.png")  # all that a result's folder holds
 
 
 class Stored(msgspec.Struct):
@@ -34,12 +36,20 @@ def read_origin(folder: Path) -> str:
 
 
 def refuse_other(folder: Path, path: Path | None, known: bool = False) -> None:
-    """Raise FolderTaken if `folder` holds the result of another slide than the one at `path`.
+    """Raise FolderTaken if `folder` holds the result of another slide than the one at `path`, or more than a result.
 
     A result that does not say of which slide it is may be replaced unless it has to be `known`, and anything may where
     `path` is None: then the caller alone can tell.
     """
-    if path is None or not (folder / RESULT).is_file():
+    if not (folder / RESULT).is_file():
+        return
+    with output_errors(folder):
+        more = [each.name for each in folder.iterdir() if each.name not in FILES or not each.is_file()]
+    if more:
+        raise FolderTaken(
+            f"{folder} holds {min(more)!r}, which is not of a result and would be lost; move it or choose another --out"
+        )
+    if path is None:
         return
     file = read_origin(folder)
     if not file and known:
