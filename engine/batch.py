@@ -96,7 +96,7 @@ def check_names(paths: Sequence[Path]) -> None:
     for path in paths:
         if not is_unicode(str(path)):
             raise UsageError(f"{str(path)!r}: the name is no valid UTF-8, which result files need; rename it")
-        if path.stem in ("", "..") or path.stem.startswith(PREFIX):
+        if path.stem in ("", ".", "..") or path.stem.startswith(PREFIX):
             raise UsageError(f"{path}: no folder of results can have its name; rename the slide")
         if fold(path.stem) == SUMMARY:
             raise UsageError(f"{path}: its folder would stand where {SUMMARY} belongs; rename the slide")

@@ -231,6 +231,7 @@ def test_the_same_slide_by_another_path_is_scored_again(
         ("a/caf\u00e9.tif", "a/CAFE\u0301.tif", "in case only"),
         ("a/x.tif", "b/x.tiff", "would both write to the folder x"),
         ("a/x.tif", "Summary.CSV.tif", "where summary.csv belongs"),
+        ("a/x.tif", "..tif", "no folder of results can have its name"),
         ("a/x.tif", "..", "no folder of results can have its name"),
         ("a/x.tif", "/", "no folder of results can have its name"),
         ("a/x.tif", ".glassrt-0123456789abcdef.tif", "no folder of results can have its name"),
