@@ -2,15 +2,18 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from glassrt.engine.errors import FolderTaken
+from glassrt.engine.bundle import LARGEST_TEXT, read_file
+from glassrt.engine.errors import BundleError, FolderTaken
 from glassrt.engine.files import output_errors
 
 RESULT = "result.json"
 FILES = (RESULT, "map.ome.tif", "regions.geojson", "overlay.png")  # all that a result's folder holds
+
+Kind = TypeVar("Kind")
 
 
 class Stored(msgspec.Struct):
@@ -26,13 +29,18 @@ def describe_origin(path: Path | None) -> dict[str, str | None]:
     return {"given": str(path), "path": os.path.abspath(path), "file": os.path.realpath(path)}
 
 
+def read_stored(folder: Path, kind: type[Kind]) -> Kind | None:
+    """What `folder/result.json` says; None where it is no regular file of a result's size or says something else."""
+    try:
+        return msgspec.json.decode(read_file(folder / RESULT, LARGEST_TEXT), type=kind)
+    except (BundleError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def read_origin(folder: Path) -> str:
     """The file whose result `folder` holds, without links; nothing where it does not say."""
-    try:
-        stored = msgspec.json.decode((folder / RESULT).read_bytes(), type=Stored)
-    except (OSError, msgspec.MsgspecError):
-        return ""
-    return str(stored.slide.get("file") or "")
+    stored = read_stored(folder, Stored)
+    return str(stored.slide.get("file") or "") if stored else ""
 
 
 def refuse_other(folder: Path, path: Path | None, known: bool = False) -> None:

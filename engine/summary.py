@@ -8,16 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
-from glassrt.engine.errors import OutputError
+from glassrt.engine.bundle import read_file
+from glassrt.engine.errors import BundleError, OutputError
 from glassrt.engine.files import output_errors, replace_file
-from glassrt.engine.origin import RESULT, is_same_file, read_origin
+from glassrt.engine.origin import RESULT, is_same_file, read_origin, read_stored
 from glassrt.engine.results import Result
 from glassrt.engine.staging import lock_folder
 
 SUMMARY = "summary.csv"
 FAILED = "failed"
+LARGEST_SUMMARY = 1 << 28  # bytes
 FIGURES = ("mm2", "probability", "tissue_fraction", "regions")  # of each class but the background
 FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # begins a cell that spreadsheets would run, or one marked as text
 
@@ -97,12 +97,14 @@ class Summary:
         if not self.path.is_file():
             raise OutputError(f"{self.path} is no file; move it away or choose another --out")
         try:
-            with open(self.path, newline="", encoding="utf-8-sig") as file:
-                lines = csv.reader(file, strict=True)
-                fits = [plain_text(cell) for cell in next(lines, self.columns)] == self.columns
-                rows = [[plain_text(cell) for cell in row] for row in lines if row] if fits else []
-        except OSError as error:
-            raise OutputError(f"{self.path} cannot be read ({error.strerror}); choose another --out") from error
+            text = read_file(self.path, LARGEST_SUMMARY).decode("utf-8-sig")
+            lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+            fits = [plain_text(cell) for cell in next(lines, self.columns)] == self.columns
+            rows = [[plain_text(cell) for cell in row] for row in lines if row] if fits else []
+        except BundleError as error:
+            raise OutputError(
+                f"{self.path} cannot be read or has over {LARGEST_SUMMARY} bytes; move it away or choose another --out"
+            ) from error
         except (csv.Error, UnicodeDecodeError) as error:
             raise OutputError(f"{self.path} is damaged ({error}); move it away or choose another --out") from error
         if not fits:
@@ -131,9 +133,8 @@ class Summary:
 
     def read_outcome(self, path: Path) -> Outcome | None:
         """The outcome that the `result.json` at `path` tells of; None if it is of no file, or not of such a bundle."""
-        try:
-            result = msgspec.json.decode(path.read_bytes(), type=Result)
-        except (OSError, msgspec.MsgspecError):
+        result = read_stored(path.parent, Result)
+        if result is None:
             return None
         given = result.slide.get("given")
         if not isinstance(given, str) or Path(given).stem != path.parent.name:

@@ -4,13 +4,14 @@ import csv
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from glassrt.engine.errors import OutputError
 from glassrt.engine.files import readable_json
-from glassrt.engine.origin import RESULT, describe_origin
+from glassrt.engine.origin import RESULT, describe_origin, read_origin
 from glassrt.engine.results import ClassResult, Result, TissueResult
 from glassrt.engine.summary import SUMMARY, Outcome, Summary, as_text, plain_text
 
@@ -148,6 +149,39 @@ def test_a_file_that_is_not_ours_to_go_on_with_is_left_as_it_is(tmp_path: Path, 
 def test_what_is_no_file_is_left_too(tmp_path: Path, make: object) -> None:
     make(tmp_path / SUMMARY)  # type: ignore[operator]
     with pytest.raises(OutputError, match="is no file"):
+        Summary(tmp_path, ["gland"]).begin()
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def huge(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 1 << 40)
+
+
+def deep(path: Path) -> None:
+    path.write_text('{"slide": {"file": ' + "[" * 100_000)
+
+
+@pytest.mark.parametrize("make", [pipe, endless, huge, deep, Path.mkdir])
+def test_only_a_regular_file_of_its_size_is_read_as_a_result(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    Summary(tmp_path, ["gland"]).add(write_result(tmp_path, Path("/s/a.svs")))
+    (tmp_path / "x").mkdir()
+    make(tmp_path / "x" / RESULT)
+    Summary(tmp_path, ["gland"]).begin()
+    assert [row["slide"] for row in read_rows(tmp_path)] == ["/s/a.svs"]
+    assert read_origin(tmp_path / "x") == ""
+
+
+def test_a_summary_that_no_table_is_as_large_as_is_left(tmp_path: Path) -> None:
+    huge(tmp_path / SUMMARY)
+    with pytest.raises(OutputError, match="has over 268435456 bytes; move it away"):
         Summary(tmp_path, ["gland"]).begin()
 
 
