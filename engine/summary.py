@@ -56,14 +56,19 @@ class Summary:
         ]
 
     def begin(self) -> None:
-        """Drop rows whose results are gone, and add those of results whose run ended before it wrote their rows."""
+        """Make the rows of scored slides anew from the results that stand.
+
+        They may be gone, or newer than their rows: of a run that was killed, or of a library call, which writes none.
+        """
 
         def agree(rows: list[Row]) -> list[Row]:
-            kept = [row for row in rows if row[1] == FAILED or (self.out / Path(row[0]).stem / RESULT).is_file()]
-            known = {Path(row[0]).stem for row in kept if row[1] != FAILED}
-            results = sorted(path for path in self.out.glob(f"*/{RESULT}") if path.parent.name not in known)
-            found = [self.row(outcome) for path in results if (outcome := self.read_outcome(path))]
-            return kept + [row for row in found if all(row[0] != other[0] for other in kept)]
+            results = sorted(self.out.glob(f"*/{RESULT}"))
+            found = {path.parent.name: self.row(outcome) for path in results if (outcome := self.read_outcome(path))}
+            kept = []
+            for row in rows:
+                newer = row if row[1] == FAILED else found.pop(Path(row[0]).stem, None)
+                kept += [newer] if newer else []
+            return kept + [row for row in found.values() if all(row[0] != other[0] for other in kept)]
 
         self.update(agree)
 
@@ -135,6 +140,8 @@ class Summary:
         """The outcome that the `result.json` at `path` tells of; None if it is of no file, or not of such a bundle."""
         result = read_stored(path.parent, Result)
         if result is None:
+            return None
+        if "name" not in result.bundle or "run" not in result.windows or "total" not in result.seconds:
             return None
         given = result.slide.get("given")
         if not isinstance(given, str) or Path(given).stem != path.parent.name:

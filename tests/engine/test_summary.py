@@ -1,6 +1,7 @@
 """summary.csv: what stays of it, what is never destroyed, what spreadsheets make of it."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -119,6 +120,19 @@ def test_results_whose_row_a_killed_run_did_not_write_get_it(tmp_path: Path) -> 
     (tmp_path / SUMMARY).unlink()
     Summary(tmp_path, ["gland"]).begin()
     assert [row["slide"] for row in read_rows(tmp_path)] == ["/s/a.svs", "/s/b.svs"]
+
+
+def test_rows_of_scored_slides_are_those_of_the_results_that_stand(tmp_path: Path) -> None:
+    summary = Summary(tmp_path, ["gland"])
+    for name in ("a", "b", "c", "d", "e"):
+        summary.add(write_result(tmp_path, Path(f"/s/{name}.svs")))
+    write_result(tmp_path, Path("/s/a.svs"), tissue=4.0)
+    write_result(tmp_path, Path("/s/b.svs"), classes=("tumour",))
+    (tmp_path / "c" / RESULT).write_bytes(readable_json(make_result(Path("/s/other.svs"))))
+    stored = json.loads((tmp_path / "d" / RESULT).read_text())
+    (tmp_path / "d" / RESULT).write_text(json.dumps({**stored, "seconds": {}}))
+    Summary(tmp_path, ["gland"]).begin()
+    assert [(row["slide"], row["tissue_mm2"]) for row in read_rows(tmp_path)] == [("/s/a.svs", "4"), ("/s/e.svs", "2")]
 
 
 @pytest.mark.parametrize(
