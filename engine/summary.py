@@ -42,6 +42,7 @@ class Outcome:
 class Summary:
     """The table of the results in the folder `out`, whose classes but the background are named `classes`.
 
+    A slide is named as it was given, one that failed by its absolute path: no `result.json` tells which it is.
     Rows of earlier and of other runs stay as long as their results do. A cell that a spreadsheet would run as a formula
     begins with an apostrophe more than its text. Raises OutputError where the file is not one to go on with.
     """
@@ -68,7 +69,7 @@ class Summary:
             for row in rows:
                 newer = row if row[1] == FAILED else found.pop(Path(row[0]).stem, None)
                 kept += [newer] if newer else []
-            return kept + [row for row in found.values() if all(row[0] != other[0] for other in kept)]
+            return kept + [row for name, row in found.items() if not self.has_row(name, kept)]
 
         self.update(agree)
 
@@ -124,9 +125,15 @@ class Summary:
 
     def is_of_slide(self, row: Row, path: Path) -> bool:
         """Whether a row is of the slide at `path`, which it may name otherwise; its results tell which it is of."""
-        if row[0] == str(path) or Path(row[0]).stem != path.stem:
-            return row[0] == str(path)
-        return is_same_file(row[0] if row[1] == FAILED else read_origin(self.out / path.stem), path)
+        if Path(row[0]).stem != path.stem:
+            return False
+        origin = "" if row[1] == FAILED else read_origin(self.out / path.stem)
+        return is_same_file(origin or row[0], path)
+
+    def has_row(self, name: str, rows: Sequence[Row]) -> bool:
+        """Whether one of the rows is of the slide whose results the folder `name` holds."""
+        origin = read_origin(self.out / name)
+        return any(Path(row[0]).stem == name and is_same_file(row[0], origin) for row in rows)
 
     def row(self, outcome: Outcome) -> Row:
         """The row of an outcome."""
@@ -134,7 +141,8 @@ class Summary:
         if outcome.result is not None:
             values = [*summary_figures(outcome.result, self.classes), str(outcome.result.bundle["name"])]
         warnings = "; ".join(outcome.result.warnings) if outcome.result else ""
-        return [str(outcome.path), outcome.status, *values, warnings, outcome.error]
+        named = os.path.abspath(outcome.path) if outcome.result is None else str(outcome.path)
+        return [named, outcome.status, *values, warnings, outcome.error]
 
     def read_outcome(self, path: Path) -> Outcome | None:
         """The outcome that the `result.json` at `path` tells of; None if it is of no file, or not of such a bundle."""

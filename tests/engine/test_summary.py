@@ -109,6 +109,24 @@ def test_another_slide_of_the_name_that_fails_has_a_row_of_its_own(tmp_path: Pat
     assert [row["slide"] for row in read_rows(tmp_path)] == ["/first/a.svs", "/second/a.svs", "/third/a.svs"]
 
 
+def test_slides_of_one_name_in_two_folders_have_two_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is named without its folder, from within it."""
+    out, slide = tmp_path / "out", Path("x.png")
+    out.mkdir()
+    failed = [f"{tmp_path}/dB/x.png", f"{tmp_path}/dA/x.png"]
+    for name in ("dB", "dA"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        Summary(out, ["gland"]).add(Outcome(slide, error="broken"))
+    assert [row["slide"] for row in read_rows(out)] == failed
+    Summary(out, ["gland"]).add(write_result(out, slide))
+    monkeypatch.chdir(tmp_path / "dB")
+    Summary(out, ["gland"]).begin()
+    assert [(row["slide"], row["status"]) for row in read_rows(out)] == [(failed[0], "failed"), ("x.png", "scored")]
+    Summary(out, ["gland"]).add(Outcome(slide, error="still broken"))
+    assert [(row["slide"], row["error"]) for row in read_rows(out)] == [(failed[0], "still broken"), ("x.png", "")]
+
+
 def test_results_whose_row_a_killed_run_did_not_write_get_it(tmp_path: Path) -> None:
     Summary(tmp_path, ["gland"]).add(write_result(tmp_path, Path("/s/a.svs")))
     write_result(tmp_path, Path("/s/b.svs"), tissue=4.0)
@@ -217,7 +235,7 @@ def test_no_cell_is_a_formula_and_every_cell_is_read_back(tmp_path: Path, text: 
     assert "/s/=a.svs" in cells
     assert f"'{text}" in cells
     Summary(tmp_path, [text]).begin()
-    assert [row[0] for row in Summary(tmp_path, [text]).read()] == [text, "/s/=a.svs"]
+    assert [row[0] for row in Summary(tmp_path, [text]).read()] == [os.path.abspath(text), "/s/=a.svs"]
 
 
 @pytest.mark.parametrize("text", ["/s/a.svs", "'quoted'.tif", "", "0.5", "a=b", 'x\ny,"z"', "é 组织"])
