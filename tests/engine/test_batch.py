@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from made_dicom import write_series
 
 from glassrt import engine
 from glassrt.engine import open_bundle, open_slide
@@ -240,6 +241,19 @@ def test_the_same_slide_by_another_path_is_scored_again(
 def test_names_that_do_not_make_two_folders_everywhere_are_refused(first: str, second: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         check_names([Path(first), Path(second)])
+
+
+def test_a_dicom_series_is_one_slide(score: Callable[..., list[Outcome]], tmp_path: Path) -> None:
+    first, second = (write_series(tmp_path / "dicom", f"1.2.3.{number}") for number in (5, 6))
+    broken = tmp_path / "dicom" / "broken.dcm"
+    broken.write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(UsageError, match=r"5-1\.dcm and .*5-2\.dcm are of one DICOM series, one slide") as caught:
+        score(second[0], first[0], broken, first[1])
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    outcomes = score(second[1], first[0], broken)
+    assert [outcome.status == "failed" for outcome in outcomes] == [False, False, True]
+    assert [outcome.result.slide["size"] for outcome in outcomes if outcome.result] == [(256, 256)] * 2
 
 
 def test_a_name_that_differs_in_case_from_a_result_that_stands_is_refused(
