@@ -11,6 +11,7 @@ from glassrt.engine.backends import Backend
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.errors import FolderTaken, GlassError, OutputError, UsageError
 from glassrt.engine.files import prepare_folder, refuse_foreign
+from glassrt.engine.openslide_file import read_series
 from glassrt.engine.origin import RESULT, refuse_other
 from glassrt.engine.scoring import score
 from glassrt.engine.segment import DEFAULT_READERS, Progress
@@ -46,12 +47,16 @@ def score_batch(paths: Iterable[Path], job: Job, start: Start) -> list[Outcome]:
     """Score every slide; one that fails does not stop the rest.
 
     `start(path)` is called before each slide and returns its progress callback. Raises, before any work, UsageError
-    when two slides would share a folder and FolderTaken when one would replace what is not its own; and OutputError
-    when results cannot be written: then no later slide could.
+    when two slides would share a folder or two files are one slide, and FolderTaken when one would replace what is not
+    its own or the output folder is itself a result's; and OutputError when results cannot be written: then no later
+    slide could.
     """
     paths = list(paths)
     check_names(paths)
+    check_series(paths)
     check_tissue(job.tissue, paths)
+    if (job.out / RESULT).is_file():
+        raise FolderTaken(f"{job.out} is the folder of one slide's result; choose another --out")
     prepare_folder(job.out)
     check_folders(paths, job)
     summary = Summary(job.out, [info.name for info in job.bundle.manifest.classes[1:]])
@@ -94,7 +99,7 @@ def check_names(paths: Sequence[Path]) -> None:
     for path in paths:
         if not is_unicode(str(path)):
             raise UsageError(f"{str(path)!r}: the name is no valid UTF-8, which result files need; rename it")
-        if path.stem in ("", "..") or path.stem.startswith(PREFIX):
+        if path.stem in ("", ".", "..") or path.stem.startswith(PREFIX):
             raise UsageError(f"{path}: no folder of results can have its name; rename the slide")
         if fold(path.stem) == SUMMARY:
             raise UsageError(f"{path}: its folder would stand where {SUMMARY} belongs; rename the slide")
@@ -105,6 +110,22 @@ def check_names(paths: Sequence[Path]) -> None:
             )
         if other is not path:
             raise UsageError(f"{other} and {path} differ in case only, which not every disk does: use two --out")
+
+
+def check_series(paths: Iterable[Path]) -> None:
+    """Raise UsageError if two files are of one DICOM series, which is one slide."""
+    folders: dict[str, list[Path]] = {}
+    for path in paths:
+        if path.suffix.lower() == ".dcm":
+            folders.setdefault(os.path.realpath(path.parent), []).append(path)
+    for files in folders.values():
+        owners: dict[str, Path] = {}
+        for path in files if len(files) > 1 else ():
+            series = read_series(path)
+            if series and owners.setdefault(series, path) is not path:
+                raise UsageError(
+                    f"{owners[series]} and {path} are of one DICOM series, one slide: name one of its files"
+                )
 
 
 def check_folders(paths: Sequence[Path], job: Job) -> None:

@@ -9,6 +9,7 @@ import msgspec
 LONGEST_NAME = 64
 LONGEST_TEXT = 4096
 LARGEST_LOGITS = 1 << 28  # bytes of one window's logits
+OF_THE_SLIDE = {"tissue", "analysed"}  # what summary.csv names its areas of a whole slide after
 MOST_OVERLAP = 8  # windows along an axis that cover a pixel
 
 Channel = Annotated[int, msgspec.Meta(ge=0, le=255)]
@@ -117,7 +118,12 @@ class Manifest(Strict, frozen=True):
             if not all(each.isprintable() or each == "\n" for each in getattr(self, name)):
                 raise ValueError(f"{name} holds characters that cannot be printed")
         check_windows(self.window, self.stride, self.output_stride, len(self.classes))
-        check_distinct("class", (unicodedata.normalize("NFKC", each.name).casefold() for each in self.classes))
+        names = [unicodedata.normalize("NFKC", each.name).casefold() for each in self.classes]
+        check_distinct("class", names)
+        if taken := OF_THE_SLIDE & {*names[1:]}:
+            raise ValueError(
+                f"class {min(taken)!r} has the name of an area that summary.csv gives of every slide; rename it"
+            )
         check_distinct("scale", self.scales)
         check_distinct("graph", ((graph.precision, graph.target) for graph in self.graphs))
 

@@ -121,6 +121,20 @@ class OpenSlideSlide:
         self.close()
 
 
+def read_series(path: Path) -> str:
+    """The UID of the DICOM series that a file is of; nothing where it is of none that OpenSlide reads.
+
+    OpenSlide opens a series whole, from all files of the folder, whichever of them is named.
+    """
+    if not path.is_file():
+        return ""
+    try:
+        with openslide.OpenSlide(str(path)) as file:
+            return file.properties.get("dicom.SeriesInstanceUID", "")
+    except (openslide.OpenSlideError, OSError):
+        return ""
+
+
 def check_tiles(properties: Mapping[str, str], levels: int, path: Path) -> None:
     """Raise SlideError where a level's tiles are larger than any scanner writes."""
     for level in range(levels):

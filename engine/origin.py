@@ -1,14 +1,19 @@
-"""Which slide a result is of: what `result.json` says of the slide's file."""
+"""Whose a folder is: a result's, and of which slide, as `result.json` says."""
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from glassrt.engine.errors import FolderTaken
+from glassrt.engine.bundle import LARGEST_TEXT, read_file
+from glassrt.engine.errors import BundleError, FolderTaken
+from glassrt.engine.files import output_errors
 
 RESULT = "result.json"
+FILES = (RESULT, "map.ome.tif", "regions.geojson", "overlay.png")  # all that a result's folder holds
+
+Kind = TypeVar("Kind")
 
 
 class Stored(msgspec.Struct):
@@ -24,22 +29,35 @@ def describe_origin(path: Path | None) -> dict[str, str | None]:
     return {"given": str(path), "path": os.path.abspath(path), "file": os.path.realpath(path)}
 
 
+def read_stored(folder: Path, kind: type[Kind]) -> Kind | None:
+    """What `folder/result.json` says; None where it is no regular file of a result's size or says something else."""
+    try:
+        return msgspec.json.decode(read_file(folder / RESULT, LARGEST_TEXT), type=kind)
+    except (BundleError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def read_origin(folder: Path) -> str:
     """The file whose result `folder` holds, without links; nothing where it does not say."""
-    try:
-        stored = msgspec.json.decode((folder / RESULT).read_bytes(), type=Stored)
-    except (OSError, msgspec.MsgspecError):
-        return ""
-    return str(stored.slide.get("file") or "")
+    stored = read_stored(folder, Stored)
+    return str(stored.slide.get("file") or "") if stored else ""
 
 
 def refuse_other(folder: Path, path: Path | None, known: bool = False) -> None:
-    """Raise FolderTaken if `folder` holds the result of another slide than the one at `path`.
+    """Raise FolderTaken if `folder` holds the result of another slide than the one at `path`, or more than a result.
 
     A result that does not say of which slide it is may be replaced unless it has to be `known`, and anything may where
     `path` is None: then the caller alone can tell.
     """
-    if path is None or not (folder / RESULT).is_file():
+    if not (folder / RESULT).is_file():
+        return
+    with output_errors(folder):
+        more = [each.name for each in folder.iterdir() if each.name not in FILES or not each.is_file()]
+    if more:
+        raise FolderTaken(
+            f"{folder} holds {min(more)!r}, which is not of a result and would be lost; move it or choose another --out"
+        )
+    if path is None:
         return
     file = read_origin(folder)
     if not file and known:

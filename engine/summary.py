@@ -8,16 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
-from glassrt.engine.errors import OutputError
+from glassrt.engine.bundle import read_file
+from glassrt.engine.errors import BundleError, OutputError
 from glassrt.engine.files import output_errors, replace_file
-from glassrt.engine.origin import RESULT, is_same_file, read_origin
+from glassrt.engine.origin import RESULT, is_same_file, read_origin, read_stored
 from glassrt.engine.results import Result
 from glassrt.engine.staging import lock_folder
 
 SUMMARY = "summary.csv"
 FAILED = "failed"
+LARGEST_SUMMARY = 1 << 28  # bytes
 FIGURES = ("mm2", "probability", "tissue_fraction", "regions")  # of each class but the background
 FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # begins a cell that spreadsheets would run, or one marked as text
 
@@ -42,6 +42,7 @@ class Outcome:
 class Summary:
     """The table of the results in the folder `out`, whose classes but the background are named `classes`.
 
+    A slide is named as it was given, one that failed by its absolute path: no `result.json` tells which it is.
     Rows of earlier and of other runs stay as long as their results do. A cell that a spreadsheet would run as a formula
     begins with an apostrophe more than its text. Raises OutputError where the file is not one to go on with.
     """
@@ -56,14 +57,19 @@ class Summary:
         ]
 
     def begin(self) -> None:
-        """Drop rows whose results are gone, and add those of results whose run ended before it wrote their rows."""
+        """Make the rows of scored slides anew from the results that stand.
+
+        They may be gone, or newer than their rows: of a run that was killed, or of a library call, which writes none.
+        """
 
         def agree(rows: list[Row]) -> list[Row]:
-            kept = [row for row in rows if row[1] == FAILED or (self.out / Path(row[0]).stem / RESULT).is_file()]
-            known = {Path(row[0]).stem for row in kept if row[1] != FAILED}
-            results = sorted(path for path in self.out.glob(f"*/{RESULT}") if path.parent.name not in known)
-            found = [self.row(outcome) for path in results if (outcome := self.read_outcome(path))]
-            return kept + [row for row in found if all(row[0] != other[0] for other in kept)]
+            results = sorted(self.out.glob(f"*/{RESULT}"))
+            found = {path.parent.name: self.row(outcome) for path in results if (outcome := self.read_outcome(path))}
+            kept = []
+            for row in rows:
+                newer = row if row[1] == FAILED else found.pop(Path(row[0]).stem, None)
+                kept += [newer] if newer else []
+            return kept + [row for name, row in found.items() if not self.has_row(name, kept)]
 
         self.update(agree)
 
@@ -97,12 +103,14 @@ class Summary:
         if not self.path.is_file():
             raise OutputError(f"{self.path} is no file; move it away or choose another --out")
         try:
-            with open(self.path, newline="", encoding="utf-8-sig") as file:
-                lines = csv.reader(file, strict=True)
-                fits = [plain_text(cell) for cell in next(lines, self.columns)] == self.columns
-                rows = [[plain_text(cell) for cell in row] for row in lines if row] if fits else []
-        except OSError as error:
-            raise OutputError(f"{self.path} cannot be read ({error.strerror}); choose another --out") from error
+            text = read_file(self.path, LARGEST_SUMMARY).decode("utf-8-sig")
+            lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+            fits = [plain_text(cell) for cell in next(lines, self.columns)] == self.columns
+            rows = [[plain_text(cell) for cell in row] for row in lines if row] if fits else []
+        except BundleError as error:
+            raise OutputError(
+                f"{self.path} cannot be read or has over {LARGEST_SUMMARY} bytes; move it away or choose another --out"
+            ) from error
         except (csv.Error, UnicodeDecodeError) as error:
             raise OutputError(f"{self.path} is damaged ({error}); move it away or choose another --out") from error
         if not fits:
@@ -117,9 +125,15 @@ class Summary:
 
     def is_of_slide(self, row: Row, path: Path) -> bool:
         """Whether a row is of the slide at `path`, which it may name otherwise; its results tell which it is of."""
-        if row[0] == str(path) or Path(row[0]).stem != path.stem:
-            return row[0] == str(path)
-        return is_same_file(row[0] if row[1] == FAILED else read_origin(self.out / path.stem), path)
+        if Path(row[0]).stem != path.stem:
+            return False
+        origin = "" if row[1] == FAILED else read_origin(self.out / path.stem)
+        return is_same_file(origin or row[0], path)
+
+    def has_row(self, name: str, rows: Sequence[Row]) -> bool:
+        """Whether one of the rows is of the slide whose results the folder `name` holds."""
+        origin = read_origin(self.out / name)
+        return any(Path(row[0]).stem == name and is_same_file(row[0], origin) for row in rows)
 
     def row(self, outcome: Outcome) -> Row:
         """The row of an outcome."""
@@ -127,13 +141,15 @@ class Summary:
         if outcome.result is not None:
             values = [*summary_figures(outcome.result, self.classes), str(outcome.result.bundle["name"])]
         warnings = "; ".join(outcome.result.warnings) if outcome.result else ""
-        return [str(outcome.path), outcome.status, *values, warnings, outcome.error]
+        named = os.path.abspath(outcome.path) if outcome.result is None else str(outcome.path)
+        return [named, outcome.status, *values, warnings, outcome.error]
 
     def read_outcome(self, path: Path) -> Outcome | None:
         """The outcome that the `result.json` at `path` tells of; None if it is of no file, or not of such a bundle."""
-        try:
-            result = msgspec.json.decode(path.read_bytes(), type=Result)
-        except (OSError, msgspec.MsgspecError):
+        result = read_stored(path.parent, Result)
+        if result is None:
+            return None
+        if "name" not in result.bundle or "run" not in result.windows or "total" not in result.seconds:
             return None
         given = result.slide.get("given")
         if not isinstance(given, str) or Path(given).stem != path.parent.name:

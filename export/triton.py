@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
-from glassrt.engine.bundle import MANIFEST, Bundle, Graph
+from glassrt.engine.bundle import MANIFEST, Bundle, Graph, Precision
 from glassrt.engine.errors import OutputError, UsageError
-from glassrt.engine.files import prepare_folder, replace_folder
+from glassrt.engine.files import output_errors, prepare_folder, replace_folder
+from glassrt.engine.staging import lock_folder, own_name, remove
 
 CONFIG = "config.pbtxt"
+MODEL = "1/model.onnx"
 MOST_WINDOWS = 64  # of a batch
 WAIT_US = 500  # for more windows before a batch that is not full is run
 INSTANCES = 1  # of the network on each device; ONNX Runtime fills a device with one
@@ -34,8 +37,9 @@ def about_triton() -> Iterator[None]:
 def write_repository(bundle: Bundle, folder: Path) -> list[Path]:
     """Write `folder/NAME-PRECISION/` for every graph of the bundle that GPUs run, and return these folders.
 
-    Each holds `config.pbtxt` and `1/model.onnx`, replaces what an earlier export left, and is whole or absent. Raises
-    BundleError or OutputError.
+    Each holds `config.pbtxt` and `1/model.onnx`, replaces what an earlier export left, and is whole or absent. What
+    earlier exports of the name left in other precisions is removed: it is of another network. Raises BundleError or
+    OutputError.
     """
     written = []
     for graph in bundle.manifest.graphs:
@@ -44,10 +48,30 @@ def write_repository(bundle: Bundle, folder: Path) -> list[Path]:
         model = folder / f"{bundle.manifest.name}-{graph.precision}"
         with about_triton(), replace_folder(model, CONFIG) as beside:
             (beside / "1").mkdir()
-            (beside / "1" / "model.onnx").write_bytes(bundle.read_entry(graph))
+            (beside / MODEL).write_bytes(bundle.read_entry(graph))
             (beside / CONFIG).write_text(describe_model(bundle, graph, model.name), "utf-8")
         written.append(model)
+    for precision in get_args(Precision):
+        model = folder / f"{bundle.manifest.name}-{precision}"
+        if model not in written and is_exported(model, first_words(bundle.manifest.name, precision)):
+            with about_triton(), output_errors(model), lock_folder(folder), own_name(folder) as beside:
+                model.rename(beside)
+                remove(beside)
     return written
+
+
+def is_exported(model: Path, words: str) -> bool:
+    """Whether a folder holds what an export writes and nothing else, and its configuration begins with `words`."""
+    if model.is_symlink() or not (model / CONFIG).is_file():
+        return False
+    held = {path.relative_to(model).as_posix() for path in model.rglob("*")}
+    with open(model / CONFIG, "rb") as file:
+        return held == {CONFIG, "1", MODEL} and file.read(len(words.encode())) == words.encode()
+
+
+def first_words(name: str, precision: str) -> str:
+    """How a model's configuration begins: of which bundle it is, and in what precision."""
+    return f"# {name} in {precision}: "
 
 
 def describe_model(bundle: Bundle, graph: Graph, name: str) -> str:
@@ -55,7 +79,7 @@ def describe_model(bundle: Bundle, graph: Graph, name: str) -> str:
     manifest = bundle.manifest
     side = manifest.window // manifest.output_stride
     return f"""\
-# {manifest.name} in {graph.precision}: uint8 RGB windows at {manifest.mpp:g} micrometres per pixel -> logits
+{first_words(manifest.name, graph.precision)}uint8 RGB windows at {manifest.mpp:g} micrometres per pixel -> logits
 name: "{name}"
 platform: "onnxruntime_onnx"
 max_batch_size: {MOST_WINDOWS}

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from made_dicom import write_series
 
-from glassrt.engine import open_bundle
+from glassrt import engine
+from glassrt.engine import open_bundle, open_slide
 from glassrt.engine.backends import Backend, open_backend
 from glassrt.engine.batch import Job, check_names, score_batch
 from glassrt.engine.bundle import DEFAULT_BUNDLE
@@ -164,13 +166,46 @@ def test_another_slide_of_the_name_is_refused_before_any_work(
     assert read_all(tmp_path / "out") == before
 
 
+@pytest.mark.parametrize("more", ["notes.txt", "b/result.json", "overlay.png/mine.txt"])
+def test_a_result_with_more_in_its_folder_is_not_replaced(
+    score: Callable[..., list[Outcome]], backend: Backend, tmp_path: Path, more: str
+) -> None:
+    slide, folder = make_slide(tmp_path / "slide.tif"), tmp_path / "out" / "slide"
+    score(slide)
+    if "overlay" in more:
+        (folder / "overlay.png").unlink()
+    (folder / more).parent.mkdir(exist_ok=True)
+    (folder / more).write_text("mine")
+    before = read_all(tmp_path / "out")
+    with pytest.raises(FolderTaken, match="which is not of a result") as caught:
+        score(make_slide(tmp_path / "first.tif"), slide)
+    assert f"{folder} holds {more.split('/')[0]!r}" in str(caught.value)
+    with open_slide(slide) as opened, pytest.raises(FolderTaken, match="which is not of a result"):
+        engine.score(opened, BUNDLE, folder, backend)
+    assert read_all(tmp_path / "out") == before
+
+
+def test_the_folder_of_a_result_takes_no_results(
+    score: Callable[..., list[Outcome]], backend: Backend, tmp_path: Path
+) -> None:
+    score(make_slide(tmp_path / "a.tif"))
+    before = read_all(tmp_path / "out")
+    with pytest.raises(FolderTaken, match="is the folder of one slide's result; choose another --out"):
+        score_batch(
+            [make_slide(tmp_path / "b.tif")],
+            Job(BUNDLE, backend, tmp_path / "out" / "a"),
+            lambda path: lambda done, total: None,
+        )
+    assert read_all(tmp_path / "out") == before
+
+
 @pytest.mark.parametrize("kind", ["relative", "link", "hard link", "dots", "in place"])
 def test_the_same_slide_by_another_path_is_scored_again(
     score: Callable[..., list[Outcome]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     slide = make_slide(tmp_path / "slide.tif")
     score(slide)
-    (tmp_path / "out" / "slide" / "stale.txt").write_text("older")
+    (tmp_path / "out" / "slide" / "overlay.png").write_text("older")
     again = tmp_path / "again" / "slide.tif"
     again.parent.mkdir()
     monkeypatch.chdir(tmp_path)
@@ -184,7 +219,7 @@ def test_the_same_slide_by_another_path_is_scored_again(
         make_slide(slide, 200)
     (outcome,) = score(again)
     assert outcome.status != "failed"
-    assert not (tmp_path / "out" / "slide" / "stale.txt").exists()
+    assert (tmp_path / "out" / "slide" / "overlay.png").read_bytes() != b"older"
     assert read_rows(tmp_path / "out") == [f"{again} done"]
 
 
@@ -197,6 +232,7 @@ def test_the_same_slide_by_another_path_is_scored_again(
         ("a/caf\u00e9.tif", "a/CAFE\u0301.tif", "in case only"),
         ("a/x.tif", "b/x.tiff", "would both write to the folder x"),
         ("a/x.tif", "Summary.CSV.tif", "where summary.csv belongs"),
+        ("a/x.tif", "..tif", "no folder of results can have its name"),
         ("a/x.tif", "..", "no folder of results can have its name"),
         ("a/x.tif", "/", "no folder of results can have its name"),
         ("a/x.tif", ".glassrt-0123456789abcdef.tif", "no folder of results can have its name"),
@@ -205,6 +241,19 @@ def test_the_same_slide_by_another_path_is_scored_again(
 def test_names_that_do_not_make_two_folders_everywhere_are_refused(first: str, second: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         check_names([Path(first), Path(second)])
+
+
+def test_a_dicom_series_is_one_slide(score: Callable[..., list[Outcome]], tmp_path: Path) -> None:
+    first, second = (write_series(tmp_path / "dicom", f"1.2.3.{number}") for number in (5, 6))
+    broken = tmp_path / "dicom" / "broken.dcm"
+    broken.write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(UsageError, match=r"5-1\.dcm and .*5-2\.dcm are of one DICOM series, one slide") as caught:
+        score(second[0], first[0], broken, first[1])
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    outcomes = score(second[1], first[0], broken)
+    assert [outcome.status == "failed" for outcome in outcomes] == [False, False, True]
+    assert [outcome.result.slide["size"] for outcome in outcomes if outcome.result] == [(256, 256)] * 2
 
 
 def test_a_name_that_differs_in_case_from_a_result_that_stands_is_refused(

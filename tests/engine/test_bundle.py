@@ -58,6 +58,8 @@ def test_shipped_bundles_open_by_name() -> None:
         (lambda m: m.update(mpp=-1), r"at `\$.mpp`"),
         (lambda m: m.pop("scales"), "missing required field `scales`"),
         (lambda m: m["classes"][0].update(name="gland"), "named twice"),
+        (lambda m: m["classes"][1].update(name="Tissue"), "'tissue' has the name of an area that summary.csv gives"),
+        (lambda m: m["classes"][1].update(name="analysed"), "'analysed' has the name of an area"),
         (lambda m: m.update(format=2), r"at `\$.format`"),
         (lambda m: m.update(kind="poem"), r"at `\$.kind`"),
         (lambda m: m.update(name="../escaped"), "name '../escaped' must be letters"),
@@ -114,6 +116,11 @@ def test_a_changed_graph_is_refused(copy: Path) -> None:
 
 def named(names: object) -> list[dict]:
     return [{"name": name, "color": [0, 0, 0]} for name in names]  # type: ignore[attr-defined]
+
+
+def test_the_background_may_be_named_tissue(copy: Path) -> None:
+    edit(copy, lambda manifest: manifest["classes"][0].update(name="tissue"))
+    assert open_bundle(copy).manifest.classes[0].name == "tissue"
 
 
 @pytest.mark.parametrize("name", ["D\u00fcnndarm", "\u817a\u4f53", "[red]gland[/red]", "gland (T1)", "=1+1"])

@@ -161,10 +161,11 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 def test_scoring_again_replaces_the_older_result(demo_slide: Path, backend: Backend, tmp_path: Path) -> None:
     (tmp_path / "slide").mkdir()
     (tmp_path / "slide" / "result.json").write_text("older")
-    (tmp_path / "slide" / "stale.txt").write_text("older")
+    (tmp_path / "slide" / "overlay.png").write_text("older")
     with open_slide(demo_slide) as slide:
         score(slide, BUNDLE, tmp_path / "slide", backend)
     assert sorted(path.name for path in (tmp_path / "slide").iterdir()) == FILES
+    assert (tmp_path / "slide" / "overlay.png").read_bytes() != b"older"
 
 
 @pytest.mark.parametrize("theirs", ["Slidedat.ini", None])

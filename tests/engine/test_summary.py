@@ -1,16 +1,18 @@
 """summary.csv: what stays of it, what is never destroyed, what spreadsheets make of it."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from glassrt.engine.errors import OutputError
 from glassrt.engine.files import readable_json
-from glassrt.engine.origin import RESULT, describe_origin
+from glassrt.engine.origin import RESULT, describe_origin, read_origin
 from glassrt.engine.results import ClassResult, Result, TissueResult
 from glassrt.engine.summary import SUMMARY, Outcome, Summary, as_text, plain_text
 
@@ -107,6 +109,24 @@ def test_another_slide_of_the_name_that_fails_has_a_row_of_its_own(tmp_path: Pat
     assert [row["slide"] for row in read_rows(tmp_path)] == ["/first/a.svs", "/second/a.svs", "/third/a.svs"]
 
 
+def test_slides_of_one_name_in_two_folders_have_two_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is named without its folder, from within it."""
+    out, slide = tmp_path / "out", Path("x.png")
+    out.mkdir()
+    failed = [f"{tmp_path}/dB/x.png", f"{tmp_path}/dA/x.png"]
+    for name in ("dB", "dA"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        Summary(out, ["gland"]).add(Outcome(slide, error="broken"))
+    assert [row["slide"] for row in read_rows(out)] == failed
+    Summary(out, ["gland"]).add(write_result(out, slide))
+    monkeypatch.chdir(tmp_path / "dB")
+    Summary(out, ["gland"]).begin()
+    assert [(row["slide"], row["status"]) for row in read_rows(out)] == [(failed[0], "failed"), ("x.png", "scored")]
+    Summary(out, ["gland"]).add(Outcome(slide, error="still broken"))
+    assert [(row["slide"], row["error"]) for row in read_rows(out)] == [(failed[0], "still broken"), ("x.png", "")]
+
+
 def test_results_whose_row_a_killed_run_did_not_write_get_it(tmp_path: Path) -> None:
     Summary(tmp_path, ["gland"]).add(write_result(tmp_path, Path("/s/a.svs")))
     write_result(tmp_path, Path("/s/b.svs"), tissue=4.0)
@@ -118,6 +138,19 @@ def test_results_whose_row_a_killed_run_did_not_write_get_it(tmp_path: Path) -> 
     (tmp_path / SUMMARY).unlink()
     Summary(tmp_path, ["gland"]).begin()
     assert [row["slide"] for row in read_rows(tmp_path)] == ["/s/a.svs", "/s/b.svs"]
+
+
+def test_rows_of_scored_slides_are_those_of_the_results_that_stand(tmp_path: Path) -> None:
+    summary = Summary(tmp_path, ["gland"])
+    for name in ("a", "b", "c", "d", "e"):
+        summary.add(write_result(tmp_path, Path(f"/s/{name}.svs")))
+    write_result(tmp_path, Path("/s/a.svs"), tissue=4.0)
+    write_result(tmp_path, Path("/s/b.svs"), classes=("tumour",))
+    (tmp_path / "c" / RESULT).write_bytes(readable_json(make_result(Path("/s/other.svs"))))
+    stored = json.loads((tmp_path / "d" / RESULT).read_text())
+    (tmp_path / "d" / RESULT).write_text(json.dumps({**stored, "seconds": {}}))
+    Summary(tmp_path, ["gland"]).begin()
+    assert [(row["slide"], row["tissue_mm2"]) for row in read_rows(tmp_path)] == [("/s/a.svs", "4"), ("/s/e.svs", "2")]
 
 
 @pytest.mark.parametrize(
@@ -151,6 +184,39 @@ def test_what_is_no_file_is_left_too(tmp_path: Path, make: object) -> None:
         Summary(tmp_path, ["gland"]).begin()
 
 
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def huge(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 1 << 40)
+
+
+def deep(path: Path) -> None:
+    path.write_text('{"slide": {"file": ' + "[" * 100_000)
+
+
+@pytest.mark.parametrize("make", [pipe, endless, huge, deep, Path.mkdir])
+def test_only_a_regular_file_of_its_size_is_read_as_a_result(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    Summary(tmp_path, ["gland"]).add(write_result(tmp_path, Path("/s/a.svs")))
+    (tmp_path / "x").mkdir()
+    make(tmp_path / "x" / RESULT)
+    Summary(tmp_path, ["gland"]).begin()
+    assert [row["slide"] for row in read_rows(tmp_path)] == ["/s/a.svs"]
+    assert read_origin(tmp_path / "x") == ""
+
+
+def test_a_summary_that_no_table_is_as_large_as_is_left(tmp_path: Path) -> None:
+    huge(tmp_path / SUMMARY)
+    with pytest.raises(OutputError, match="has over 268435456 bytes; move it away"):
+        Summary(tmp_path, ["gland"]).begin()
+
+
 def test_columns_of_another_bundle_never_hold_its_figures(tmp_path: Path) -> None:
     Summary(tmp_path, ["gland"]).add(write_result(tmp_path, Path("/s/a.svs")))
     for classes in (["tumour"], ["gland", "tumour"], ["Gland"]):
@@ -169,7 +235,7 @@ def test_no_cell_is_a_formula_and_every_cell_is_read_back(tmp_path: Path, text: 
     assert "/s/=a.svs" in cells
     assert f"'{text}" in cells
     Summary(tmp_path, [text]).begin()
-    assert [row[0] for row in Summary(tmp_path, [text]).read()] == [text, "/s/=a.svs"]
+    assert [row[0] for row in Summary(tmp_path, [text]).read()] == [os.path.abspath(text), "/s/=a.svs"]
 
 
 @pytest.mark.parametrize("text", ["/s/a.svs", "'quoted'.tif", "", "0.5", "a=b", 'x\ny,"z"', "é 组织"])

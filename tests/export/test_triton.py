@@ -1,5 +1,6 @@
 """The model repository, held against Triton's own schema."""
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -51,6 +52,23 @@ def test_a_second_export_replaces_the_first_and_nothing_else(bundle: Bundle, tmp
     (tmp_path / "theirs" / "glas-glands-fp32" / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="was not written by GlassRT; choose another --triton"):
         write_repository(bundle, tmp_path / "theirs")
+
+
+def test_other_precisions_of_an_earlier_export_are_removed(bundle: Bundle, tmp_path: Path) -> None:
+    models, other, kept = tmp_path / "models", tmp_path / "other", tmp_path / "kept"
+    for folder in (models, other, kept):
+        write_repository(bundle, folder)
+    (models / "another-fp16").mkdir()
+    (other / "glas-glands-fp16" / "2").mkdir()
+    (kept / "glas-glands-fp16" / "config.pbtxt").write_text('name: "mine"')
+    exact = msgspec.structs.replace(bundle.manifest, graphs=bundle.manifest.graphs[:1])
+    alone = write_bundle(
+        tmp_path / "alone.glass", exact, {graph.file: bundle.read_pinned(graph) for graph in exact.graphs}
+    )
+    for folder in (models, other, kept):
+        write_repository(alone, folder)
+    assert sorted(os.listdir(models)) == ["another-fp16", "glas-glands-fp32"]
+    assert sorted(os.listdir(other)) == sorted(os.listdir(kept)) == ["glas-glands-fp16", "glas-glands-fp32"]
 
 
 def test_a_repository_that_cannot_be_is_told_before_any_work(bundle: Bundle, tmp_path: Path) -> None:
