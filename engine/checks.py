@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -60,7 +61,7 @@ class Check(Strict, frozen=True):
 def read_checks(bundle: Bundle) -> tuple[Check, ...]:
     """The checks that were made of this very bundle, wherever; none where it was not verified.
 
-    They are no part of what the manifest pins, so a damaged file counts as none, which is logged.
+    They are no part of what the manifest pins, so what is damaged of them counts as none, which is logged.
     """
     made: dict[tuple[str, ...], Check] = {}
     places = [bundle.path / CHECKS]
@@ -69,15 +70,34 @@ def read_checks(bundle: Bundle) -> tuple[Check, ...]:
     for path in places:
         if not os.path.lexists(path):
             continue
-        try:
-            stored = msgspec.json.decode(read_file(path, LARGEST_TEXT), type=tuple[Check, ...])
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            LOGGER.warning("%s counts as none (%s): run glassrt verify %s again", path, first_line(error), bundle.path)
-        except BundleError as error:
-            LOGGER.warning("checks count as none: %s", error)
-        else:
-            made.update({check.made_on: check for check in stored if check.bundle == bundle.sha256})
+        stored, fault = decode_checks(path)
+        if fault:
+            tell_once(f"{fault}: run glassrt verify {bundle.path} again")
+        made.update({check.made_on: check for check in stored if check.bundle == bundle.sha256})
     return tuple(made.values())
+
+
+def decode_checks(path: Path) -> tuple[list[Check], str]:
+    """The checks in a file, each read by itself, so that a damaged one leaves the others; and what counts as none."""
+    try:
+        stored = msgspec.json.decode(read_file(path, LARGEST_TEXT), type=list[msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return [], f"{path} counts as none ({first_line(error)})"
+    except BundleError as error:
+        return [], f"checks count as none ({error})"
+    checks, faults = [], []
+    for each in stored:
+        try:
+            checks.append(msgspec.json.decode(each, type=Check))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            faults.append(first_line(error))
+    return checks, f"{path}: {len(faults)} of its checks count as none ({faults[0]})" if faults else ""
+
+
+@cache
+def tell_once(line: str) -> None:
+    """Log a warning once in a process, however often the checks are read."""
+    LOGGER.warning("%s", line)
 
 
 def record_checks(bundle: Bundle, checks: Iterable[Check]) -> Path:

@@ -39,13 +39,14 @@ def compare(
     made_on: MadeOn,
     miou_change: float | None,
 ) -> Check:
-    """How far logits lie from those that are wanted, those that are no numbers aside, which are counted.
+    """How far logits lie from those that are wanted; where either are no numbers they are counted instead.
 
     Classes are compared on the first `real` windows.
     """
-    finite = np.isfinite(logits)
+    finite = np.isfinite(logits) & np.isfinite(wanted)
     bad = int(np.count_nonzero(~finite))
-    difference = np.abs(logits - wanted, where=finite, out=np.zeros_like(wanted))
+    # In float64, where no difference of two float32 is infinite.
+    difference = np.abs(np.subtract(logits, wanted, where=finite, out=np.zeros(wanted.shape), dtype=np.float64))
     largest, mean = float(difference.max()), float(difference.mean())
     flips = float((logits[:real].argmax(1) != wanted[:real].argmax(1)).mean())
     allowed = TOLERANCES[made_on.precision]

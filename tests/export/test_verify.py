@@ -179,6 +179,42 @@ def test_a_check_that_is_not_finite_leaves_the_bundle_whole(bundle: Bundle, bad:
     assert read_checks(open_bundle(bundle.path)) == (found,)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_exact_logits_that_are_no_numbers_fail_and_are_counted(bundle: Bundle, bad: float) -> None:
+    wanted = np.ones((2, 2, 4, 4), np.float32)
+    wanted[0, 0, 0, :2] = bad
+    made_on = MadeOn(bundle.sha256, "ort", metadata.version("onnxruntime"), "CPU", cpu_isa(), "fp32")
+    for logits in (wanted, np.ones_like(wanted)):
+        found = compare(logits, wanted, 1, made_on, None)
+        assert (found.passed, found.nan, found.largest, found.mean) == (False, 2, 0.0, 0.0)
+    record_checks(bundle, [found])
+    assert read_checks(bundle) == (found,)
+    assert backends.choose(bundle, "auto", "fp32") == ("openvino", "fp32")
+
+
+def test_differences_beyond_float32_stay_numbers(bundle: Bundle) -> None:
+    wanted = np.full((1, 2, 4, 4), 3e38, np.float32)
+    found = compare(-wanted, wanted, 1, MadeOn(bundle.sha256, "ort", "1", "CPU", "avx2", "fp32"), None)
+    assert not found.passed
+    record_checks(bundle, [found])
+    assert read_checks(bundle) == (found,)
+
+
+def test_a_damaged_check_leaves_the_others_which_is_told_once(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    failed, passed = check(bundle, "openvino", "fp32", False), check(bundle, "ort", "int8", True)
+    file = record_checks(bundle, [failed, passed])
+    checks = json.loads(file.read_text())
+    damaged = {**checks[0], "backend": "ort", "largest": None}
+    file.write_text(json.dumps([damaged, *checks]))
+    assert read_checks(bundle) == read_checks(bundle) == (failed, passed)
+    assert len(caplog.messages) == 1
+    assert f"{file}: 1 of its checks count as none (Expected `float`, got `null` - at `$.largest`)" in caplog.text
+    assert backends.choose(bundle, "auto", "fp32") == ("ort", "fp32")
+    other = check(bundle, "openvino", "int8", True)
+    record_checks(bundle, [other])
+    assert read_checks(bundle) == (failed, passed, other)
+
+
 def test_checks_of_other_devices_stay(bundle: Bundle) -> None:
     """A bundle is verified on one machine after the other; on the same again, the newer check counts."""
     here, there = check(bundle, "ort", "int8", True), check(bundle, "ort", "int8", True, {"isa": "another"})
