@@ -5,6 +5,7 @@ where it was made: on that instruction set, device, runtime and version.
 import contextlib
 import logging
 import os
+import stat
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -68,8 +69,6 @@ def read_checks(bundle: Bundle) -> tuple[Check, ...]:
     with contextlib.suppress(OutputError):  # a user without a home has none of their own
         places.append(own_checks(bundle))
     for path in places:
-        if not os.path.lexists(path):
-            continue
         stored, fault = decode_checks(path)
         if fault:
             tell_once(f"{fault}: run glassrt verify {bundle.path} again")
@@ -79,6 +78,10 @@ def read_checks(bundle: Bundle) -> tuple[Check, ...]:
 
 def decode_checks(path: Path) -> tuple[list[Check], str]:
     """The checks in a file, each read by itself, so that a damaged one leaves the others; and what counts as none."""
+    if not os.path.lexists(path):
+        return [], ""
+    if not is_plain(path):
+        return [], f"{path} counts as none (it is a link, or no file: remove it)"
     try:
         stored = msgspec.json.decode(read_file(path, LARGEST_TEXT), type=list[msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -100,24 +103,44 @@ def tell_once(line: str) -> None:
     LOGGER.warning("%s", line)
 
 
+def is_plain(path: Path) -> bool:
+    """Whether a file stands at `path` itself, rather than a link to one, a folder or a pipe."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
 def record_checks(bundle: Bundle, checks: Iterable[Check]) -> Path:
     """Store checks with the bundle's older ones, and return where: beside its manifest, or in the user's cache where
-    the bundle cannot be written. Raises OutputError where neither can.
+    the bundle cannot be written or something else than checks stands there. Raises OutputError where neither can.
     """
-    made = {check.made_on: check for check in (*read_checks(bundle), *checks)}
-    content = readable_json(tuple(made.values()))
     path = bundle.path / CHECKS
     try:
+        refuse_other(path)
         with replace_file(path) as beside:
-            beside.write_bytes(content)
+            beside.write_bytes(add_checks(bundle, checks))
     except (OutputError, OSError):
         path = own_checks(bundle)
         make_folder(path.parent)
-        keep(path, content)
+        refuse_other(path)
+        keep(path, add_checks(bundle, checks))
         return path
     with contextlib.suppress(OutputError, OSError):  # they lie beside the manifest now, too
         own_checks(bundle).unlink()
     return path
+
+
+def add_checks(bundle: Bundle, checks: Iterable[Check]) -> bytes:
+    """What a file of checks holds once some are added to those that were made."""
+    made = {check.made_on: check for check in (*read_checks(bundle), *checks)}
+    return readable_json(tuple(made.values()))
+
+
+def refuse_other(path: Path) -> None:
+    """Raise OutputError where something stands at `path` that is no file itself: what a link leads to is not ours."""
+    if os.path.lexists(path) and not is_plain(path):
+        raise OutputError(f"{path} is a link, or no file, and is not replaced: remove it")
 
 
 def own_checks(bundle: Bundle) -> Path:

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from glassrt.engine import backends
 from glassrt.engine.bundle import Bundle, RunPrecision, named_files, open_bundle, write_bundle
 from glassrt.engine.checks import Check, read_checks, record_checks
-from glassrt.engine.errors import BackendUnavailable, BundleError, GlassError, UsageError
+from glassrt.engine.errors import BackendUnavailable, BundleError, GlassError, OutputError, UsageError
 from glassrt.engine.isa import cpu_isa
 from glassrt.export import verify as verification
 from glassrt.export.bundle import describe_graph
@@ -259,6 +259,27 @@ def test_checks_of_a_bundle_that_others_own_lie_in_the_users_cache(
     assert record_checks(bundle, [other]) == bundle.path / "checks.json"
     assert read_checks(bundle) == (made, other)
     assert not kept.exists()
+
+
+def test_what_a_link_leads_to_is_neither_believed_nor_replaced(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("GLASSRT_CACHE", str(tmp_path / "cache"))
+    made, other = check(bundle, "ort", "int8", True), check(bundle, "openvino", "int8", True)
+    victim = record_checks(bundle, [other]).rename(tmp_path / "victim.json")
+    (bundle.path / "checks.json").symlink_to(victim)
+    content = victim.read_bytes()
+    kept = record_checks(bundle, [made])
+    assert kept == tmp_path / "cache" / "checks" / f"{bundle.sha256}.json"
+    assert read_checks(bundle) == (made,)
+    assert victim.read_bytes() == content
+    assert len(caplog.messages) == 1
+    assert f"{bundle.path / 'checks.json'} counts as none (it is a link, or no file: remove it)" in caplog.text
+    kept.unlink()
+    kept.symlink_to(victim)
+    with pytest.raises(OutputError, match=r"is a link, or no file, and is not replaced: remove it"):
+        record_checks(bundle, [made])
+    assert victim.read_bytes() == content
 
 
 @pytest.mark.slow
