@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,6 +20,23 @@ from glassrt.engine.files import readable_json, replace_file
 
 CHECKS = "checks.json"
 LOGGER = logging.getLogger("glassrt")
+
+
+class Tolerance(NamedTuple):
+    """What a precision may lose: logits relative to the largest, pixels that change class, points of mIoU."""
+
+    largest: float
+    flips: float
+    miou: float
+
+
+TOLERANCES: dict[RunPrecision, Tolerance] = {
+    "fp32": Tolerance(1e-4, 1e-4, 0.01),
+    "bf16": Tolerance(0.2, 0.01, 0.5),
+    "fp16": Tolerance(0.05, 0.005, 0.1),
+    "int8": Tolerance(0.25, 0.01, 0.5),
+}
+LARGEST_LOGIT = 100.0  # of checks that do not say how far the exact logits reach
 
 
 class Timing(Strict, frozen=True):
@@ -35,7 +53,7 @@ class Check(Strict, frozen=True):
 
     `bundle` is the identity of what was measured, `isa` the processor's instructions or the GPU's compute capability,
     `version` the runtime's. `largest` and `mean` are absolute differences, `flips` the share of pixels whose class
-    changed, `miou_change` in points on a labelled set.
+    changed, `miou_change` in points on a labelled set; `reach` is the largest exact logit.
     """
 
     bundle: str
@@ -52,6 +70,19 @@ class Check(Strict, frozen=True):
     flips: float
     miou_change: float | None = None
     timing: Timing | None = None
+    reach: float = LARGEST_LOGIT
+
+    @property
+    def is_within(self) -> bool:
+        """Whether its figures are what its precision may lose, whatever it says."""
+        allowed = TOLERANCES[self.precision]
+        return (
+            self.windows > 0
+            and self.nan == 0
+            and 0 <= self.largest <= allowed.largest * max(1.0, self.reach)
+            and 0 <= self.flips <= allowed.flips
+            and (self.miou_change is None or self.miou_change >= -allowed.miou)
+        )
 
     @property
     def made_on(self) -> tuple[str, ...]:
@@ -72,7 +103,10 @@ def read_checks(bundle: Bundle) -> tuple[Check, ...]:
         stored, fault = decode_checks(path)
         if fault:
             tell_once(f"{fault}: run glassrt verify {bundle.path} again")
-        made.update({check.made_on: check for check in stored if check.bundle == bundle.sha256})
+        for check in stored:
+            older = made.get(check.made_on)
+            if check.bundle == bundle.sha256 and (older is None or older.passed):  # a failure stays, wherever it lies
+                made[check.made_on] = check
     return tuple(made.values())
 
 
@@ -91,9 +125,11 @@ def decode_checks(path: Path) -> tuple[list[Check], str]:
     checks, faults = [], []
     for each in stored:
         try:
-            checks.append(msgspec.json.decode(each, type=Check))
+            check = msgspec.json.decode(each, type=Check)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             faults.append(first_line(error))
+        else:
+            checks.append(msgspec.structs.replace(check, passed=check.passed and check.is_within))
     return checks, f"{path}: {len(faults)} of its checks count as none ({faults[0]})" if faults else ""
 
 

@@ -240,6 +240,15 @@ def test_what_was_measured_here_goes_before_what_was_measured_elsewhere(bundle: 
     assert choose(bundle, "auto", "fp32") == ("openvino", "fp32")
 
 
+@pytest.mark.parametrize("other", [{"batch": 1000}, {"batch": 0}, {"ms": -1.0}])
+def test_a_timing_that_there_cannot_be_counts_as_none(bundle: Bundle, other: dict[str, float]) -> None:
+    taken = check(bundle, "ort", "fp32", ms=5.0)
+    timing = msgspec.structs.replace(taken.timing or pytest.fail("not timed"), **other)
+    record_checks(bundle, [check(bundle, "openvino", "fp32", ms=9.0), msgspec.structs.replace(taken, timing=timing)])
+    assert choose(bundle, "auto", "fp32") == ("openvino", "fp32")
+    assert choose_batch(bundle, "ort", "fp32") in (1, 4)
+
+
 def test_why_it_runs_slower_is_said_with_what_changes_that(bundle: Bundle) -> None:
     chosen: tuple[str, RunPrecision] = ("openvino", "fp32")
     assert choose(bundle, "auto", "auto") == chosen

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from glassrt.engine import backends
-from glassrt.engine.bundle import Bundle, RunPrecision, named_files, open_bundle, write_bundle
+from glassrt.engine.bundle import SHIPPED, Bundle, RunPrecision, named_files, open_bundle, write_bundle
 from glassrt.engine.checks import Check, read_checks, record_checks
 from glassrt.engine.errors import BackendUnavailable, BundleError, GlassError, OutputError, UsageError
 from glassrt.engine.isa import cpu_isa
@@ -143,7 +143,7 @@ def test_auto_takes_the_fastest_that_was_verified(bundle: Bundle) -> None:
     assert backends.choose(bundle, "openvino", "auto") == ("openvino", "fp32")
 
 
-@pytest.mark.parametrize("elsewhere", [{"isa": "another"}, {"version": "0.1"}, {"bundle": 64 * "0"}])
+@pytest.mark.parametrize("elsewhere", [{"isa": "another"}, {"version": "0.1"}, {"device": "NPU"}, {"bundle": 64 * "0"}])
 def test_a_check_from_elsewhere_counts_as_none(bundle: Bundle, elsewhere: dict[str, str]) -> None:
     record_checks(bundle, [check(bundle, "openvino", "int8", True, elsewhere)])
     assert backends.choose(bundle, "auto", "auto") == ("openvino", "fp32")
@@ -259,6 +259,42 @@ def test_checks_of_a_bundle_that_others_own_lie_in_the_users_cache(
     assert record_checks(bundle, [other]) == bundle.path / "checks.json"
     assert read_checks(bundle) == (made, other)
     assert not kept.exists()
+
+
+@pytest.mark.parametrize("failed_beside", [True, False])
+def test_of_two_checks_of_the_same_the_failure_counts(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed_beside: bool
+) -> None:
+    monkeypatch.setenv("GLASSRT_CACHE", str(tmp_path / "cache"))
+    beside, own = (check(bundle, "openvino", "int8", passed) for passed in (not failed_beside, failed_beside))
+    file = tmp_path / "cache" / "checks" / f"{bundle.sha256}.json"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(msgspec.json.encode([own]))
+    (bundle.path / "checks.json").write_bytes(msgspec.json.encode([beside]))
+    assert [each.passed for each in read_checks(bundle)] == [False]
+    record_checks(bundle, [check(bundle, "openvino", "int8", True)])  # verified again
+    assert [each.passed for each in read_checks(bundle)] == [True]
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [{"largest": 1e6}, {"reach": 4.0, "largest": 1.1}, {"flips": 0.02}, {"flips": -1.0}, {"miou_change": -0.6},
+     {"nan": 1}, {"windows": 0}],
+)  # fmt: skip
+def test_a_check_that_passed_with_figures_that_do_not_counts_as_failed(
+    bundle: Bundle, figures: dict[str, float]
+) -> None:
+    claimed = msgspec.structs.replace(check(bundle, "openvino", "int8", True), **figures)
+    (bundle.path / "checks.json").write_bytes(msgspec.json.encode([claimed]))
+    assert [each.passed for each in read_checks(bundle)] == [False]
+    assert backends.choose(bundle, "auto", "auto") == ("openvino", "fp32")
+
+
+def test_shipped_checks_hold_the_figures_that_they_say() -> None:
+    for path in SHIPPED.glob("*.glass"):
+        stored = msgspec.json.decode((path / "checks.json").read_bytes(), type=list[Check])
+        assert stored
+        assert [each.passed for each in stored] == [each.is_within for each in stored]
 
 
 def test_what_a_link_leads_to_is_neither_believed_nor_replaced(
