@@ -1,5 +1,6 @@
 """What lower precisions are made with, and what is left to verify them on."""
 
+import hashlib
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import cv2
 import msgspec
 import numpy as np
+import openslide
 import pytest
+from made_tiffs import encode, stained, write_tiles
 from numpy.typing import NDArray
 
 from glassrt.engine.bundle import Manifest, Seen, open_bundle
@@ -85,6 +88,25 @@ def test_one_slide_alone_is_split_by_place(demo_slide: Path) -> None:
         right <= seen.box[0] or left >= seen.box[2] or bottom <= seen.box[1] or top >= seen.box[3]
         for left, top, right, bottom in boxes
     )
+
+
+def test_a_slide_is_known_by_what_it_shows_not_by_one_file_s_bytes(demo_slide: Path, tmp_path: Path) -> None:
+    """As the files of a DICOM series, each of which OpenSlide opens as the whole slide."""
+    other = tmp_path / "other.svs"
+    other.write_bytes(demo_slide.read_bytes() + bytes(1000))
+    assert fingerprint(other) == fingerprint(demo_slide)
+    shutil.copy(demo_slide, tmp_path)
+    assert len(list(find_files(tmp_path))) == 1
+
+
+def test_images_keep_the_fingerprints_that_manifests_hold(tmp_path: Path) -> None:
+    content = cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes()
+    (tmp_path / "a.png").write_bytes(content)
+    assert fingerprint(tmp_path / "a.png") == hashlib.sha256(str(len(content)).encode() + 3 * content).hexdigest()
+    tiff = write_tiles(tmp_path / "a.tif", (256, 256), [encode(stained(256, 256), "none")], "none")
+    content = tiff.read_bytes()
+    assert openslide.OpenSlide(tiff).properties["openslide.vendor"] == "generic-tiff"
+    assert fingerprint(tiff) == hashlib.sha256(str(len(content)).encode() + 3 * content).hexdigest()
 
 
 def test_where_nothing_is_left_it_is_refused_in_a_line(images: Path, tmp_path: Path) -> None:
