@@ -88,7 +88,7 @@ def verify_command(
     console = Console()
     with console.status("verifying") as status:
         left_out: list[GlassError] = []
-        checks = verify(opened, windows, exact, data, status.update, left_out.append)
+        checks = verify(opened, windows, exact, data, status.update, left_out.append, tell)
     kept = record_checks(opened, checks)
     console.print(check_table(checks))
     for error in left_out:

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+import small_bundle
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
@@ -24,7 +26,9 @@ from glassrt.export import verify as verification
 from glassrt.export.bundle import describe_graph
 from glassrt.export.calibration import collect_windows
 from glassrt.export.comparison import MadeOn, compare, edge_windows
+from glassrt.export.ground import fingerprint
 from glassrt.export.verify import verify
+from glassrt.training.evaluate import evaluate
 
 GLASSRT = Path(sys.executable).parent / "glassrt"
 
@@ -123,6 +127,37 @@ def test_lost_accuracy_fails_whatever_the_logits_are() -> None:
     wanted = np.ones((2, 2, 4, 4), np.float32)
     assert compare(wanted, wanted, 1, MadeOn(64 * "0", "ort", "1.0", "CPU", "avx2", "int8"), -0.4).passed
     assert not compare(wanted, wanted, 1, MadeOn(64 * "0", "ort", "1.0", "CPU", "avx2", "int8"), -0.6).passed
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    return small_bundle.make_bundle(tmp_path / "small.glass")
+
+
+def small_windows(count: int = 2) -> NDArray[np.uint8]:
+    side = small_bundle.WINDOW
+    return np.random.default_rng(2).integers(0, 256, (count, side, side, 3), np.uint8)
+
+
+def test_images_that_calibrated_do_not_tell_the_change_of_miou(small: Path, painted: Path) -> None:
+    def calibrate(*numbers: int) -> Bundle:
+        marks = [fingerprint(painted / f"testA_{number}.bmp") for number in numbers]
+        calibrated = [{"fingerprint": mark, "box": [0, 0, 9, 9]} for mark in marks]
+        manifest = {**small_bundle.read_manifest(small), "mpp": 0.62005, "scales": [1.0], "calibrated": calibrated}
+        small_bundle.write_manifest(small, manifest)
+        return open_bundle(small)
+
+    told: list[str] = []
+    bundle = calibrate(1)
+    checks = verify(bundle, small_windows(), data=painted, told=told.append)
+    assert checks[0].miou_change == 0
+    assert told == [f"{painted}: left out 1 images of testA that the bundle was calibrated on"]
+    seen = verification.find_seen(bundle, painted)
+    assert seen == {painted / "testA_1.bmp"}
+    with closing(backends.open_backend(bundle, "ort")) as backend:
+        assert evaluate(bundle, backend, "glas", painted, "testA", left_out=seen)["images"] == 1
+    with pytest.raises(UsageError, match=r"small\.glass was calibrated on all images of testA: leave --data out"):
+        verify(calibrate(1, 2), small_windows(), data=painted)
 
 
 def test_edge_windows_are_white_black_and_noise() -> None:
