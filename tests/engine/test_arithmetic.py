@@ -1,6 +1,9 @@
 """Eight bits on every kind of processor: what is computed, what is told, what is refused."""
 
 import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -211,6 +214,16 @@ def test_what_opencv_says_is_what_linux_says() -> None:
     if not (flags := isa.read_flags()):
         pytest.skip("only Linux on x86-64 tells the flags")
     assert {name for flag, name in isa.TOLD.items() if flag in flags} == isa.find_features() & set(isa.TOLD.values())
+
+
+@pytest.mark.parametrize("disabled", ["AVX512-SKX", "AVX2,AVX512-SKX"])
+def test_what_opencv_is_told_to_hide_is_there_all_the_same(disabled: str) -> None:
+    if not isa.read_flags():
+        pytest.skip("only Linux on x86-64 tells the flags")
+    command = [sys.executable, "-c", "from glassrt.engine.isa import cpu_isa; print(cpu_isa())"]
+    environment = {**os.environ, isa.HIDING: disabled}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == isa.cpu_isa()
 
 
 def check(bundle: Bundle, name: str, precision: RunPrecision, passed: bool = True, ms: float | None = None) -> Check:
