@@ -46,8 +46,9 @@ def cpu_isa(limited: bool = False) -> str:
 
 
 def find_features() -> set[str]:
-    """What the processor has, as it says itself, and as Linux says of what it is not asked. Where OpenCV is told to hide
-    some of it, it is not asked at all.
+    """What the processor has, as it says itself, and as Linux says of what it is not asked.
+
+    Where OpenCV is told to hide some of it, Linux says all.
     """
     import cv2
 

@@ -160,6 +160,48 @@ def test_images_that_calibrated_do_not_tell_the_change_of_miou(small: Path, pain
         verify(calibrate(1, 2), small_windows(), data=painted)
 
 
+@pytest.mark.parametrize("name", ["fp32.onnx", "int8_cpu.onnx", "fp16.onnx", "example.npz"])
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_bundle_with_a_damaged_file_is_not_verified(small: Path, name: str, pinned: bool) -> None:
+    """Whether or not this machine runs the graph, and whether or not its manifest names the damaged bytes."""
+    manifest = small_bundle.read_manifest(small)
+    half = {**manifest["graphs"][0], "file": "fp16.onnx", "precision": "fp16", "target": "gpu"}
+    small_bundle.write_manifest(small, {**manifest, "graphs": [*manifest["graphs"], half]})
+    shutil.copy(small / "fp32.onnx", small / "fp16.onnx")
+    open_bundle(small).check_files()
+    content = (small / name).read_bytes()[:-1000]
+    if pinned:
+        small_bundle.pin(small, name, content)
+    else:
+        (small / name).write_bytes(content)
+    with pytest.raises(BundleError, match=f"{name} (is not|holds no example)"):
+        open_bundle(small).check_files()
+
+
+def run_verify(bundle: Path, tiles: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([GLASSRT, "verify", bundle, "--tiles", tiles], capture_output=True, text=True)
+
+
+def test_a_damaged_graph_for_another_device_ends_in_one_line(small: Path, demo_slide: Path) -> None:
+    manifest = small_bundle.read_manifest(small)
+    half = {**manifest["graphs"][0], "file": "fp16.onnx", "precision": "fp16", "target": "gpu"}
+    small_bundle.write_manifest(small, {**manifest, "graphs": [*manifest["graphs"], half]})
+    small_bundle.pin(small, "fp16.onnx", np.random.default_rng(0).bytes(1000))
+    done = run_verify(small, demo_slide.parent)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"glassrt: {small / 'fp16.onnx'} is not opened: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_graph_that_no_runtime_loads_fails_the_verification(small: Path, demo_slide: Path) -> None:
+    model = onnx.load_from_string((small / "int8_cpu.onnx").read_bytes())
+    next(node for node in model.graph.node if node.op_type == "MatMul").op_type = "NoSuchThing"
+    small_bundle.pin(small, "int8_cpu.onnx", model.SerializeToString())
+    done = run_verify(small, demo_slide.parent)
+    assert "cannot load the graph" in done.stderr
+    assert done.returncode == 1, done.stderr
+
+
 def test_edge_windows_are_white_black_and_noise() -> None:
     white, black, noise = edge_windows(8)
     assert white.min() == 255
