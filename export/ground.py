@@ -100,7 +100,7 @@ class Ground:
 
 
 def open_ground(path: Path, manifest: Manifest) -> Ground | None:
-    """A file's windows under a bundle's scales; None if it is neither slide nor image or shows no tissue.
+    """A file's windows under a bundle's scales; None if it is no slide or image that can be read or shows no tissue.
 
     Images that do not say their resolution are taken to have the bundle's. The order depends on the file alone.
     """
@@ -111,9 +111,9 @@ def open_ground(path: Path, manifest: Manifest) -> Ground | None:
     with slide:
         if slide.mpp > COARSEST_RATIO * manifest.mpp:
             return None
-        grid = GridReader(slide, manifest.mpp)
-        overview = look_over(slide, DEFAULT_READERS)
         try:
+            grid = GridReader(slide, manifest.mpp)
+            overview = look_over(slide, DEFAULT_READERS)
             refuse_doubtful(overview, slide.name)
         except SlideError:
             return None  # as it would not be scored

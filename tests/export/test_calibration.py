@@ -10,12 +10,14 @@ import msgspec
 import numpy as np
 import openslide
 import pytest
+import tifffile
 from made_tiffs import encode, stained, write_tiles
 from numpy.typing import NDArray
 
 from glassrt.engine.bundle import Manifest, Seen, open_bundle
-from glassrt.engine.errors import UsageError
+from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.grid import GridReader
+from glassrt.engine.overview import look_over
 from glassrt.engine.pipeline import Clock, cut_batches
 from glassrt.engine.scope import find_scope
 from glassrt.engine.scoring import open_grid
@@ -116,6 +118,21 @@ def test_where_nothing_is_left_it_is_refused_in_a_line(images: Path, tmp_path: P
     shutil.copy(images / "0.png", tmp_path)
     with pytest.raises(UsageError, match="too few to calibrate on some, measure on others and keep some"):
         collect_calibration(tmp_path, MANIFEST)
+
+
+def test_a_slide_whose_pixels_cannot_be_read_is_left_out(images: Path, demo_slide: Path, tmp_path: Path) -> None:
+    with tifffile.TiffFile(demo_slide) as file:
+        page = file.pages.first
+        places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    content = bytearray(demo_slide.read_bytes())
+    for start, length in places[12:15]:
+        content[start : start + length] = bytes(length)
+    (tmp_path / "damaged.svs").write_bytes(content)
+    with open_slide(tmp_path / "damaged.svs") as slide, pytest.raises(SlideError):
+        look_over(slide, 2)
+    for path in images.iterdir():
+        shutil.copy(path, tmp_path)
+    np.testing.assert_array_equal(collect_windows(tmp_path, MANIFEST), collect_windows(images, MANIFEST))
 
 
 @pytest.mark.parametrize("scales", [(1.0,), (0.75, 1.75), (2.0,)])
