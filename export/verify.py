@@ -46,6 +46,11 @@ def verify(
         wanted, _ = run_with(bundle, "ort", "fp32", windows)
     else:
         wanted = exact(windows)
+        if wanted.shape != (fitting := (len(windows), *bundle.logits_shape)):
+            raise UsageError(
+                f"{bundle.path} gives logits {list(fitting[1:])} for a window, what it is compared with "
+                f"{list(wanted.shape[1:])}: name the run that it was exported from with --against"
+            )
     base = None
     checks = []
     for name, precision in sorted(running(bundle), key=lambda each: each[1] != "fp32"):

@@ -111,6 +111,13 @@ def test_logits_of_another_graph_are_told_from_the_exact(bundle: Bundle, windows
     assert not any(each.passed for each in checks)
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 8), (3, 4, 4)])
+def test_logits_of_another_shape_are_refused_in_a_line(small: Path, shape: tuple[int, ...]) -> None:
+    """As of a run with another output stride or other classes."""
+    with pytest.raises(UsageError, match=r"small\.glass gives logits \[2, 4, 4\] for a window, what it is compared wi"):
+        verify(open_bundle(small), small_windows(), lambda asked: np.zeros((len(asked), *shape), np.float32))
+
+
 @pytest.mark.parametrize(
     ("shift", "passed"), [(0.0, True), (np.nan, False), (1.0, False)], ids=["equal", "not a number", "shifted"]
 )
