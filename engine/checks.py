@@ -17,6 +17,7 @@ from glassrt.engine.bundle import LARGEST_TEXT, Bundle, RunPrecision, Strict, re
 from glassrt.engine.cache import default_folder, keep, make_folder
 from glassrt.engine.errors import BundleError, OutputError, first_line
 from glassrt.engine.files import readable_json, replace_file
+from glassrt.engine.staging import lock_folder
 
 CHECKS = "checks.json"
 LOGGER = logging.getLogger("glassrt")
@@ -150,17 +151,20 @@ def is_plain(path: Path) -> bool:
 def record_checks(bundle: Bundle, checks: Iterable[Check]) -> Path:
     """Store checks with the bundle's older ones, and return where: beside its manifest, or in the user's cache where
     the bundle cannot be written or something else than checks stands there. Raises OutputError where neither can.
+
+    Two processes at once lose none, as each reads what there is under the lock of the folder that it writes.
     """
     path = bundle.path / CHECKS
     try:
         refuse_other(path)
-        with replace_file(path) as beside:
+        with lock_folder(path.parent), replace_file(path) as beside:
             beside.write_bytes(add_checks(bundle, checks))
     except (OutputError, OSError):
         path = own_checks(bundle)
         make_folder(path.parent)
         refuse_other(path)
-        keep(path, add_checks(bundle, checks))
+        with lock_folder(path.parent):
+            keep(path, add_checks(bundle, checks))
         return path
     with contextlib.suppress(OutputError, OSError):  # they lie beside the manifest now, too
         own_checks(bundle).unlink()

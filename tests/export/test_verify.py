@@ -345,6 +345,32 @@ def test_checks_of_a_bundle_that_others_own_lie_in_the_users_cache(
     assert not kept.exists()
 
 
+RECORD = """
+import sys
+from glassrt.engine.bundle import open_bundle
+from glassrt.engine.checks import Check, record_checks
+bundle = open_bundle(sys.argv[1])
+for number in range(20):
+    made_on = (bundle.sha256, "ort", f"{sys.argv[2]}.{number}", "CPU", "avx2", "int8")
+    record_checks(bundle, [Check(*made_on, True, 1, 0.0, 0.0, 0, 0.0)])
+"""
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_processes_that_record_at_once_lose_no_check(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: bool
+) -> None:
+    monkeypatch.setenv("GLASSRT_CACHE", str(tmp_path / "cache"))
+    (small / "checks.json").unlink()
+    if not writable:
+        (small / "checks.json").symlink_to("nowhere")
+    commands = [[sys.executable, "-c", RECORD, small, name] for name in "abc"]
+    started = [subprocess.Popen(command) for command in commands]
+    assert [each.wait() for each in started] == [0, 0, 0]
+    assert len(read_checks(open_bundle(small))) == 60
+    assert not list(small.glob(".glassrt-*"))
+
+
 @pytest.mark.parametrize("failed_beside", [True, False])
 def test_of_two_checks_of_the_same_the_failure_counts(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed_beside: bool
