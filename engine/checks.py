@@ -100,7 +100,10 @@ def read_checks(bundle: Bundle) -> tuple[Check, ...]:
     places = [bundle.path / CHECKS]
     with contextlib.suppress(OutputError):  # a user without a home has none of their own
         places.append(own_checks(bundle))
-    for path in places:
+    for path in filter(os.path.lexists, places):
+        if not is_plain(path):
+            tell_once(f"{path} is a link, or no file, and counts as none; remove it: checks go to your cache till then")
+            continue
         stored, fault = decode_checks(path)
         if fault:
             tell_once(f"{fault}: run glassrt verify {bundle.path} again")
@@ -113,10 +116,6 @@ def read_checks(bundle: Bundle) -> tuple[Check, ...]:
 
 def decode_checks(path: Path) -> tuple[list[Check], str]:
     """The checks in a file, each read by itself, so that a damaged one leaves the others; and what counts as none."""
-    if not os.path.lexists(path):
-        return [], ""
-    if not is_plain(path):
-        return [], f"{path} counts as none (it is a link, or no file: remove it)"
     try:
         stored = msgspec.json.decode(read_file(path, LARGEST_TEXT), type=list[msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

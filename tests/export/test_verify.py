@@ -420,7 +420,7 @@ def test_what_a_link_leads_to_is_neither_believed_nor_replaced(
     assert read_checks(bundle) == (made,)
     assert victim.read_bytes() == content
     assert len(caplog.messages) == 1
-    assert f"{bundle.path / 'checks.json'} counts as none (it is a link, or no file: remove it)" in caplog.text
+    assert f"{bundle.path / 'checks.json'} is a link, or no file, and counts as none" in caplog.text
     kept.unlink()
     kept.symlink_to(victim)
     with pytest.raises(OutputError, match=r"is a link, or no file, and is not replaced: remove it"):
