@@ -25,7 +25,7 @@ from glassrt.benchmarks.torch_peers import (
     build_torch_channels_last,
 )
 from glassrt.engine.bundle import Bundle
-from glassrt.engine.selftest import TOLERANCES
+from glassrt.engine.checks import TOLERANCES
 
 Report = dict[str, Any]
 BUILDS: tuple[Build, ...] = (

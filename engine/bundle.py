@@ -120,6 +120,12 @@ class Bundle:
                 "export or download the bundle again"
             ) from error
 
+    def check_files(self) -> None:
+        """Read every file that the manifest names, for whatever device. Raises BundleError for one that is damaged."""
+        for graph in self.manifest.graphs:
+            self.read_entry(graph)
+        self.read_example()
+
     @property
     def logits_shape(self) -> tuple[int, int, int]:
         """Classes, height and width of a window's logits."""

@@ -9,6 +9,7 @@ from pathlib import Path
 CPUINFO = Path("/proc/cpuinfo")
 # What OpenCV asks the processor itself, by the numbers of its interface, which its Python does not name.
 ASKED = {"avx2": 11, "avx512": 256, "avx512_vnni": 23}
+HIDING = "OPENCV_CPU_DISABLE"  # a variable that keeps it from using what is there, and from telling of it
 # What it does not ask, as Linux calls it; elsewhere these stay unknown, and a newer processor goes by an older one's
 # name. What eight bits come to is probed, not read from the name.
 READ = {"avx_vnni": "avx_vnni", "avx512_bf16": "bf16", "amx_int8": "amx"}
@@ -45,13 +46,19 @@ def cpu_isa(limited: bool = False) -> str:
 
 
 def find_features() -> set[str]:
-    """What the processor has, as it says itself, and as Linux says of what it is not asked."""
+    """What the processor has, as it says itself, and as Linux says of what it is not asked.
+
+    Where OpenCV is told to hide some of it, Linux says all.
+    """
     import cv2
 
-    found = {name for name, number in ASKED.items() if cv2.checkHardwareSupport(number)}
     flags = read_flags()
+    told = {name for flag, name in TOLD.items() if flag in flags}
+    found = (
+        told if os.environ.get(HIDING) else {name for name, number in ASKED.items() if cv2.checkHardwareSupport(number)}
+    )
     # An emulator shows the file of the processor beneath.
-    if {name for flag, name in TOLD.items() if flag in flags} == found:
+    if told == found:
         found |= {name for flag, name in READ.items() if flag in flags}
     return found
 

@@ -76,7 +76,7 @@ class Example(Strict, frozen=True):
 class Seen(Strict, frozen=True):
     """A slide or image that the lower precisions were made with, and so no measure of them.
 
-    `fingerprint` is `calibration.fingerprint` of the file; `box` is left, top, right, bottom of the part that was
+    `fingerprint` is `ground.fingerprint` of the file; `box` is left, top, right, bottom of the part that was
     looked at, in pixels of level 0.
     """
 

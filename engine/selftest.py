@@ -1,28 +1,11 @@
 """Whether an opened runtime computes what its bundle says: the stored example, run once before anything else."""
 
-from typing import NamedTuple
-
 import numpy as np
 
 from glassrt.engine.backends.protocol import Backend, run_windows
-from glassrt.engine.bundle import Bundle, RunPrecision
+from glassrt.engine.bundle import Bundle
+from glassrt.engine.checks import TOLERANCES
 from glassrt.engine.errors import BackendUnavailable, BundleError
-
-
-class Tolerance(NamedTuple):
-    """What a precision may lose: logits relative to the largest, pixels that change class, points of mIoU."""
-
-    largest: float
-    flips: float
-    miou: float
-
-
-TOLERANCES: dict[RunPrecision, Tolerance] = {
-    "fp32": Tolerance(1e-4, 1e-4, 0.01),
-    "bf16": Tolerance(0.2, 0.01, 0.5),
-    "fp16": Tolerance(0.05, 0.005, 0.1),
-    "int8": Tolerance(0.25, 0.01, 0.5),
-}
 
 
 def check_backend(bundle: Bundle, backend: Backend) -> None:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from glassrt.engine.bundle import Bundle, ClassInfo, Example, Graph, Manifest, Precision, Target, write_bundle
+from glassrt.engine.checks import TOLERANCES
 from glassrt.engine.errors import BundleError, TrainingError, UsageError
-from glassrt.engine.selftest import TOLERANCES
 from glassrt.export.calibration import Calibration, collect_calibration, paint_window
 from glassrt.export.comparison import MadeOn, compare, edge_windows
 from glassrt.export.precision import FLIPS_AIM, WEIGHT_BITS, run_graph, run_plainly, to_float16, to_int8

@@ -14,7 +14,7 @@ from glassrt.engine.backends import GPU_BATCH
 from glassrt.engine.bundle import is_name, open_bundle
 from glassrt.engine.checks import Check, record_checks
 from glassrt.engine.cli import build_plans, parse_precisions
-from glassrt.engine.errors import GlassError, UsageError
+from glassrt.engine.errors import BundleError, GlassError, UsageError
 from glassrt.engine.files import readable_json, replace_file
 from glassrt.engine.plans import find_flavour
 from glassrt.engine.terminal import PlainTable
@@ -74,11 +74,15 @@ def verify_command(
     ] = None,
     json: Annotated[Path | None, typer.Option(help="File to write the figures to.", show_default=False)] = None,
 ) -> None:
-    """Run every graph through every runtime here and record what it loses. Exit code 1: a graph loses too much."""
+    """Run every graph through every runtime here and record what it loses.
+
+    Exit code 1: a graph loses too much or cannot be loaded; 2: nothing could be done.
+    """
     with missing_packages("cpu"):
         from glassrt.export.calibration import collect_windows
         from glassrt.export.verify import verify
     opened = open_bundle(bundle)
+    opened.check_files()
     exact = None
     if against is not None:
         with missing_packages("cpu,export"):
@@ -88,7 +92,7 @@ def verify_command(
     console = Console()
     with console.status("verifying") as status:
         left_out: list[GlassError] = []
-        checks = verify(opened, windows, exact, data, status.update, left_out.append)
+        checks = verify(opened, windows, exact, data, status.update, left_out.append, tell)
     kept = record_checks(opened, checks)
     console.print(check_table(checks))
     for error in left_out:
@@ -97,7 +101,7 @@ def verify_command(
     if json is not None:
         with replace_file(json) as beside:
             beside.write_bytes(readable_json(checks))
-    if any(is_broken(check) for check in checks):
+    if any(is_broken(check) for check in checks) or any(isinstance(error, BundleError) for error in left_out):
         raise typer.Exit(BROKEN)
 
 

@@ -8,6 +8,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import openslide
 from numpy.typing import NDArray
 
 from glassrt.engine.bundle import Manifest
@@ -99,7 +100,7 @@ class Ground:
 
 
 def open_ground(path: Path, manifest: Manifest) -> Ground | None:
-    """A file's windows under a bundle's scales; None if it is neither slide nor image or shows no tissue.
+    """A file's windows under a bundle's scales; None if it is no slide or image that can be read or shows no tissue.
 
     Images that do not say their resolution are taken to have the bundle's. The order depends on the file alone.
     """
@@ -110,9 +111,9 @@ def open_ground(path: Path, manifest: Manifest) -> Ground | None:
     with slide:
         if slide.mpp > COARSEST_RATIO * manifest.mpp:
             return None
-        grid = GridReader(slide, manifest.mpp)
-        overview = look_over(slide, DEFAULT_READERS)
         try:
+            grid = GridReader(slide, manifest.mpp)
+            overview = look_over(slide, DEFAULT_READERS)
             refuse_doubtful(overview, slide.name)
         except SlideError:
             return None  # as it would not be scored
@@ -164,10 +165,13 @@ def shuffle(numbers: Indices, views: Indices, random: np.random.Generator) -> In
 
 
 def fingerprint(path: Path) -> str:
-    """The sha256 of a file's length and of its beginning, middle and end, which are all of it if it is small.
+    """What tells a slide or image from others: the same file has the same, whatever it is called.
 
-    The same file has the same, whatever it is called; slides of gigabytes are not read whole for it.
+    Of slides it is OpenSlide's, which is the same for all files of a slide that has several. Of all others it is the
+    sha256 of the file's length and of its beginning, middle and end, which are all of it if it is small.
     """
+    if found := slide_hash(path):
+        return found
     with path.open("rb") as file:
         length = file.seek(0, 2)
         digest = hashlib.sha256(str(length).encode())
@@ -177,8 +181,20 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
+def slide_hash(path: Path) -> str:
+    """OpenSlide's own hash of what it opens as a scanner's slide; nothing for plain images and all others."""
+    try:
+        with openslide.OpenSlide(path) as slide:
+            properties = dict(slide.properties)
+    except (openslide.OpenSlideError, OSError):
+        return ""
+    if properties.get(openslide.PROPERTY_NAME_VENDOR) == "generic-tiff":
+        return ""
+    return properties.get(openslide.PROPERTY_NAME_QUICKHASH1, "")
+
+
 def find_files(folder: Path) -> Iterable[Path]:
-    """The files of a folder in the order of their fingerprints, those with the same bytes once."""
+    """The files of a folder in the order of their fingerprints, those of one slide, or with the same bytes, once."""
     marks: dict[str, Path] = {}
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         try:

@@ -13,9 +13,10 @@ import numpy as np
 from glassrt.engine.backends import RUNTIMES, Backend, open_backend, run_windows, running
 from glassrt.engine.bundle import Bundle, RunPrecision
 from glassrt.engine.checks import Check, Timing
-from glassrt.engine.errors import GlassError
+from glassrt.engine.errors import GlassError, UsageError
 from glassrt.engine.isa import count_cores, processor_name
 from glassrt.export.comparison import Logits, MadeOn, Windows, compare, edge_windows, run_each
+from glassrt.export.ground import fingerprint
 
 BATCHES = (1, 2, 4)
 ROUNDS = 3  # of calls, whose fastest counts
@@ -28,18 +29,28 @@ def verify(
     data: Path | None = None,
     progress: Callable[[str], None] = lambda name: None,
     failure: Callable[[GlassError], None] = lambda error: None,
+    told: Callable[[str], None] = lambda line: None,
 ) -> tuple[Check, ...]:
     """One check for each runtime and precision that this machine has, against `exact` or ONNX Runtime in float32.
 
     `tissue` `[n, H, W, 3]` are real windows; all-white, all-black and noisy ones are added, which may change class but
-    not be NaN. `data`, the folder of GlaS, adds the change of mIoU on testA. `progress` is told what runs, and
-    `failure` what cannot be opened, which then has no check.
+    not be NaN. `data`, the folder of GlaS, adds the change of mIoU on those images of testA that the bundle was not
+    calibrated on; how many are left out is `told`. `progress` is told what runs, and `failure` what cannot be opened,
+    which then has no check. Raises UsageError.
     """
+    seen = frozenset[Path]() if data is None else find_seen(bundle, data)
+    if seen:
+        told(f"{data}: left out {len(seen)} images of testA that the bundle was calibrated on")
     windows = np.concatenate([tissue, edge_windows(bundle.manifest.window)])
     if exact is None:
         wanted, _ = run_with(bundle, "ort", "fp32", windows)
     else:
         wanted = exact(windows)
+        if wanted.shape != (fitting := (len(windows), *bundle.logits_shape)):
+            raise UsageError(
+                f"{bundle.path} gives logits {list(fitting[1:])} for a window, what it is compared with "
+                f"{list(wanted.shape[1:])}: name the run that it was exported from with --against"
+            )
     base = None
     checks = []
     for name, precision in sorted(running(bundle), key=lambda each: each[1] != "fp32"):
@@ -51,7 +62,7 @@ def verify(
             continue
         miou = None
         if data is not None:
-            found = score(bundle, name, precision, data)
+            found = score(bundle, name, precision, data, seen)
             base = found if base is None else base
             miou = found - base
         check = compare(logits, wanted, len(tissue), made_on, miou)
@@ -66,12 +77,25 @@ def run_with(bundle: Bundle, name: str, precision: RunPrecision, windows: Window
         return run_each(backend, windows), made_on
 
 
-def score(bundle: Bundle, name: str, precision: RunPrecision, data: Path) -> float:
-    """mIoU on GlaS testA in points."""
+def find_seen(bundle: Bundle, data: Path) -> frozenset[Path]:
+    """The images of GlaS testA that the bundle was calibrated on. Raises UsageError where they are all of them."""
+    from glassrt.training.datasets import glas
+
+    images = [image.image_path for image in glas.find_images(data, "testA")]
+    calibrated = {seen.fingerprint for seen in bundle.manifest.calibrated}
+    seen = frozenset(path for path in images if calibrated and fingerprint(path) in calibrated)
+    if len(seen) == len(images):
+        raise UsageError(f"--data {data}: {bundle.path} was calibrated on all images of testA: leave --data out")
+    return seen
+
+
+def score(bundle: Bundle, name: str, precision: RunPrecision, data: Path, seen: frozenset[Path]) -> float:
+    """mIoU in points on GlaS testA but for the images that were `seen`."""
     from glassrt.training.evaluate import evaluate
 
     with open_as_score_does(bundle, name, precision) as backend:
-        scores: dict[str, Any] = evaluate(bundle.replace((1.0,), False), backend, "glas", data, "testA")["scores"]
+        plain = bundle.replace((1.0,), False)
+        scores: dict[str, Any] = evaluate(plain, backend, "glas", data, "testA", left_out=seen)["scores"]
     return float(scores["mIoU"])
 
 

@@ -1,6 +1,6 @@
 """Scores of a bundle on a labelled set, through the engine that serves it. No torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,20 @@ def evaluate(
     data: Path,
     split: str,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    left_out: Collection[Path] = (),
 ) -> dict[str, Any]:
     """Pixel and object scores of a gland bundle on a split, in percent, pooled over its images.
 
     Objects are the 4-connected regions of the predicted class map that are not smaller than one logit, as
-    `glassrt score` writes them. `progress` is called with images done and in all. Raises DatasetError.
+    `glassrt score` writes them. `progress` is called with images done and in all; the files `left_out` are not scored.
+    Raises DatasetError.
     """
     if dataset not in DATASETS:
         raise DatasetError(f"--dataset {dataset} is not known; choose {', '.join(DATASETS)}")
     names = tuple(info.name for info in bundle.manifest.classes)
     if names != glas.CLASSES:
         raise DatasetError(f"{bundle.path} tells {', '.join(names)} apart; GlaS needs {', '.join(glas.CLASSES)}")
-    images = glas.find_images(data, split)
+    images = [image for image in glas.find_images(data, split) if image.image_path not in left_out]
     counts = np.zeros((len(names), len(names)), np.int64)
     objects = np.zeros(3, np.int64)
     object_sums = np.zeros(4)

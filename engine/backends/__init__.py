@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from glassrt.engine.backends.choose import (
     FASTEST,
     GPU_BATCH,
+    MOST_WINDOWS,
     NAMES,
     PRECISIONS,
     RUNTIMES,
@@ -43,8 +44,6 @@ __all__ = [
 ]
 
 Running = TypeVar("Running", bound=Backend)
-
-MOST_WINDOWS = 256  # of a batch
 
 
 def open_backend(

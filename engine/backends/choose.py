@@ -36,6 +36,7 @@ RUNTIMES = {
 }
 NAMES = tuple(RUNTIMES)
 GPU_BATCH = 16
+MOST_WINDOWS = 256  # of a batch
 PRECISIONS: tuple[RunPrecision, ...] = ("fp32", "bf16", "fp16", "int8")
 # The fastest first. On CPUs as measured with networks of two sizes on two cores with AVX-512, on GPUs as expected;
 # what `glassrt verify` times on a machine goes before that.
@@ -118,9 +119,13 @@ def in_order(
 
 
 def find_timing(check: Check) -> Timing | None:
-    """What was timed with a check, if it was on a processor of this very name and as many cores."""
+    """What was timed with a check, if it was on a processor of this very name and as many cores, in a time and a batch
+    that there can be.
+    """
     timing = check.timing
-    return timing if timing and (timing.processor, timing.cores) == (processor_name(), count_cores()) else None
+    if timing is None or timing.ms <= 0 or not 1 <= timing.batch <= MOST_WINDOWS:
+        return None
+    return timing if (timing.processor, timing.cores) == (processor_name(), count_cores()) else None
 
 
 def explain_slower(bundle: Bundle, name: str, chosen: tuple[str, RunPrecision]) -> str:
@@ -145,7 +150,7 @@ def explain_slower(bundle: Bundle, name: str, chosen: tuple[str, RunPrecision]) 
 
 
 def is_of_here(check: Check) -> bool:
-    """Whether a check was made with the runtime's version that is installed, on instructions as they are here."""
+    """Whether a check was made with the runtime's version that is installed, on a device and instructions as here."""
     if check.backend not in RUNTIMES:
         return False
     runtime = RUNTIMES[check.backend]
@@ -157,7 +162,7 @@ def is_of_here(check: Check) -> bool:
             find_device().isa,
             find_device().name,
         )
-    return (check.version, check.isa) == (version, isa_of(check.backend))
+    return (check.version, check.isa, check.device) == (version, isa_of(check.backend), "CPU")
 
 
 def find_version(module: str) -> str | None:

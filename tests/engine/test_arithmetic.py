@@ -1,6 +1,9 @@
 """Eight bits on every kind of processor: what is computed, what is told, what is refused."""
 
 import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -213,6 +216,16 @@ def test_what_opencv_says_is_what_linux_says() -> None:
     assert {name for flag, name in isa.TOLD.items() if flag in flags} == isa.find_features() & set(isa.TOLD.values())
 
 
+@pytest.mark.parametrize("disabled", ["AVX512-SKX", "AVX2,AVX512-SKX"])
+def test_what_opencv_is_told_to_hide_is_there_all_the_same(disabled: str) -> None:
+    if not isa.read_flags():
+        pytest.skip("only Linux on x86-64 tells the flags")
+    command = [sys.executable, "-c", "from glassrt.engine.isa import cpu_isa; print(cpu_isa())"]
+    environment = {**os.environ, isa.HIDING: disabled}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == isa.cpu_isa()
+
+
 def check(bundle: Bundle, name: str, precision: RunPrecision, passed: bool = True, ms: float | None = None) -> Check:
     """A check made here, in which a runtime took so long."""
     version = find_version({"ort": "onnxruntime"}.get(name, name)) or pytest.fail("not installed")
@@ -238,6 +251,15 @@ def test_what_was_measured_here_goes_before_what_was_measured_elsewhere(bundle: 
     other = Timing("another processor", 2, 4, 5.0)
     record_checks(bundle, [msgspec.structs.replace(check(bundle, "ort", "fp32"), timing=other)])
     assert choose(bundle, "auto", "fp32") == ("openvino", "fp32")
+
+
+@pytest.mark.parametrize("other", [{"batch": 1000}, {"batch": 0}, {"ms": -1.0}])
+def test_a_timing_that_there_cannot_be_counts_as_none(bundle: Bundle, other: dict[str, float]) -> None:
+    taken = check(bundle, "ort", "fp32", ms=5.0)
+    timing = msgspec.structs.replace(taken.timing or pytest.fail("not timed"), **other)
+    record_checks(bundle, [check(bundle, "openvino", "fp32", ms=9.0), msgspec.structs.replace(taken, timing=timing)])
+    assert choose(bundle, "auto", "fp32") == ("openvino", "fp32")
+    assert choose_batch(bundle, "ort", "fp32") in (1, 4)
 
 
 def test_why_it_runs_slower_is_said_with_what_changes_that(bundle: Bundle) -> None:

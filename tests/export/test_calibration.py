@@ -1,5 +1,6 @@
 """What lower precisions are made with, and what is left to verify them on."""
 
+import hashlib
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,12 +8,16 @@ from pathlib import Path
 import cv2
 import msgspec
 import numpy as np
+import openslide
 import pytest
+import tifffile
+from made_tiffs import encode, stained, write_tiles
 from numpy.typing import NDArray
 
 from glassrt.engine.bundle import Manifest, Seen, open_bundle
-from glassrt.engine.errors import UsageError
+from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.grid import GridReader
+from glassrt.engine.overview import look_over
 from glassrt.engine.pipeline import Clock, cut_batches
 from glassrt.engine.scope import find_scope
 from glassrt.engine.scoring import open_grid
@@ -87,6 +92,25 @@ def test_one_slide_alone_is_split_by_place(demo_slide: Path) -> None:
     )
 
 
+def test_a_slide_is_known_by_what_it_shows_not_by_one_file_s_bytes(demo_slide: Path, tmp_path: Path) -> None:
+    """As the files of a DICOM series, each of which OpenSlide opens as the whole slide."""
+    other = tmp_path / "other.svs"
+    other.write_bytes(demo_slide.read_bytes() + bytes(1000))
+    assert fingerprint(other) == fingerprint(demo_slide)
+    shutil.copy(demo_slide, tmp_path)
+    assert len(list(find_files(tmp_path))) == 1
+
+
+def test_images_keep_the_fingerprints_that_manifests_hold(tmp_path: Path) -> None:
+    content = cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes()
+    (tmp_path / "a.png").write_bytes(content)
+    assert fingerprint(tmp_path / "a.png") == hashlib.sha256(str(len(content)).encode() + 3 * content).hexdigest()
+    tiff = write_tiles(tmp_path / "a.tif", (256, 256), [encode(stained(256, 256), "none")], "none")
+    content = tiff.read_bytes()
+    assert openslide.OpenSlide(tiff).properties["openslide.vendor"] == "generic-tiff"
+    assert fingerprint(tiff) == hashlib.sha256(str(len(content)).encode() + 3 * content).hexdigest()
+
+
 def test_where_nothing_is_left_it_is_refused_in_a_line(images: Path, tmp_path: Path) -> None:
     everything = tuple(Seen(fingerprint(path), (0, 0, 9999, 9999)) for path in images.iterdir())
     with pytest.raises(UsageError, match=r"gave 0 windows .* beside those that the bundle was calibrated on, 8"):
@@ -94,6 +118,21 @@ def test_where_nothing_is_left_it_is_refused_in_a_line(images: Path, tmp_path: P
     shutil.copy(images / "0.png", tmp_path)
     with pytest.raises(UsageError, match="too few to calibrate on some, measure on others and keep some"):
         collect_calibration(tmp_path, MANIFEST)
+
+
+def test_a_slide_whose_pixels_cannot_be_read_is_left_out(images: Path, demo_slide: Path, tmp_path: Path) -> None:
+    with tifffile.TiffFile(demo_slide) as file:
+        page = file.pages.first
+        places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    content = bytearray(demo_slide.read_bytes())
+    for start, length in places[12:15]:
+        content[start : start + length] = bytes(length)
+    (tmp_path / "damaged.svs").write_bytes(content)
+    with open_slide(tmp_path / "damaged.svs") as slide, pytest.raises(SlideError):
+        look_over(slide, 2)
+    for path in images.iterdir():
+        shutil.copy(path, tmp_path)
+    np.testing.assert_array_equal(collect_windows(tmp_path, MANIFEST), collect_windows(images, MANIFEST))
 
 
 @pytest.mark.parametrize("scales", [(1.0,), (0.75, 1.75), (2.0,)])

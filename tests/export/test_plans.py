@@ -21,10 +21,10 @@ from glassrt.engine import plans
 from glassrt.engine.backends import can_run, open_backend, open_plan_backend, run_windows
 from glassrt.engine.bundle import Bundle, Precision, open_bundle, write_bundle
 from glassrt.engine.cache import keep, make_folder
+from glassrt.engine.checks import TOLERANCES
 from glassrt.engine.device import Device
 from glassrt.engine.errors import BackendUnavailable, BundleError, OutputError
 from glassrt.engine.plans import Entry, Key, names_capability, open_plan, read_entry, read_timings
-from glassrt.engine.selftest import TOLERANCES
 from glassrt.export import bundle as exporting
 from glassrt.export import precision
 from glassrt.export.bundle import describe_graph, export_run, infer_exactly, lower_precisions

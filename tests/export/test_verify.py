@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 
@@ -12,19 +13,22 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+import small_bundle
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from glassrt.engine import backends
-from glassrt.engine.bundle import Bundle, RunPrecision, named_files, open_bundle, write_bundle
+from glassrt.engine.bundle import SHIPPED, Bundle, RunPrecision, named_files, open_bundle, write_bundle
 from glassrt.engine.checks import Check, read_checks, record_checks
-from glassrt.engine.errors import BackendUnavailable, BundleError, GlassError, UsageError
+from glassrt.engine.errors import BackendUnavailable, BundleError, GlassError, OutputError, UsageError
 from glassrt.engine.isa import cpu_isa
 from glassrt.export import verify as verification
 from glassrt.export.bundle import describe_graph
 from glassrt.export.calibration import collect_windows
 from glassrt.export.comparison import MadeOn, compare, edge_windows
+from glassrt.export.ground import fingerprint
 from glassrt.export.verify import verify
+from glassrt.training.evaluate import evaluate
 
 GLASSRT = Path(sys.executable).parent / "glassrt"
 
@@ -107,6 +111,13 @@ def test_logits_of_another_graph_are_told_from_the_exact(bundle: Bundle, windows
     assert not any(each.passed for each in checks)
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 8), (3, 4, 4)])
+def test_logits_of_another_shape_are_refused_in_a_line(small: Path, shape: tuple[int, ...]) -> None:
+    """As of a run with another output stride or other classes."""
+    with pytest.raises(UsageError, match=r"small\.glass gives logits \[2, 4, 4\] for a window, what it is compared wi"):
+        verify(open_bundle(small), small_windows(), lambda asked: np.zeros((len(asked), *shape), np.float32))
+
+
 @pytest.mark.parametrize(
     ("shift", "passed"), [(0.0, True), (np.nan, False), (1.0, False)], ids=["equal", "not a number", "shifted"]
 )
@@ -123,6 +134,79 @@ def test_lost_accuracy_fails_whatever_the_logits_are() -> None:
     wanted = np.ones((2, 2, 4, 4), np.float32)
     assert compare(wanted, wanted, 1, MadeOn(64 * "0", "ort", "1.0", "CPU", "avx2", "int8"), -0.4).passed
     assert not compare(wanted, wanted, 1, MadeOn(64 * "0", "ort", "1.0", "CPU", "avx2", "int8"), -0.6).passed
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    return small_bundle.make_bundle(tmp_path / "small.glass")
+
+
+def small_windows(count: int = 2) -> NDArray[np.uint8]:
+    side = small_bundle.WINDOW
+    return np.random.default_rng(2).integers(0, 256, (count, side, side, 3), np.uint8)
+
+
+def test_images_that_calibrated_do_not_tell_the_change_of_miou(small: Path, painted: Path) -> None:
+    def calibrate(*numbers: int) -> Bundle:
+        marks = [fingerprint(painted / f"testA_{number}.bmp") for number in numbers]
+        calibrated = [{"fingerprint": mark, "box": [0, 0, 9, 9]} for mark in marks]
+        manifest = {**small_bundle.read_manifest(small), "mpp": 0.62005, "scales": [1.0], "calibrated": calibrated}
+        small_bundle.write_manifest(small, manifest)
+        return open_bundle(small)
+
+    told: list[str] = []
+    bundle = calibrate(1)
+    checks = verify(bundle, small_windows(), data=painted, told=told.append)
+    assert checks[0].miou_change == 0
+    assert told == [f"{painted}: left out 1 images of testA that the bundle was calibrated on"]
+    seen = verification.find_seen(bundle, painted)
+    assert seen == {painted / "testA_1.bmp"}
+    with closing(backends.open_backend(bundle, "ort")) as backend:
+        assert evaluate(bundle, backend, "glas", painted, "testA", left_out=seen)["images"] == 1
+    with pytest.raises(UsageError, match=r"small\.glass was calibrated on all images of testA: leave --data out"):
+        verify(calibrate(1, 2), small_windows(), data=painted)
+
+
+@pytest.mark.parametrize("name", ["fp32.onnx", "int8_cpu.onnx", "fp16.onnx", "example.npz"])
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_bundle_with_a_damaged_file_is_not_verified(small: Path, name: str, pinned: bool) -> None:
+    """Whether or not this machine runs the graph, and whether or not its manifest names the damaged bytes."""
+    manifest = small_bundle.read_manifest(small)
+    half = {**manifest["graphs"][0], "file": "fp16.onnx", "precision": "fp16", "target": "gpu"}
+    small_bundle.write_manifest(small, {**manifest, "graphs": [*manifest["graphs"], half]})
+    shutil.copy(small / "fp32.onnx", small / "fp16.onnx")
+    open_bundle(small).check_files()
+    content = (small / name).read_bytes()[:-1000]
+    if pinned:
+        small_bundle.pin(small, name, content)
+    else:
+        (small / name).write_bytes(content)
+    with pytest.raises(BundleError, match=f"{name} (is not|holds no example)"):
+        open_bundle(small).check_files()
+
+
+def run_verify(bundle: Path, tiles: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([GLASSRT, "verify", bundle, "--tiles", tiles], capture_output=True, text=True)
+
+
+def test_a_damaged_graph_for_another_device_ends_in_one_line(small: Path, demo_slide: Path) -> None:
+    manifest = small_bundle.read_manifest(small)
+    half = {**manifest["graphs"][0], "file": "fp16.onnx", "precision": "fp16", "target": "gpu"}
+    small_bundle.write_manifest(small, {**manifest, "graphs": [*manifest["graphs"], half]})
+    small_bundle.pin(small, "fp16.onnx", np.random.default_rng(0).bytes(1000))
+    done = run_verify(small, demo_slide.parent)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"glassrt: {small / 'fp16.onnx'} is not opened: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_graph_that_no_runtime_loads_fails_the_verification(small: Path, demo_slide: Path) -> None:
+    model = onnx.load_from_string((small / "int8_cpu.onnx").read_bytes())
+    next(node for node in model.graph.node if node.op_type == "MatMul").op_type = "NoSuchThing"
+    small_bundle.pin(small, "int8_cpu.onnx", model.SerializeToString())
+    done = run_verify(small, demo_slide.parent)
+    assert "cannot load the graph" in done.stderr
+    assert done.returncode == 1, done.stderr
 
 
 def test_edge_windows_are_white_black_and_noise() -> None:
@@ -143,7 +227,7 @@ def test_auto_takes_the_fastest_that_was_verified(bundle: Bundle) -> None:
     assert backends.choose(bundle, "openvino", "auto") == ("openvino", "fp32")
 
 
-@pytest.mark.parametrize("elsewhere", [{"isa": "another"}, {"version": "0.1"}, {"bundle": 64 * "0"}])
+@pytest.mark.parametrize("elsewhere", [{"isa": "another"}, {"version": "0.1"}, {"device": "NPU"}, {"bundle": 64 * "0"}])
 def test_a_check_from_elsewhere_counts_as_none(bundle: Bundle, elsewhere: dict[str, str]) -> None:
     record_checks(bundle, [check(bundle, "openvino", "int8", True, elsewhere)])
     assert backends.choose(bundle, "auto", "auto") == ("openvino", "fp32")
@@ -177,6 +261,42 @@ def test_a_check_that_is_not_finite_leaves_the_bundle_whole(bundle: Bundle, bad:
     assert (found.passed, found.nan, found.largest) == (False, 1, 0.0)
     record_checks(bundle, [found])
     assert read_checks(open_bundle(bundle.path)) == (found,)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_exact_logits_that_are_no_numbers_fail_and_are_counted(bundle: Bundle, bad: float) -> None:
+    wanted = np.ones((2, 2, 4, 4), np.float32)
+    wanted[0, 0, 0, :2] = bad
+    made_on = MadeOn(bundle.sha256, "ort", metadata.version("onnxruntime"), "CPU", cpu_isa(), "fp32")
+    for logits in (wanted, np.ones_like(wanted)):
+        found = compare(logits, wanted, 1, made_on, None)
+        assert (found.passed, found.nan, found.largest, found.mean) == (False, 2, 0.0, 0.0)
+    record_checks(bundle, [found])
+    assert read_checks(bundle) == (found,)
+    assert backends.choose(bundle, "auto", "fp32") == ("openvino", "fp32")
+
+
+def test_differences_beyond_float32_stay_numbers(bundle: Bundle) -> None:
+    wanted = np.full((1, 2, 4, 4), 3e38, np.float32)
+    found = compare(-wanted, wanted, 1, MadeOn(bundle.sha256, "ort", "1", "CPU", "avx2", "fp32"), None)
+    assert not found.passed
+    record_checks(bundle, [found])
+    assert read_checks(bundle) == (found,)
+
+
+def test_a_damaged_check_leaves_the_others_which_is_told_once(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    failed, passed = check(bundle, "openvino", "fp32", False), check(bundle, "ort", "int8", True)
+    file = record_checks(bundle, [failed, passed])
+    checks = json.loads(file.read_text())
+    damaged = {**checks[0], "backend": "ort", "largest": None}
+    file.write_text(json.dumps([damaged, *checks]))
+    assert read_checks(bundle) == read_checks(bundle) == (failed, passed)
+    assert len(caplog.messages) == 1
+    assert f"{file}: 1 of its checks count as none (Expected `float`, got `null` - at `$.largest`)" in caplog.text
+    assert backends.choose(bundle, "auto", "fp32") == ("ort", "fp32")
+    other = check(bundle, "openvino", "int8", True)
+    record_checks(bundle, [other])
+    assert read_checks(bundle) == (failed, passed, other)
 
 
 def test_checks_of_other_devices_stay(bundle: Bundle) -> None:
@@ -223,6 +343,89 @@ def test_checks_of_a_bundle_that_others_own_lie_in_the_users_cache(
     assert record_checks(bundle, [other]) == bundle.path / "checks.json"
     assert read_checks(bundle) == (made, other)
     assert not kept.exists()
+
+
+RECORD = """
+import sys
+from glassrt.engine.bundle import open_bundle
+from glassrt.engine.checks import Check, record_checks
+bundle = open_bundle(sys.argv[1])
+for number in range(20):
+    made_on = (bundle.sha256, "ort", f"{sys.argv[2]}.{number}", "CPU", "avx2", "int8")
+    record_checks(bundle, [Check(*made_on, True, 1, 0.0, 0.0, 0, 0.0)])
+"""
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_processes_that_record_at_once_lose_no_check(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: bool
+) -> None:
+    monkeypatch.setenv("GLASSRT_CACHE", str(tmp_path / "cache"))
+    (small / "checks.json").unlink()
+    if not writable:
+        (small / "checks.json").symlink_to("nowhere")
+    commands = [[sys.executable, "-c", RECORD, small, name] for name in "abc"]
+    started = [subprocess.Popen(command) for command in commands]
+    assert [each.wait() for each in started] == [0, 0, 0]
+    assert len(read_checks(open_bundle(small))) == 60
+    assert not list(small.glob(".glassrt-*"))
+
+
+@pytest.mark.parametrize("failed_beside", [True, False])
+def test_of_two_checks_of_the_same_the_failure_counts(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed_beside: bool
+) -> None:
+    monkeypatch.setenv("GLASSRT_CACHE", str(tmp_path / "cache"))
+    beside, own = (check(bundle, "openvino", "int8", passed) for passed in (not failed_beside, failed_beside))
+    file = tmp_path / "cache" / "checks" / f"{bundle.sha256}.json"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(msgspec.json.encode([own]))
+    (bundle.path / "checks.json").write_bytes(msgspec.json.encode([beside]))
+    assert [each.passed for each in read_checks(bundle)] == [False]
+    record_checks(bundle, [check(bundle, "openvino", "int8", True)])  # verified again
+    assert [each.passed for each in read_checks(bundle)] == [True]
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [{"largest": 1e6}, {"reach": 4.0, "largest": 1.1}, {"flips": 0.02}, {"flips": -1.0}, {"miou_change": -0.6},
+     {"nan": 1}, {"windows": 0}],
+)  # fmt: skip
+def test_a_check_that_passed_with_figures_that_do_not_counts_as_failed(
+    bundle: Bundle, figures: dict[str, float]
+) -> None:
+    claimed = msgspec.structs.replace(check(bundle, "openvino", "int8", True), **figures)
+    (bundle.path / "checks.json").write_bytes(msgspec.json.encode([claimed]))
+    assert [each.passed for each in read_checks(bundle)] == [False]
+    assert backends.choose(bundle, "auto", "auto") == ("openvino", "fp32")
+
+
+def test_shipped_checks_hold_the_figures_that_they_say() -> None:
+    for path in SHIPPED.glob("*.glass"):
+        stored = msgspec.json.decode((path / "checks.json").read_bytes(), type=list[Check])
+        assert stored
+        assert [each.passed for each in stored] == [each.is_within for each in stored]
+
+
+def test_what_a_link_leads_to_is_neither_believed_nor_replaced(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("GLASSRT_CACHE", str(tmp_path / "cache"))
+    made, other = check(bundle, "ort", "int8", True), check(bundle, "openvino", "int8", True)
+    victim = record_checks(bundle, [other]).rename(tmp_path / "victim.json")
+    (bundle.path / "checks.json").symlink_to(victim)
+    content = victim.read_bytes()
+    kept = record_checks(bundle, [made])
+    assert kept == tmp_path / "cache" / "checks" / f"{bundle.sha256}.json"
+    assert read_checks(bundle) == (made,)
+    assert victim.read_bytes() == content
+    assert len(caplog.messages) == 1
+    assert f"{bundle.path / 'checks.json'} is a link, or no file, and counts as none" in caplog.text
+    kept.unlink()
+    kept.symlink_to(victim)
+    with pytest.raises(OutputError, match=r"is a link, or no file, and is not replaced: remove it"):
+        record_checks(bundle, [made])
+    assert victim.read_bytes() == content
 
 
 @pytest.mark.slow
