@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from glassrt.engine.colours import UPRIGHT, over_white, premultiplied_over_white, to_eight_bits, turn_upright
 from glassrt.engine.errors import SlideError, first_line
 from glassrt.engine.picture import Picture, check_extent
-from glassrt.engine.tiff_pages import check_colours, check_pictures, orientation, size_of
+from glassrt.engine.tiff_pages import check_colours, check_pictures, list_pages, orientation, size_of
 from glassrt.engine.tiff_tiles import JPEG, RGB, YCBCR, decode_jpeg
 from glassrt.engine.windows import Box
 
@@ -36,7 +36,7 @@ OWN_PLACE = "save the one to score as a file of its own"
 def read_tiff(path: Path) -> Picture:
     """The picture of a TIFF file. Raises SlideError where there are several, or samples without one right reading."""
     with tifffile.TiffFile(path) as file:
-        pages = [each for page in file.pages for each in (page, *(page.pages or ()))]
+        pages = list_pages(path, file, below=True)
         page = check_pictures(path, "", pages, biggest_size(path, pages))
         check_depth(path, file, page)
         check_form(path, page)

@@ -18,7 +18,28 @@ INDIRECT = {5: "inks (CMYK)", 8: "CIELab", 9: "CIELab", 10: "CIELab"}  # one of 
 MOST_SAMPLES = 4  # three colours and transparency
 RELATED_SHARE = 0.25  # of the biggest picture's pixels; labels, overviews and thumbnails have fewer
 MOST_NAMED = 4
+MOST_PAGES = 4096  # of a file; all are held at once
 SIDE_ROUNDING = 2  # pixels by which the sides of a smaller copy may be off
+
+
+def list_pages(path: Path, file: Any, below: bool = False) -> list[Any]:
+    """The pages of an open file, each followed by the ones `below` it where those are wanted.
+
+    SlideError where a page comes twice, as where one names an earlier one as the next, which never ends.
+    """
+    pages: list[Any] = []
+    offsets: set[int] = set()
+    for top in file.pages:
+        for page in (top, *((top.pages or ()) if below else ())):
+            if page.offset in offsets:
+                raise SlideError(f"{path}: damaged (its page {len(pages) + 1} is an earlier one again); copy it again")
+            if len(pages) == MOST_PAGES:
+                raise SlideError(
+                    f"{path}: holds more than {MOST_PAGES} pages; save the one to score as a file of its own"
+                )
+            offsets.add(page.offset)
+            pages.append(page)
+    return pages
 
 
 def check_pictures(path: Path, vendor: str, pages: Sequence[Any], size: Size) -> Any:

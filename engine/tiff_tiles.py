@@ -17,7 +17,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError, first_line
-from glassrt.engine.tiff_pages import check_pictures, check_samples
+from glassrt.engine.tiff_pages import check_pictures, check_samples, list_pages
 from glassrt.engine.windows import Box
 
 Pixels = NDArray[np.uint8]
@@ -148,7 +148,7 @@ def open_tiles(path: Path, vendor: str, size: Size, level_sizes: tuple[Size, ...
         return None
     try:
         with tifffile.TiffFile(path) as file:
-            file_pages = list(file.pages)
+            file_pages = list_pages(path, file)
             check_samples(path, check_pictures(path, vendor, file_pages, size))
             plain: list[Any] = [page for page in file_pages if is_plain(page)]
             pages = {(page.imagewidth, page.imagelength): page for page in plain}

@@ -1,12 +1,15 @@
 """Of the pictures in a TIFF file none is taken for the slide that is not the slide."""
 
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from made_tiffs import APERIO, Pixels, stained, write_pages
 
+from glassrt.engine import tiff_pages
 from glassrt.engine.errors import SlideError
 from glassrt.engine.slide import open_slide
 
@@ -115,6 +118,48 @@ def test_turned_pictures_are_refused_whatever_they_show(
     upright = [(274, 3, 1, 1, True)]
     with open_slide(write_pages(path, [(pixels, {})], compression=compression, extratags=upright)) as slide:
         assert slide.level_sizes == ((WIDTH, HEIGHT),)
+
+
+def next_page(content: bytes, offset: int) -> int:
+    """Where the page at `offset` names the next one."""
+    return offset + 2 + 12 * int(struct.unpack_from("<H", content, offset)[0])
+
+
+@pytest.mark.parametrize("options", [{}, STRIPS], ids=["tiles", "strips"])
+@pytest.mark.parametrize(("last", "target"), [(0, 0), (2, 0), (2, 1)])
+def test_pages_that_lead_back_to_an_earlier_one_are_damage(
+    tmp_path: Path, options: dict[str, Any], last: int, target: int
+) -> None:
+    path = write_pages(tmp_path / "a.tiff", [(FULL, {}), (HALF, REDUCED), (QUARTER, REDUCED)], **options)
+    with tifffile.TiffFile(path) as file:
+        offsets = [page.offset for page in file.pages]
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<I", content, next_page(content, offsets[last]), offsets[target])
+    path.write_bytes(content)
+    with pytest.raises(SlideError, match=rf"a\.tiff: damaged \(its page {last + 2} is an earlier one again"):
+        open_slide(path)
+
+
+def test_a_page_below_itself_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "a.tiff"
+    with tifffile.TiffWriter(path) as file:
+        file.write(FULL, photometric="rgb", subifds=1, metadata=None)
+        file.write(HALF, photometric="rgb", metadata=None)
+    with tifffile.TiffFile(path) as file:
+        first, place = file.pages.first.offset, file.pages.first.tags[330].valueoffset
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<I", content, place, first)
+    path.write_bytes(content)
+    with pytest.raises(SlideError, match=r"a\.tiff: damaged \(its page 2 is an earlier one again"):
+        open_slide(path, 0.5)
+
+
+def test_more_pages_than_any_slide_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiff_pages, "MOST_PAGES", 2)
+    for options in ({}, STRIPS):
+        path = write_pages(tmp_path / "a.tiff", [(FULL, {}), (HALF, REDUCED), (QUARTER, REDUCED)], **options)
+        with pytest.raises(SlideError, match=r"a\.tiff: holds more than 2 pages; save the one"):
+            open_slide(path)
 
 
 GREY = np.ascontiguousarray(FULL[..., 1])
