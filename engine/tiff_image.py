@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from glassrt.engine.colours import UPRIGHT, over_white, premultiplied_over_white, to_eight_bits, turn_upright
 from glassrt.engine.errors import SlideError, first_line
 from glassrt.engine.picture import Picture, check_extent
-from glassrt.engine.tiff_pages import check_colours, check_pictures, list_pages, orientation, size_of
+from glassrt.engine.tiff_pages import (
+    ASSOCIATED,
+    SEPARATE,
+    UNKNOWN_SAMPLE,
+    check_colours,
+    check_pictures,
+    kind_of_transparency,
+    list_pages,
+    orientation,
+    size_of,
+)
 from glassrt.engine.tiff_tiles import JPEG, RGB, YCBCR, decode_jpeg
 from glassrt.engine.windows import Box
 
@@ -26,7 +36,6 @@ PALETTE = 3  # photometric
 COMPRESSIONS = (1, 5, JPEG, 8, 32946, 32773, 50000, 34925)  # and none, deflate twice, zstd, LZMA
 COUNTED = {5: imagecodecs.lzw_decode, 32773: imagecodecs.packbits_decode}
 SEPARATE_PLANES = 2  # planar configuration
-ASSOCIATED, SEPARATE = 1, 2  # kinds of transparency: colours multiplied by it, or not
 INCH, CENTIMETRE = 2, 3
 MICROMETRES = {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "inch": 25_400.0}
 MICROMETRES |= dict.fromkeys(("\u00b5m", "\u03bcm", "\\u00B5m", "um", "micron", "microns"), 1.0)
@@ -178,14 +187,14 @@ def to_rgb(path: Path, page: Any, samples: NDArray[Any]) -> Pixels:
     pixels = to_eight_bits(samples, bits, path)
     if not transparent:
         return pixels
-    kind = int((page.extrasamples or (0,))[0])
+    kind = kind_of_transparency(page)
     if kind == SEPARATE:
         return over_white(pixels)
     if kind == ASSOCIATED:
         return premultiplied_over_white(pixels)
     if pixels[..., 3].min() == 255:
         return np.ascontiguousarray(pixels[..., :3])
-    raise SlideError(f"{path}: does not say what its fourth sample is; save it as RGB")
+    raise SlideError(f"{path}: {UNKNOWN_SAMPLE}")
 
 
 def look_up(palette: NDArray[Any], numbers: NDArray[Any]) -> Pixels:

@@ -15,6 +15,9 @@ Size = tuple[int, int]
 
 COLOURS = (2, 3, 6)  # RGB, palette, YCbCr
 INDIRECT = {5: "inks (CMYK)", 8: "CIELab", 9: "CIELab", 10: "CIELab"}  # one of many ways leads to RGB
+COLOURS_A_PIXEL = 3
+ASSOCIATED, SEPARATE = TRANSPARENCY = 1, 2  # kinds of transparency: colours multiplied by it, or not
+UNKNOWN_SAMPLE = "does not say what its fourth sample is; save it as RGB"
 MOST_SAMPLES = 4  # three colours and transparency
 RELATED_SHARE = 0.25  # of the biggest picture's pixels; labels, overviews and thumbnails have fewer
 MOST_NAMED = 4
@@ -93,6 +96,17 @@ def check_samples(path: Path, page: Any) -> None:
             f"{path}: its 16-bit samples fill {brightest(page).bit_length()} bits, so it would look black; "
             "save it with 8 bits"
         )
+
+
+def check_transparency(path: Path, page: Any) -> None:
+    """Raise SlideError for a fourth sample of unknown meaning, which OpenSlide takes for transparency."""
+    if page.samplesperpixel > COLOURS_A_PIXEL and kind_of_transparency(page) not in TRANSPARENCY:
+        raise SlideError(f"{path}: {UNKNOWN_SAMPLE}")
+
+
+def kind_of_transparency(page: Any) -> int:
+    """What the sample after the colours is: 0 where the page does not say."""
+    return int((page.extrasamples or (0,))[0])
 
 
 def check_colours(path: Path, page: Any) -> None:

@@ -189,6 +189,29 @@ def test_samples_that_would_be_misread_are_refused(tmp_path: Path, case: str, co
         open_slide(path)
 
 
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("fourth", [GREY // 4 + 190, GREY * 0], ids=["grey", "zero"])
+@pytest.mark.parametrize("level", [0, 1])
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_fourth_sample_of_unknown_meaning_is_refused(
+    tmp_path: Path, compression: str | None, fourth: Pixels, level: int, stated: bool
+) -> None:
+    """OpenSlide takes it for transparency by which the colours are multiplied already."""
+    pages: Pages = [(FULL, {}), (HALF, REDUCED)]
+    step = level + 1
+    samples = np.dstack([FULL, fourth])[::step, ::step]
+    pages[level] = np.ascontiguousarray(samples), {**pages[level][1], "extrasamples": ["unspecified"]}
+    path = write_pages(tmp_path / "a.tiff", pages, compression=compression)
+    if not stated:
+        with tifffile.TiffFile(path) as file:
+            tag = file.pages[level].tags[338]
+        content = bytearray(path.read_bytes())
+        struct.pack_into("<H", content, tag.offset, 65_338)  # one that nobody knows
+        path.write_bytes(content)
+    with pytest.raises(SlideError, match=r"a\.tiff: does not say what its fourth sample is; save it as RGB"):
+        open_slide(path)
+
+
 def test_samples_that_fill_16_bits_are_read(tmp_path: Path) -> None:
     with open_slide(write_pages(tmp_path / "a.tiff", [(FULL.astype(np.uint16) * 257, {})])) as slide:
         assert np.array_equal(slide.read_level(0, (0, 0), (WIDTH, HEIGHT)), FULL)
