@@ -21,7 +21,8 @@ from glassrt.engine.bmp import read_bmp
 from glassrt.engine.colours import UPRIGHT, check_stain, over_white, to_eight_bits, turn_upright
 from glassrt.engine.errors import SlideError, first_line
 from glassrt.engine.picture import Picture, check_extent, read_content
-from glassrt.engine.tiff_image import read_tiff, stated_by_tags
+from glassrt.engine.tiff_image import read_tiff
+from glassrt.engine.tiff_resolution import stated_by_tags
 
 Pixels = NDArray[np.uint8]
 
