@@ -37,6 +37,15 @@ def to_eight_bits(samples: Samples, bits: int, path: Path) -> Pixels:
     return pixels
 
 
+def check_opacity(rgba: Pixels, path: Path) -> None:
+    """Raise SlideError where nothing of a picture is to be seen: many writers leave its transparency at zero."""
+    if not rgba[..., 3].any():
+        raise SlideError(
+            f"{path}: all its pixels are fully transparent, which viewers take in different ways; "
+            "save it without transparency"
+        )
+
+
 def over_white(rgba: Pixels) -> Pixels:
     """RGB of what lies before white, where colours are those that the opaque part alone would have."""
     rgb: Pixels = cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB)  # type: ignore[assignment]

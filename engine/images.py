@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from glassrt.engine.bmp import read_bmp
-from glassrt.engine.colours import UPRIGHT, check_stain, over_white, to_eight_bits, turn_upright
+from glassrt.engine.colours import UPRIGHT, check_opacity, check_stain, over_white, to_eight_bits, turn_upright
 from glassrt.engine.errors import SlideError, first_line
 from glassrt.engine.picture import Picture, check_extent, read_content
 from glassrt.engine.tiff_image import read_tiff
@@ -104,7 +104,10 @@ def read_png(path: Path, content: bytes) -> Picture:
     x, y, unit = struct.unpack(">IIB", chunks.get(b"pHYs", bytes(9)))
     if unit == METRE and x and y:
         written = written._replace(mpp=(1e6 / x, 1e6 / y))
-    return upright(over_white(pixels) if pixels.shape[2] == 4 else pixels, "png", written)
+    if pixels.shape[2] == 4:
+        check_opacity(pixels, path)
+        pixels = over_white(pixels)
+    return upright(pixels, "png", written)
 
 
 def png_chunks(path: Path, content: bytes) -> Iterator[tuple[bytes, int, int]]:

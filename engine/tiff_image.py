@@ -10,12 +10,20 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from glassrt.engine.colours import UPRIGHT, over_white, premultiplied_over_white, to_eight_bits, turn_upright
+from glassrt.engine.colours import (
+    UPRIGHT,
+    check_opacity,
+    over_white,
+    premultiplied_over_white,
+    to_eight_bits,
+    turn_upright,
+)
 from glassrt.engine.errors import SlideError, first_line
 from glassrt.engine.picture import Picture, check_extent
 from glassrt.engine.tiff_pages import (
     ASSOCIATED,
     SEPARATE,
+    TRANSPARENCY,
     UNKNOWN_SAMPLE,
     check_colours,
     check_pictures,
@@ -185,6 +193,8 @@ def to_rgb(path: Path, page: Any, samples: NDArray[Any]) -> Pixels:
     if not transparent:
         return pixels
     kind = kind_of_transparency(page)
+    if kind in TRANSPARENCY:
+        check_opacity(pixels, path)
     if kind == SEPARATE:
         return over_white(pixels)
     if kind == ASSOCIATED:

@@ -38,6 +38,7 @@ SHARE = ALPHA[..., None] / 255
 ON_WHITE = PLAIN * SHARE + 255 * (1 - SHARE)
 PREMULTIPLIED = np.dstack([np.rint(PLAIN * SHARE), ALPHA]).astype(np.uint8)
 OPAQUE = np.dstack([PLAIN, np.full_like(ALPHA, 255)])
+HIDDEN = np.dstack([PLAIN, np.zeros_like(ALPHA)])
 UNMARKED = {"extrasamples": ["unspecified"]}
 
 # name of the file, its content, the largest difference that its form explains
@@ -135,6 +136,14 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "an unknown fourth sample": ("a.tif", strips(RGBA, **UNMARKED), "does not say what its fourth sample is"),
     "five samples": ("a.tif", strips(np.dstack([RGBA, GREY]), extrasamples=["unspecified"] * 2), "5 samples a pixel"),
     "32 bits of BMP without masks": ("a.bmp", pillow(RGBA, "BMP"), "fourth byte of its pixels may be transparency"),
+    "BMP with masks, all transparent": ("a.bmp", masked_bmp(HIDDEN), "all its pixels are fully transparent"),
+    "PNG, all transparent": ("a.png", pillow(HIDDEN, "PNG"), "all its pixels are fully transparent, which viewers"),
+    "strips, all transparent": ("a.tif", strips(HIDDEN, extrasamples=["unassalpha"]), "are fully transparent"),
+    "strips, colours multiplied, all transparent": (
+        "a.tif",
+        strips(HIDDEN, extrasamples=["assocalpha"]),
+        "are fully transparent",
+    ),
     "JPEG 2000 strips": ("a.tif", strips(PLAIN, compression="jpeg2000"), "its compression .JPEG_?2000.* is not read"),
     "WebP strips": ("a.tif", strips(PLAIN, compression="webp"), "its compression .WEBP. is not read"),
     "WebP": ("a.png", pillow(PLAIN, "WEBP"), "not a PNG, JPEG, BMP or TIFF"),
