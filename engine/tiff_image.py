@@ -53,7 +53,7 @@ def read_tiff(path: Path) -> Picture:
         page = check_pictures(path, "", pages, biggest_size(path, pages))
         check_depth(path, file, page)
         check_form(path, page)
-        stated = stated_mpp(file, page)
+        stated = stated_mpp(path, file, page)
         turn = orientation(page)
         pixels = to_rgb(path, page, read_samples(path, page))
     if turn != UPRIGHT:

@@ -6,12 +6,14 @@ from xml.etree import ElementTree
 
 import tifffile
 
-from glassrt.engine.resolution import PLAUSIBLE_MPP
+from glassrt.engine.errors import SlideError
+from glassrt.engine.resolution import PLAUSIBLE_MPP, check_aspect
 from glassrt.engine.tiff_pages import size_of
 
 Mpp = tuple[float | None, float | None]
 
 INCH, CENTIMETRE = 2, 3
+UNITS = {INCH: 25_400.0, CENTIMETRE: 10_000.0}
 MICROMETRES = {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "inch": 25_400.0}
 MICROMETRES |= dict.fromkeys(("\u00b5m", "\u03bcm", "\\u00B5m", "um", "micron", "microns"), 1.0)
 DISAGREEMENT = 0.03  # of the sides of a pixel, beyond what rounding explains
@@ -26,16 +28,24 @@ class Stated(NamedTuple):
 
 
 def read_stated(path: Path) -> Stated | None:
-    """What the TIFF file at `path` says of its first page; None where that cannot be read."""
+    """What the TIFF file at `path` says of its first page; None where that cannot be read.
+
+    SlideError where it says that pixels are not square, in an unknown unit.
+    """
     try:
         with tifffile.TiffFile(path) as file:
-            return stated_mpp(file, file.pages.first)
+            return stated_mpp(path, file, file.pages.first)
+    except SlideError:
+        raise
     except Exception:  # what a damaged file leads tifffile to
         return None
 
 
-def stated_mpp(file: Any, page: Any) -> Stated:
-    """What a page's file says: OME-XML or ImageJ before the page's tags, which must not say otherwise than OME-XML."""
+def stated_mpp(path: Path, file: Any, page: Any) -> Stated:
+    """What a page's file says: OME-XML or ImageJ before the page's tags, which must not say otherwise than OME-XML.
+
+    SlideError where tags without a unit say that pixels are not square.
+    """
     by_tags = stated_by_tags(page.tags)
     if file.is_ome and (by_ome := stated_by_ome(file.ome_metadata, size_of(page))) != (None, None):
         return Stated(*by_ome, contradiction(by_ome, by_tags))
@@ -44,6 +54,7 @@ def stated_mpp(file: Any, page: Any) -> Stated:
         if unit:
             x, y = pixel_sides(page.tags)
             return Stated(x and unit * x, y and unit * y)
+    check_unscaled(path, page.tags)
     return Stated(*by_tags)
 
 
@@ -56,9 +67,16 @@ def contradiction(by_ome: Mpp, by_tags: Mpp) -> str:
     return ""
 
 
+def check_unscaled(path: Path, tags: Any) -> None:
+    """Raise SlideError where resolution tags without a unit say that pixels are not square."""
+    x, y = pixel_sides(tags)
+    if int(tags.valueof(296, INCH)) not in UNITS and x and y:
+        check_aspect(x, y, str(path))
+
+
 def stated_by_tags(tags: Any) -> Mpp:
     """Micrometres per pixel by the resolution tags, None where they give no unit."""
-    unit = {INCH: 25_400.0, CENTIMETRE: 10_000.0}.get(int(tags.valueof(296, INCH)))
+    unit = UNITS.get(int(tags.valueof(296, INCH)))
     if unit is None:
         return None, None
     x, y = pixel_sides(tags)
