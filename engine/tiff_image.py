@@ -23,6 +23,7 @@ from glassrt.engine.picture import Picture, check_extent
 from glassrt.engine.tiff_pages import (
     ASSOCIATED,
     SEPARATE,
+    SEPARATE_PLANES,
     TRANSPARENCY,
     UNKNOWN_SAMPLE,
     check_colours,
@@ -42,7 +43,6 @@ PALETTE = 3  # photometric
 # Those whose decoders tell of damage. LZW and PackBits have no checksum: what they give is counted.
 COMPRESSIONS = (1, 5, JPEG, 8, 32946, 32773, 50000, 34925)  # and none, deflate twice, zstd, LZMA
 COUNTED = {5: imagecodecs.lzw_decode, 32773: imagecodecs.packbits_decode}
-SEPARATE_PLANES = 2  # planar configuration
 OWN_PLACE = "save the one to score as a file of its own"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from glassrt.engine.colours import DIMMEST_WHITE, UPRIGHT
+from glassrt.engine.colours import UPRIGHT, bright_value, check_filled
 from glassrt.engine.errors import SlideError
 
 Size = tuple[int, int]
@@ -18,6 +18,7 @@ INDIRECT = {5: "inks (CMYK)", 8: "CIELab", 9: "CIELab", 10: "CIELab"}  # one of 
 COLOURS_A_PIXEL = 3
 ASSOCIATED, SEPARATE = TRANSPARENCY = 1, 2  # kinds of transparency: colours multiplied by it, or not
 UNKNOWN_SAMPLE = "does not say what its fourth sample is; save it as RGB"
+SEPARATE_PLANES = 2  # planar configuration
 MOST_SAMPLES = 4  # three colours and transparency
 RELATED_SHARE = 0.25  # of the biggest picture's pixels; labels, overviews and thumbnails have fewer
 MOST_NAMED = 4
@@ -91,11 +92,8 @@ def check_samples(path: Path, page: Any) -> None:
     if page.dtype is None or page.dtype.kind != "u" or page.dtype.itemsize > 2:
         name = f"{page.bitspersample} bits" if page.dtype is None else page.dtype.name
         raise SlideError(f"{path}: samples of {name} have no agreed range of grey levels; save it with 8 bits")
-    if page.dtype.itemsize == 2 and brightest(page) < DIMMEST_WHITE:
-        raise SlideError(
-            f"{path}: its 16-bit samples fill {brightest(page).bit_length()} bits, so it would look black; "
-            "save it with 8 bits"
-        )
+    if page.dtype.itemsize == 2:
+        check_filled(brightest(page), path)
 
 
 def check_transparency(path: Path, page: Any) -> None:
@@ -116,14 +114,17 @@ def check_colours(path: Path, page: Any) -> None:
 
 
 def brightest(page: Any) -> int:
-    """The largest value in the first tile, the middle one and the one with most bytes."""
+    """The largest bright value of colours in the first tile, the middle one and the one with most bytes."""
     counts, file = page.databytecounts, page.parent.filehandle
+    if page.planarconfig == SEPARATE_PLANES:  # transparency comes last
+        counts = counts[: len(counts) * COLOURS_A_PIXEL // page.samplesperpixel]
     values = [0]
     for index in sorted({0, len(counts) // 2, counts.index(max(counts))}):
         if not counts[index]:
             continue
         file.seek(page.dataoffsets[index])
-        values.append(int(page.decode(file.read(counts[index]), index, jpegtables=page.jpegtables)[0].max()))
+        tile = page.decode(file.read(counts[index]), index, jpegtables=page.jpegtables)[0][0]
+        values.append(bright_value(tile[..., :COLOURS_A_PIXEL]))
     return max(values)
 
 

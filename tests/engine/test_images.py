@@ -38,6 +38,8 @@ SHARE = ALPHA[..., None] / 255
 ON_WHITE = PLAIN * SHARE + 255 * (1 - SHARE)
 PREMULTIPLIED = np.dstack([np.rint(PLAIN * SHARE), ALPHA]).astype(np.uint8)
 OPAQUE = np.dstack([PLAIN, np.full_like(ALPHA, 255)])
+HOT = PLAIN.astype(np.uint16) * 128
+HOT[5, 5] = 65_535
 HIDDEN = np.dstack([PLAIN, np.zeros_like(ALPHA)])
 UNMARKED = {"extrasamples": ["unspecified"]}
 
@@ -124,6 +126,8 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "YCbCr without JPEG": ("a.tif", strips(PLAIN, photometric="ycbcr"), "YCbCr"),
     "12 bits in 16": ("a.tif", strips(PLAIN.astype(np.uint16) * 16), "16-bit samples fill 12 bits"),
     "15 bits in 16": ("a.tif", strips(PLAIN.astype(np.uint16) * 128), "16-bit samples fill 15 bits"),
+    "15 bits in 16, a pixel too bright": ("a.tif", strips(HOT), "16-bit samples fill 15 bits"),
+    "15 bits in a PNG of 16, a pixel too bright": ("a.png", bytes(imagecodecs.png_encode(HOT)), "samples fill 15 bits"),
     "12 bits in a PNG of 16": (
         "a.png",
         bytes(imagecodecs.png_encode(PLAIN.astype(np.uint16) * 16)),

@@ -163,6 +163,8 @@ def test_more_pages_than_any_slide_has_are_refused(tmp_path: Path, monkeypatch: 
 
 
 GREY = np.ascontiguousarray(FULL[..., 1])
+HOT = FULL.astype(np.uint16) * 128
+HOT[5, 5] = HOT[405, 505] = 65_535
 SAMPLES: dict[str, tuple[np.ndarray, dict[str, Any], str]] = {
     "grey": (GREY, {"photometric": "minisblack"}, "holds no colour picture .photometric minisblack, 1 sample"),
     "grey, white is 0": (GREY, {"photometric": "miniswhite"}, "holds no colour picture"),
@@ -174,6 +176,12 @@ SAMPLES: dict[str, tuple[np.ndarray, dict[str, Any], str]] = {
     ),
     "five channels": (np.dstack([FULL, GREY, GREY]), {"extrasamples": ["unspecified"] * 2}, "5 samples a pixel"),
     "12 bits in 16": (FULL.astype(np.uint16) * 16, {}, "16-bit samples fill 12 bits, so it would look black"),
+    "15 bits in 16, a pixel too bright": (HOT, {}, "16-bit samples fill 15 bits, so it would look black"),
+    "15 bits in 16, transparent": (
+        np.dstack([FULL.astype(np.uint16) * 128, np.full_like(FULL[..., 0], 65_535, np.uint16)]),
+        {"extrasamples": ["unassalpha"]},
+        "16-bit samples fill 15 bits",
+    ),
     "signed": (FULL.astype(np.int16), {}, "samples of int16 have no agreed range"),
     "32 bits": (FULL.astype(np.uint32) << 24, {}, "samples of uint32"),
     "float": ((FULL / 255).astype(np.float32), {}, "samples of float32"),
@@ -209,6 +217,15 @@ def test_a_fourth_sample_of_unknown_meaning_is_refused(
         struct.pack_into("<H", content, tag.offset, 65_338)  # one that nobody knows
         path.write_bytes(content)
     with pytest.raises(SlideError, match=r"a\.tiff: does not say what its fourth sample is; save it as RGB"):
+        open_slide(path)
+
+
+def test_planes_of_16_bits_are_judged_by_their_colours(tmp_path: Path) -> None:
+    samples = np.dstack([FULL.astype(np.uint16) * 16, np.random.default_rng(0).integers(0, 65_536, FULL.shape[:2])])
+    planes = np.ascontiguousarray(samples.transpose(2, 0, 1)).astype(np.uint16)
+    options = {"planarconfig": "separate", "extrasamples": ["unassalpha"], "compression": "zlib"}
+    path = write_pages(tmp_path / "a.tiff", [(planes, options)])
+    with pytest.raises(SlideError, match=r"a\.tiff: its 16-bit samples fill 12 bits"):
         open_slide(path)
 
 
