@@ -43,6 +43,7 @@ PALETTE = 3  # photometric
 # Those whose decoders tell of damage. LZW and PackBits have no checksum: what they give is counted.
 COMPRESSIONS = (1, 5, JPEG, 8, 32946, 32773, 50000, 34925)  # and none, deflate twice, zstd, LZMA
 COUNTED = {5: imagecodecs.lzw_decode, 32773: imagecodecs.packbits_decode}
+LOWEST_BIT_FIRST = 2  # fill order
 OWN_PLACE = "save the one to score as a file of its own"
 
 
@@ -161,6 +162,8 @@ def decode_part(path: Path, page: Any, index: int, content: bytes, box: Box) -> 
         else:
             part = page.decode(content, index)[0][0]
             if page.compression in COUNTED:
+                if page.fillorder == LOWEST_BIT_FIRST:
+                    content = bytes(imagecodecs.bitorder_decode(content))
                 count_samples(page, len(COUNTED[page.compression](content)), part)
     except Exception as error:  # each codec has errors of its own
         raise SlideError(f"{path}: damaged at {place} ({first_line(error)}); copy it again") from error
