@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.colours import over_white
+from glassrt.engine.colours import check_opacity, over_white
 from glassrt.engine.errors import SlideError
 from glassrt.engine.picture import Picture, check_extent
 
@@ -86,7 +86,9 @@ def read_four_bytes(path: Path, content: bytes, header: Header, rows: Pixels) ->
         if header.info >= MASKED_HEADER or header.compression == MASKS_WITH_ALPHA:
             alpha = BYTES.get(last)
     if alpha is not None:
-        return over_white(np.ascontiguousarray(rows[..., [*order, alpha]]))
+        rgba = np.ascontiguousarray(rows[..., [*order, alpha]])
+        check_opacity(rgba, path)
+        return over_white(rgba)
     if (
         header.compression == NO_COMPRESSION
         and len(set(np.unique(rows[..., 3])) | {0}) > 1

@@ -13,6 +13,7 @@ Samples = NDArray[np.uint8] | NDArray[np.uint16]
 
 UPRIGHT = 1
 DIMMEST_WHITE = 2**15  # of 16 bits: cameras give 10 to 15, which would look black
+HOT_SHARE = 0.001  # of samples, which may be brighter than white: faults of the camera, marks of a program
 BAND = 512  # rows converted at a time, so that wide temporaries stay small
 LOOKED_AT = 256  # rows and columns, evenly spread, that decide what a picture is
 CONTRAST = 32  # grey levels by which a picture without colour differs from an empty one
@@ -25,16 +26,38 @@ def to_eight_bits(samples: Samples, bits: int, path: Path) -> Pixels:
     if samples.dtype == np.uint8 and bits == 8:
         return samples  # type: ignore[return-value]
     white = 2**bits - 1
-    brightest = int(samples[..., :3].max())
-    if bits == 16 and brightest < DIMMEST_WHITE:
-        raise SlideError(
-            f"{path}: its 16-bit samples fill {brightest.bit_length()} bits, so it would look black; "
-            "save it with 8 bits"
-        )
+    if bits == 16:
+        check_filled(bright_value(samples[..., :3]), path)
     pixels = np.empty(samples.shape, np.uint8)
     for top in range(0, len(samples), BAND):
         pixels[top : top + BAND] = (samples[top : top + BAND].astype(np.uint32) * 255 + white // 2) // white
     return pixels
+
+
+def bright_value(samples: Samples) -> int:
+    """The value of 16 bits that all but the brightest samples stay within; those that are 0 do not count."""
+    counts = np.zeros(2**16, np.int64)
+    for top in range(0, len(samples), BAND):
+        counts += np.bincount(samples[top : top + BAND].ravel(), minlength=2**16)
+    counts[0] = 0
+    return int(np.searchsorted(np.cumsum(counts), counts.sum() * (1 - HOT_SHARE)))
+
+
+def check_filled(bright: int, path: Path) -> None:
+    """Raise SlideError where 16-bit samples whose `bright_value` is this would look black."""
+    if bright < DIMMEST_WHITE:
+        raise SlideError(
+            f"{path}: its 16-bit samples fill {bright.bit_length()} bits, so it would look black; save it with 8 bits"
+        )
+
+
+def check_opacity(rgba: Pixels, path: Path) -> None:
+    """Raise SlideError where nothing of a picture is to be seen: many writers leave its transparency at zero."""
+    if not rgba[..., 3].any():
+        raise SlideError(
+            f"{path}: all its pixels are fully transparent, which viewers take in different ways; "
+            "save it without transparency"
+        )
 
 
 def over_white(rgba: Pixels) -> Pixels:

@@ -18,10 +18,12 @@ import tifffile
 from numpy.typing import NDArray
 
 from glassrt.engine.bmp import read_bmp
-from glassrt.engine.colours import UPRIGHT, check_stain, over_white, to_eight_bits, turn_upright
+from glassrt.engine.colours import UPRIGHT, check_opacity, check_stain, over_white, to_eight_bits, turn_upright
 from glassrt.engine.errors import SlideError, first_line
 from glassrt.engine.picture import Picture, check_extent, read_content
-from glassrt.engine.tiff_image import read_tiff, stated_by_tags
+from glassrt.engine.resolution import check_aspect
+from glassrt.engine.tiff_image import read_tiff
+from glassrt.engine.tiff_resolution import check_unscaled, stated_by_tags
 
 Pixels = NDArray[np.uint8]
 
@@ -99,11 +101,16 @@ def read_png(path: Path, content: bytes) -> Picture:
         PNG + b"".join(content[start:end] for kind, start, end in places if kind in PIXELS)
     )
     pixels = to_eight_bits(samples, 8 * samples.dtype.itemsize, path)
-    written = read_exif(chunks[b"eXIf"]) if b"eXIf" in chunks else Written()
+    written = read_exif(path, chunks[b"eXIf"]) if b"eXIf" in chunks else Written()
     x, y, unit = struct.unpack(">IIB", chunks.get(b"pHYs", bytes(9)))
-    if unit == METRE and x and y:
+    if x and y and unit != METRE:
+        check_aspect(1 / x, 1 / y, str(path))
+    elif x and y:
         written = written._replace(mpp=(1e6 / x, 1e6 / y))
-    return upright(over_white(pixels) if pixels.shape[2] == 4 else pixels, "png", written)
+    if pixels.shape[2] == 4:
+        check_opacity(pixels, path)
+        pixels = over_white(pixels)
+    return upright(pixels, "png", written)
 
 
 def png_chunks(path: Path, content: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -153,11 +160,13 @@ def read_segments(path: Path, content: bytes) -> Written:
         segment = content[place + 4 : place + 2 + length]
         if marker == 0xE0 and segment.startswith(JFIF) and len(segment) >= 12:
             unit, x, y = struct.unpack_from(">BHH", segment, 7)
-            if unit in (1, 2) and x and y and written.mpp == (None, None):
+            if x and y and unit not in (1, 2):
+                check_aspect(1 / x, 1 / y, str(path))
+            elif x and y and written.mpp == (None, None):
                 micrometres = 25_400 if unit == 1 else 10_000
                 written = written._replace(mpp=(micrometres / x, micrometres / y))
         elif marker == 0xE1 and segment.startswith(EXIF):
-            exif = read_exif(segment[len(EXIF) :])
+            exif = read_exif(path, segment[len(EXIF) :])
             written = Written(exif.orientation, written.mpp if exif.mpp == (None, None) else exif.mpp)
         elif marker == 0xE2 and segment.startswith(MULTIPLE):
             raise SlideError(f"{path}: holds several pictures (MPF); save the one to score as a file of its own")
@@ -165,12 +174,18 @@ def read_segments(path: Path, content: bytes) -> Written:
     return written
 
 
-def read_exif(content: bytes) -> Written:
-    """What an EXIF block says, a TIFF directory without a picture; nothing where it is broken, as for viewers."""
+def read_exif(path: Path, content: bytes) -> Written:
+    """What an EXIF block says, a TIFF directory without a picture; nothing where it is broken, as for viewers.
+
+    SlideError where it says that pixels are not square, in an unknown unit.
+    """
     try:
         with tifffile.TiffFile(BytesIO(content)) as file:
             tags = file.pages.first.tags
+            check_unscaled(path, tags)
             return Written(int(tags.valueof(274, UPRIGHT)), stated_by_tags(tags))
+    except SlideError:
+        raise
     except Exception:  # what a damaged block leads tifffile to
         return Written()
 

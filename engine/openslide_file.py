@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from glassrt.engine.colours import over_white
 from glassrt.engine.errors import GlassError, SlideError
 from glassrt.engine.resolution import choose_mpp
+from glassrt.engine.tiff_resolution import Stated, read_stated
 from glassrt.engine.tiff_tiles import TiffTiles, open_tiles
 from glassrt.engine.windows import Box
 
@@ -43,7 +44,8 @@ class OpenSlideSlide:
             self._downsamples = self._file.level_downsamples
             self.level_sizes: tuple[Size, ...] = tuple(sizes[level] for level in self._levels)
             self._tiles = open_tiles(path, vendor, sizes[0], self.level_sizes)
-            self.mpp = choose_mpp(stated_mpp(properties, "x"), stated_mpp(properties, "y"), mpp, str(path))
+            stated = (read_stated(path) if vendor == "generic-tiff" else None) or read_properties(properties)
+            self.mpp = choose_mpp(stated.x, stated.y, mpp, str(path), stated.doubt)
             self.bounds = read_bounds(properties, sizes[0])
             if self._tiles is not None and not all(
                 self._agree(self._tiles, level, box) for level, box in self._tiles.samples(SAMPLE_SIDE)
@@ -163,12 +165,16 @@ def even_levels(sizes: tuple[Size, ...]) -> tuple[int, ...]:
     return tuple(kept)
 
 
-def stated_mpp(properties: Mapping[str, str], axis: str) -> float | None:
-    """Micrometres per pixel along `axis` as the file says, None where it does not."""
-    try:
-        return float(properties[f"openslide.mpp-{axis}"])
-    except (KeyError, ValueError):
-        return None
+def read_properties(properties: Mapping[str, str]) -> Stated:
+    """Micrometres per pixel as OpenSlide finds them in the file."""
+
+    def along(axis: str) -> float | None:
+        try:
+            return float(properties[f"openslide.mpp-{axis}"])
+        except (KeyError, ValueError):
+            return None
+
+    return Stated(along("x"), along("y"))
 
 
 def read_bounds(properties: Mapping[str, str], size: Size) -> Box | None:

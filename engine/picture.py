@@ -12,12 +12,16 @@ MOST_BYTES = 3 * 2**30  # of the samples of an image, which is decoded at once, 
 
 
 class Picture(NamedTuple):
-    """RGB `[H, W, 3]`, the format it came in, and micrometres per pixel along x and y where the file says so."""
+    """RGB `[H, W, 3]`, the format it came in, micrometres per pixel along x and y where the file says so.
+
+    `doubt` is why that may not be true.
+    """
 
     pixels: NDArray[np.uint8]
     form: str
     mpp_x: float | None
     mpp_y: float | None
+    doubt: str = ""
 
 
 def check_extent(path: Path, width: int, height: int, bytes_a_pixel: int) -> None:

@@ -16,19 +16,35 @@ def check_mpp(mpp: float, what: str) -> float:
     return mpp
 
 
-def choose_mpp(x: float | None, y: float | None, given: float | None, what: str) -> float:
+def check_aspect(x: float, y: float, what: str) -> None:
+    """Raise SlideError where the sides of a pixel, in an unknown unit, are not the same."""
+    if not square(x, y):
+        raise SlideError(
+            f"{what}: pixels are not square ({x / y:.3g} times as wide as high), which --mpp cannot mend; "
+            "convert the slide first"
+        )
+
+
+def square(x: float, y: float) -> bool:
+    """Whether pixels of these sides count as square."""
+    return abs(x - y) <= SQUARE * max(x, y)
+
+
+def choose_mpp(x: float | None, y: float | None, given: float | None, what: str, doubt: str = "") -> float:
     """The side of a square pixel: `given` by the user, or the mean of what the file says of both axes.
 
-    None is what is not said. Raises SlideError where pixels are not square, whatever is given, and where nothing
-    usable is said; UsageError where no scan has what is given.
+    None is what is not said, `doubt` why what is said may not be true. Raises SlideError where pixels are not square,
+    whatever is given, and where nothing usable is said; UsageError where no scan has what is given.
     """
-    if x and y and 0 < x < math.inf and 0 < y < math.inf and abs(x - y) > SQUARE * max(x, y):
+    if x and y and 0 < x < math.inf and 0 < y < math.inf and not square(x, y):
         raise SlideError(
             f"{what}: pixels are not square ({x:g} x {y:g} micrometres), which --mpp cannot mend; "
             "convert the slide first"
         )
     if given is not None:
         return check_mpp(given, what)
+    if doubt:
+        raise SlideError(f"{what}: {doubt}; pass the true value with --mpp")
     if x is None and y is None:
         raise SlideError(f"{what}: the file does not say its resolution; pass it with --mpp")
     if x is None or y is None:

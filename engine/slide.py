@@ -93,5 +93,5 @@ def open_slide(path: Path | str, mpp: float | None = None) -> Slide:
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise SlideError(f"{path}: not a slide that OpenSlide reads, nor a PNG, JPEG, BMP or TIFF image")
     picture = read_picture(path)
-    mpp = choose_mpp(picture.mpp_x, picture.mpp_y, mpp, str(path))
+    mpp = choose_mpp(picture.mpp_x, picture.mpp_y, mpp, str(path), picture.doubt)
     return ArraySlide(picture.pixels, mpp, path.stem, f"{picture.form} image", path)

@@ -4,49 +4,64 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from glassrt.engine.colours import UPRIGHT, over_white, premultiplied_over_white, to_eight_bits, turn_upright
+from glassrt.engine.colours import (
+    UPRIGHT,
+    check_opacity,
+    over_white,
+    premultiplied_over_white,
+    to_eight_bits,
+    turn_upright,
+)
 from glassrt.engine.errors import SlideError, first_line
 from glassrt.engine.picture import Picture, check_extent
-from glassrt.engine.tiff_pages import check_colours, check_pictures, orientation, size_of
+from glassrt.engine.tiff_pages import (
+    ASSOCIATED,
+    SEPARATE,
+    SEPARATE_PLANES,
+    TRANSPARENCY,
+    UNKNOWN_SAMPLE,
+    check_colours,
+    check_pictures,
+    kind_of_transparency,
+    list_pages,
+    orientation,
+    size_of,
+)
+from glassrt.engine.tiff_resolution import stated_mpp
 from glassrt.engine.tiff_tiles import JPEG, RGB, YCBCR, decode_jpeg
 from glassrt.engine.windows import Box
 
 Pixels = NDArray[np.uint8]
-Mpp = tuple[float | None, float | None]
 
 PALETTE = 3  # photometric
 # Those whose decoders tell of damage. LZW and PackBits have no checksum: what they give is counted.
 COMPRESSIONS = (1, 5, JPEG, 8, 32946, 32773, 50000, 34925)  # and none, deflate twice, zstd, LZMA
 COUNTED = {5: imagecodecs.lzw_decode, 32773: imagecodecs.packbits_decode}
-SEPARATE_PLANES = 2  # planar configuration
-ASSOCIATED, SEPARATE = 1, 2  # kinds of transparency: colours multiplied by it, or not
-INCH, CENTIMETRE = 2, 3
-MICROMETRES = {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "inch": 25_400.0}
-MICROMETRES |= dict.fromkeys(("\u00b5m", "\u03bcm", "\\u00B5m", "um", "micron", "microns"), 1.0)
+LOWEST_BIT_FIRST = 2  # fill order
 OWN_PLACE = "save the one to score as a file of its own"
 
 
 def read_tiff(path: Path) -> Picture:
     """The picture of a TIFF file. Raises SlideError where there are several, or samples without one right reading."""
     with tifffile.TiffFile(path) as file:
-        pages = [each for page in file.pages for each in (page, *(page.pages or ()))]
+        pages = list_pages(path, file, below=True)
         page = check_pictures(path, "", pages, biggest_size(path, pages))
         check_depth(path, file, page)
         check_form(path, page)
-        mpp = stated_mpp(file, page)
+        stated = stated_mpp(path, file, page)
         turn = orientation(page)
         pixels = to_rgb(path, page, read_samples(path, page))
     if turn != UPRIGHT:
         pixels = turn_upright(pixels, turn)
-        mpp = mpp[::-1] if turn in (5, 6, 7, 8) else mpp
-    return Picture(pixels, "tiff", *mpp)
+        if turn in (5, 6, 7, 8):
+            stated = stated._replace(x=stated.y, y=stated.x)
+    return Picture(pixels, "tiff", *stated)
 
 
 def biggest_size(path: Path, pages: list[Any]) -> tuple[int, int]:
@@ -147,6 +162,8 @@ def decode_part(path: Path, page: Any, index: int, content: bytes, box: Box) -> 
         else:
             part = page.decode(content, index)[0][0]
             if page.compression in COUNTED:
+                if page.fillorder == LOWEST_BIT_FIRST:
+                    content = bytes(imagecodecs.bitorder_decode(content))
                 count_samples(page, len(COUNTED[page.compression](content)), part)
     except Exception as error:  # each codec has errors of its own
         raise SlideError(f"{path}: damaged at {place} ({first_line(error)}); copy it again") from error
@@ -178,61 +195,19 @@ def to_rgb(path: Path, page: Any, samples: NDArray[Any]) -> Pixels:
     pixels = to_eight_bits(samples, bits, path)
     if not transparent:
         return pixels
-    kind = int((page.extrasamples or (0,))[0])
+    kind = kind_of_transparency(page)
+    if kind in TRANSPARENCY:
+        check_opacity(pixels, path)
     if kind == SEPARATE:
         return over_white(pixels)
     if kind == ASSOCIATED:
         return premultiplied_over_white(pixels)
     if pixels[..., 3].min() == 255:
         return np.ascontiguousarray(pixels[..., :3])
-    raise SlideError(f"{path}: does not say what its fourth sample is; save it as RGB")
+    raise SlideError(f"{path}: {UNKNOWN_SAMPLE}")
 
 
 def look_up(palette: NDArray[Any], numbers: NDArray[Any]) -> Pixels:
     """The colours of a palette of 16 bits; some writers fill 8 only."""
     colours = palette.T if palette.max() < 256 else palette.T >> 8
     return np.ascontiguousarray(colours.astype(np.uint8)[numbers])
-
-
-def stated_mpp(file: Any, page: Any) -> Mpp:
-    """Micrometres per pixel along x and y: by OME-XML, ImageJ or the page's tags, None where none says so."""
-    if file.is_ome and (stated := stated_by_ome(file.ome_metadata, size_of(page))) != (None, None):
-        return stated
-    if file.is_imagej:
-        unit = MICROMETRES.get(str((file.imagej_metadata or {}).get("unit", "")).strip())
-        if unit:
-            return tuple(unit * side if side else None for side in pixel_sides(page.tags))  # type: ignore[return-value]
-    return stated_by_tags(page.tags)
-
-
-def stated_by_tags(tags: Any) -> Mpp:
-    """Micrometres per pixel by the resolution tags, None where they give no unit."""
-    unit = {INCH: 25_400.0, CENTIMETRE: 10_000.0}.get(int(tags.valueof(296, INCH)))
-    if unit is None:
-        return None, None
-    x, y = pixel_sides(tags)
-    return x and unit * x, y and unit * y
-
-
-def pixel_sides(tags: Any) -> Mpp:
-    """Sides of a pixel in the unit of the resolution tags."""
-    x, y = (tags.valueof(code) for code in (282, 283))
-    return (x[1] / x[0] if x and all(x) else None), (y[1] / y[0] if y and all(y) else None)
-
-
-def stated_by_ome(text: str, size: tuple[int, int]) -> Mpp:
-    """What OME-XML says of the one image of `size`; nothing where several have it."""
-    try:
-        found = [each for each in ElementTree.fromstring(text).iter() if each.tag.endswith("}Pixels")]
-    except ElementTree.ParseError:
-        return None, None
-    sized = [each for each in found if (each.get("SizeX"), each.get("SizeY")) == tuple(map(str, size))]
-    if len(sized) != 1:
-        return None, None
-
-    def side(axis: str) -> float | None:
-        unit = MICROMETRES.get(sized[0].get(f"PhysicalSize{axis}Unit", "µm"))
-        stated = sized[0].get(f"PhysicalSize{axis}")
-        return float(stated) * unit if stated and unit else None
-
-    return side("X"), side("Y")

@@ -8,17 +8,42 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from glassrt.engine.colours import DIMMEST_WHITE, UPRIGHT
+from glassrt.engine.colours import UPRIGHT, bright_value, check_filled
 from glassrt.engine.errors import SlideError
 
 Size = tuple[int, int]
 
 COLOURS = (2, 3, 6)  # RGB, palette, YCbCr
 INDIRECT = {5: "inks (CMYK)", 8: "CIELab", 9: "CIELab", 10: "CIELab"}  # one of many ways leads to RGB
+COLOURS_A_PIXEL = 3
+ASSOCIATED, SEPARATE = TRANSPARENCY = 1, 2  # kinds of transparency: colours multiplied by it, or not
+UNKNOWN_SAMPLE = "does not say what its fourth sample is; save it as RGB"
+SEPARATE_PLANES = 2  # planar configuration
 MOST_SAMPLES = 4  # three colours and transparency
 RELATED_SHARE = 0.25  # of the biggest picture's pixels; labels, overviews and thumbnails have fewer
 MOST_NAMED = 4
+MOST_PAGES = 4096  # of a file; all are held at once
 SIDE_ROUNDING = 2  # pixels by which the sides of a smaller copy may be off
+
+
+def list_pages(path: Path, file: Any, below: bool = False) -> list[Any]:
+    """The pages of an open file, each followed by the ones `below` it where those are wanted.
+
+    SlideError where a page comes twice, as where one names an earlier one as the next, which never ends.
+    """
+    pages: list[Any] = []
+    offsets: set[int] = set()
+    for top in file.pages:
+        for page in (top, *((top.pages or ()) if below else ())):
+            if page.offset in offsets:
+                raise SlideError(f"{path}: damaged (its page {len(pages) + 1} is an earlier one again); copy it again")
+            if len(pages) == MOST_PAGES:
+                raise SlideError(
+                    f"{path}: holds more than {MOST_PAGES} pages; save the one to score as a file of its own"
+                )
+            offsets.add(page.offset)
+            pages.append(page)
+    return pages
 
 
 def check_pictures(path: Path, vendor: str, pages: Sequence[Any], size: Size) -> Any:
@@ -67,11 +92,19 @@ def check_samples(path: Path, page: Any) -> None:
     if page.dtype is None or page.dtype.kind != "u" or page.dtype.itemsize > 2:
         name = f"{page.bitspersample} bits" if page.dtype is None else page.dtype.name
         raise SlideError(f"{path}: samples of {name} have no agreed range of grey levels; save it with 8 bits")
-    if page.dtype.itemsize == 2 and brightest(page) < DIMMEST_WHITE:
-        raise SlideError(
-            f"{path}: its 16-bit samples fill {brightest(page).bit_length()} bits, so it would look black; "
-            "save it with 8 bits"
-        )
+    if page.dtype.itemsize == 2:
+        check_filled(brightest(page), path)
+
+
+def check_transparency(path: Path, page: Any) -> None:
+    """Raise SlideError for a fourth sample of unknown meaning, which OpenSlide takes for transparency."""
+    if page.samplesperpixel > COLOURS_A_PIXEL and kind_of_transparency(page) not in TRANSPARENCY:
+        raise SlideError(f"{path}: {UNKNOWN_SAMPLE}")
+
+
+def kind_of_transparency(page: Any) -> int:
+    """What the sample after the colours is: 0 where the page does not say."""
+    return int((page.extrasamples or (0,))[0])
 
 
 def check_colours(path: Path, page: Any) -> None:
@@ -81,14 +114,17 @@ def check_colours(path: Path, page: Any) -> None:
 
 
 def brightest(page: Any) -> int:
-    """The largest value in the first tile, the middle one and the one with most bytes."""
+    """The largest bright value of colours in the first tile, the middle one and the one with most bytes."""
     counts, file = page.databytecounts, page.parent.filehandle
+    if page.planarconfig == SEPARATE_PLANES:  # transparency comes last
+        counts = counts[: len(counts) * COLOURS_A_PIXEL // page.samplesperpixel]
     values = [0]
     for index in sorted({0, len(counts) // 2, counts.index(max(counts))}):
         if not counts[index]:
             continue
         file.seek(page.dataoffsets[index])
-        values.append(int(page.decode(file.read(counts[index]), index, jpegtables=page.jpegtables)[0].max()))
+        tile = page.decode(file.read(counts[index]), index, jpegtables=page.jpegtables)[0][0]
+        values.append(bright_value(tile[..., :COLOURS_A_PIXEL]))
     return max(values)
 
 

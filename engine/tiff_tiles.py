@@ -17,7 +17,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError, first_line
-from glassrt.engine.tiff_pages import check_pictures, check_samples
+from glassrt.engine.tiff_pages import check_pictures, check_samples, check_transparency, list_pages, size_of
 from glassrt.engine.windows import Box
 
 Pixels = NDArray[np.uint8]
@@ -148,8 +148,11 @@ def open_tiles(path: Path, vendor: str, size: Size, level_sizes: tuple[Size, ...
         return None
     try:
         with tifffile.TiffFile(path) as file:
-            file_pages = list(file.pages)
+            file_pages = list_pages(path, file)
             check_samples(path, check_pictures(path, vendor, file_pages, size))
+            for page in file_pages:
+                if page.is_tiled and size_of(page) in level_sizes:
+                    check_transparency(path, page)
             plain: list[Any] = [page for page in file_pages if is_plain(page)]
             pages = {(page.imagewidth, page.imagelength): page for page in plain}
             if len(pages) < len(plain) or not set(level_sizes) <= set(pages):

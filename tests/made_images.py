@@ -55,6 +55,18 @@ def strips(samples: NDArray[Any], **options: Any) -> bytes:
     return content.getvalue()
 
 
+def reversed_strips(samples: NDArray[Any], **options: Any) -> bytes:
+    """The same with the bits of each byte in reverse order."""
+    content = bytearray(strips(samples, **options))
+    with tifffile.TiffFile(BytesIO(content)) as file:
+        page = file.pages.first
+        place = page.tags[296].offset  # the unit of the resolution, as a fill order
+        content[place : place + 12] = struct.pack("<HHIHH", 266, 3, 1, 2, 0)
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+            content[offset : offset + count] = imagecodecs.bitorder_decode(bytes(content[offset : offset + count]))
+    return bytes(content)
+
+
 def masked_bmp(rgba: Pixels) -> bytes:
     """A BMP of 32 bits whose header says which byte is transparency."""
     height, width = rgba.shape[:2]

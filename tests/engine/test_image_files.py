@@ -146,6 +146,34 @@ def test_pixels_that_are_not_square_are_refused_with_mpp_too(tmp_path: Path, nam
         open_slide(write(tmp_path, name, content), 0.5)
 
 
+def unscaled(form: str, x: int, y: int) -> bytes:
+    """An image that states the ratio of its resolutions along x and y, without a unit."""
+    if form == "PNG":
+        whole, content = pillow(PLAIN, "PNG"), b"pHYs" + struct.pack(">IIB", x, y, 0)
+        return whole[:33] + struct.pack(">I", 9) + content + struct.pack(">I", zlib.crc32(content)) + whole[33:]
+    if form == "JPEG":
+        whole = pillow(PLAIN, "JPEG")
+        assert whole[6:11] == b"JFIF\0"
+        return whole[:13] + struct.pack(">BHH", 0, x, y) + whole[18:]
+    if form == "EXIF":
+        exif = Image.Exif()
+        exif.update({282: float(x), 283: float(y), 296: 1})
+        return pillow(PLAIN, "JPEG", exif=exif.tobytes())
+    layout = {"rowsperstrip": None, "tile": (64, 64)} if form == "tiles" else {}
+    return strips(PLAIN, resolution=(x, y), resolutionunit="NONE", **layout)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "EXIF", "strips", "tiles"])
+def test_pixels_that_are_not_square_in_an_unknown_unit_are_refused(tmp_path: Path, form: str) -> None:
+    name = {"PNG": "a.png", "JPEG": "a.jpg", "EXIF": "a.jpg"}.get(form, "a.tif")
+    with open_slide(write(tmp_path, name, unscaled(form, 100, 101)), 0.5) as slide:
+        assert slide.mpp == 0.5
+    for x, y, times in ((1, 2, "2"), (2, 1, "0.5")):
+        path = write(tmp_path, name, unscaled(form, x, y))
+        with pytest.raises(SlideError, match=rf"a\..*: pixels are not square \({times} times as wide as high\)"):
+            open_slide(path, 0.5)
+
+
 def huge_png() -> bytes:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

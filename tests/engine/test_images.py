@@ -22,6 +22,7 @@ from made_images import (
     masked_bmp,
     palette,
     pillow,
+    reversed_strips,
     strips,
     wide,
     write,
@@ -38,6 +39,9 @@ SHARE = ALPHA[..., None] / 255
 ON_WHITE = PLAIN * SHARE + 255 * (1 - SHARE)
 PREMULTIPLIED = np.dstack([np.rint(PLAIN * SHARE), ALPHA]).astype(np.uint8)
 OPAQUE = np.dstack([PLAIN, np.full_like(ALPHA, 255)])
+HOT = PLAIN.astype(np.uint16) * 128
+HOT[5, 5] = 65_535
+HIDDEN = np.dstack([PLAIN, np.zeros_like(ALPHA)])
 UNMARKED = {"extrasamples": ["unspecified"]}
 
 # name of the file, its content, the largest difference that its form explains
@@ -57,6 +61,10 @@ SEEN: dict[str, tuple[str, bytes, int]] = {
     "strips with LZW": ("a.tif", strips(PLAIN, compression="lzw", predictor=True), 0),
     "strips with deflate": ("a.tif", strips(PLAIN, compression="zlib"), 0),
     "strips with PackBits": ("a.tif", strips(PLAIN, compression="packbits"), 0),
+    "strips, bits reversed": ("a.tif", reversed_strips(PLAIN), 0),
+    "strips with LZW, bits reversed": ("a.tif", reversed_strips(PLAIN, compression="lzw", predictor=True), 0),
+    "strips with deflate, bits reversed": ("a.tif", reversed_strips(PLAIN, compression="zlib"), 0),
+    "strips with PackBits, bits reversed": ("a.tif", reversed_strips(PLAIN, compression="packbits"), 0),
     "strips with zstd": ("a.tif", strips(PLAIN, compression="zstd"), 0),
     "strips with LZMA": ("a.tif", strips(PLAIN, compression="lzma"), 0),
     "strips with JPEG": ("a.tif", pillow(PLAIN, "TIFF", compression="jpeg", quality=98), 30),
@@ -123,6 +131,8 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "YCbCr without JPEG": ("a.tif", strips(PLAIN, photometric="ycbcr"), "YCbCr"),
     "12 bits in 16": ("a.tif", strips(PLAIN.astype(np.uint16) * 16), "16-bit samples fill 12 bits"),
     "15 bits in 16": ("a.tif", strips(PLAIN.astype(np.uint16) * 128), "16-bit samples fill 15 bits"),
+    "15 bits in 16, a pixel too bright": ("a.tif", strips(HOT), "16-bit samples fill 15 bits"),
+    "15 bits in a PNG of 16, a pixel too bright": ("a.png", bytes(imagecodecs.png_encode(HOT)), "samples fill 15 bits"),
     "12 bits in a PNG of 16": (
         "a.png",
         bytes(imagecodecs.png_encode(PLAIN.astype(np.uint16) * 16)),
@@ -135,6 +145,14 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "an unknown fourth sample": ("a.tif", strips(RGBA, **UNMARKED), "does not say what its fourth sample is"),
     "five samples": ("a.tif", strips(np.dstack([RGBA, GREY]), extrasamples=["unspecified"] * 2), "5 samples a pixel"),
     "32 bits of BMP without masks": ("a.bmp", pillow(RGBA, "BMP"), "fourth byte of its pixels may be transparency"),
+    "BMP with masks, all transparent": ("a.bmp", masked_bmp(HIDDEN), "all its pixels are fully transparent"),
+    "PNG, all transparent": ("a.png", pillow(HIDDEN, "PNG"), "all its pixels are fully transparent, which viewers"),
+    "strips, all transparent": ("a.tif", strips(HIDDEN, extrasamples=["unassalpha"]), "are fully transparent"),
+    "strips, colours multiplied, all transparent": (
+        "a.tif",
+        strips(HIDDEN, extrasamples=["assocalpha"]),
+        "are fully transparent",
+    ),
     "JPEG 2000 strips": ("a.tif", strips(PLAIN, compression="jpeg2000"), "its compression .JPEG_?2000.* is not read"),
     "WebP strips": ("a.tif", strips(PLAIN, compression="webp"), "its compression .WEBP. is not read"),
     "WebP": ("a.png", pillow(PLAIN, "WEBP"), "not a PNG, JPEG, BMP or TIFF"),

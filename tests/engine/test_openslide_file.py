@@ -175,7 +175,7 @@ def rename_tag(path: Path, code: int) -> None:
         (0.5, 0.75, 0.5, "pixels are not square .0.5 x 0.75 micrometres., which --mpp cannot mend"),
         (0.5, 0.515, 0.5, "pixels are not square"),
         (50, 75, 0.5, "pixels are not square"),
-        (0.5, None, None, "does not say its resolution.*--mpp"),
+        (0.5, None, None, "says its resolution along one axis only; pass it with --mpp"),
         (None, None, None, "does not say its resolution; pass it with --mpp"),
         (50, 50, None, "claims 50 micrometres per pixel, which no scan has; pass the true value with --mpp"),
         (0.5, 0.5, 50, "--mpp 50 is not between"),
