@@ -18,6 +18,7 @@ MOST_BYTES = 2**30  # of GeoJSON
 DRAWN_PIXELS = 2**24  # of a mask: finer than `TISSUE_MPP` on most slides
 OUTSIDE = 1.0  # level-0 pixels that outlines may lie beyond the border
 SHIFT = 4  # binary digits of a pixel's fraction in OpenCV's drawing
+IGNORED = "*"  # ends the names of classes that QuPath leaves out
 CROSSED = 2**20  # borders of rows of pixels found at a time
 Ring = NDArray[np.float64]
 
@@ -31,13 +32,18 @@ def draw(path: Path, shown: Size, mpp: float) -> Mask:
     size = (max(1, round(shown[0] / ratio)), max(1, round(shown[1] / ratio)))
     mask = np.zeros((size[1], size[0]), np.uint8)
     scale = np.array([size[0] / shown[0], size[1] / shown[1]])
-    content = read_json(path)
+    content, ignored = read_json(path), set[str]()
     for mark in (fill, touch):
-        for rings in find_polygons(content, path):
+        for rings in find_polygons(content, path, ignored):
             check_place(np.concatenate(rings), shown, path)
             mark(mask, [ring * scale for ring in rings])
         if mask.any():
             return mask.view(np.bool_)
+    if ignored:
+        raise SlideError(
+            f"{path}: marks no tissue: all that it holds is of classes that QuPath ignores, whose names end in "
+            f"{IGNORED}; give the tissue another class"
+        )
     raise SlideError(f"{path}: marks no tissue: it holds no polygon")
 
 
@@ -100,9 +106,9 @@ def read_json(path: Path) -> Any:
         raise SlideError(f"{path}: not GeoJSON ({error})") from error
 
 
-def find_polygons(content: Any, path: Path) -> Iterator[list[Ring]]:
-    """The rings of each polygon: its outline, then its holes."""
-    for geometry in find_geometries(content, path):
+def find_polygons(content: Any, path: Path, ignored: set[str]) -> Iterator[list[Ring]]:
+    """The rings of each polygon: its outline, then its holes. Names of classes that are left out come to `ignored`."""
+    for geometry in find_geometries(content, path, ignored):
         polygons = geometry.get("coordinates")
         if geometry["type"] == "Polygon":
             polygons = [polygons]
@@ -114,24 +120,37 @@ def find_polygons(content: Any, path: Path) -> Iterator[list[Ring]]:
             yield [read_ring(ring, path) for ring in polygon]
 
 
-def find_geometries(content: Any, path: Path) -> Iterator[dict[str, Any]]:
-    """The areas of a FeatureCollection, a list of features, a feature or a geometry."""
+def find_geometries(content: Any, path: Path, ignored: set[str]) -> Iterator[dict[str, Any]]:
+    """The areas of a FeatureCollection, a list of features, a feature or a geometry, but for ignored classes."""
     if isinstance(content, list):
         for each in content:
-            yield from find_geometries(each, path)
+            yield from find_geometries(each, path, ignored)
         return
     kind = content.get("type") if isinstance(content, dict) else None
     if kind == "FeatureCollection" and isinstance(content.get("features"), list):
-        yield from find_geometries(content["features"], path)
+        yield from find_geometries(content["features"], path, ignored)
     elif kind == "GeometryCollection" and isinstance(content.get("geometries"), list):
-        yield from find_geometries(content["geometries"], path)
+        yield from find_geometries(content["geometries"], path, ignored)
+    elif kind == "Feature" and (name := class_name(content)).endswith(IGNORED):
+        ignored.add(name)
     elif kind == "Feature":
-        yield from find_geometries(content.get("geometry"), path)
+        yield from find_geometries(content.get("geometry"), path, ignored)
     elif kind in ("Polygon", "MultiPolygon"):
         yield content
     else:
         what = kind if isinstance(kind, str) else "something without a type"
         raise SlideError(f"{path}: holds {what}; areas of tissue are Polygon or MultiPolygon, as QuPath exports them")
+
+
+def class_name(feature: dict[str, Any]) -> str:
+    """What QuPath calls the class of a feature, and the last of its parts where it has several; empty without one."""
+    properties = feature.get("properties")
+    named = properties.get("classification") if isinstance(properties, dict) else None
+    if isinstance(named, dict):
+        named = named.get("names") or named.get("name")
+    if isinstance(named, list) and named:
+        named = named[-1]
+    return named.strip() if isinstance(named, str) else ""
 
 
 def read_ring(ring: Any, path: Path) -> Ring:

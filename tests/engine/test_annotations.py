@@ -104,6 +104,24 @@ def test_a_thin_outline_is_marked(tmp_path: Path) -> None:
     assert read_mask(tmp_path / "a.geojson", SLIDE).any(axis=0).sum() >= 800
 
 
+@pytest.mark.parametrize(
+    "classification", [{"name": "Ignore*", "color": [1, 2, 3]}, {"names": ["Tissue", "Pen*"]}, "Ignore*"]
+)
+def test_what_qupath_ignores_is_no_tissue(tmp_path: Path, classification: Any) -> None:
+    ignored = {**feature("Polygon", [SMALL]), "properties": {"classification": classification}}
+    (tmp_path / "a.geojson").write_text(json.dumps([ignored, POLYGON]))
+    assert marked_mm2(read_mask(tmp_path / "a.geojson", SLIDE)) == pytest.approx(WITH_HOLE_MM2)
+    (tmp_path / "a.geojson").write_text(json.dumps([ignored]))
+    with pytest.raises(SlideError, match="all that it holds is of classes that QuPath ignores, whose names"):
+        read_mask(tmp_path / "a.geojson", SLIDE)
+
+
+@pytest.mark.parametrize("properties", [None, 3, {}, {"classification": None}, {"classification": {"name": 7}}])
+def test_tissue_needs_no_class(tmp_path: Path, properties: Any) -> None:
+    (tmp_path / "a.geojson").write_text(json.dumps([{**POLYGON, "properties": properties}]))
+    assert marked_mm2(read_mask(tmp_path / "a.geojson", SLIDE)) == pytest.approx(WITH_HOLE_MM2)
+
+
 def test_outlines_are_placed_from_the_origin_that_viewers_show(tmp_path: Path) -> None:
     (tmp_path / "a.geojson").write_text(json.dumps(feature("Polygon", [[[0, 0], [100, 0], [100, 50], [0, 50]]])))
     mask = read_mask(tmp_path / "a.geojson", SLIDE, (300, 400), (400, 150))
