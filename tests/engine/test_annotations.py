@@ -57,10 +57,69 @@ def test_geojson_marks_what_it_outlines(tmp_path: Path, content: Any, mm2: float
     assert not mask[int(300 * down), int(250 * across)]
 
 
+class Large(ArraySlide):
+    """A slide of a common size, of which no pixels are needed."""
+
+    def __init__(self) -> None:
+        super().__init__(np.zeros((1, 1, 3), np.uint8), 0.25)
+        self.level_sizes = ((100_000, 80_000),)
+
+
+def square(x: float, y: float, side: float) -> list[list[float]]:
+    return [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+
+
+@pytest.mark.parametrize(("side", "apart", "within"), [(800, 4000, 0.01), (80, 1700, 0.02), (24, 1700, 0.05)])
+@pytest.mark.parametrize("holes", [False, True], ids=["squares", "holes"])
+def test_small_outlines_and_holes_have_their_areas(
+    tmp_path: Path, side: int, apart: int, within: float, holes: bool
+) -> None:
+    """Of 200, 20 and 6 micrometres, on a mask of 5.5 micrometres a pixel."""
+    squares = [
+        square(apart * column + 33.3, apart * row + 71.7, side)
+        for column in range(100_000 // apart)
+        for row in range(80_000 // apart)
+    ]
+    whole = [[0, 0], [100_000, 0], [100_000, 80_000], [0, 80_000]]
+    polygons = [[whole, *squares]] if holes else [[each] for each in squares]
+    (tmp_path / "a.geojson").write_text(json.dumps(feature("MultiPolygon", polygons)))
+    mask = read_mask(tmp_path / "a.geojson", Large())
+    found = float((~mask if holes else mask).mean()) * 100_000 * 80_000
+    assert found == pytest.approx(len(squares) * side**2, rel=within)
+
+
+def test_what_is_drawn_is_what_has_its_centre_within(tmp_path: Path) -> None:
+    corners = np.random.default_rng(3).uniform((0, 0), (1000, 600), (40, 2))
+    (tmp_path / "a.geojson").write_text(json.dumps(feature("Polygon", [corners.tolist()])))
+    x, y = np.meshgrid(np.arange(1000) + 0.5, np.arange(600) + 0.5)
+    inside = np.zeros(x.shape, np.bool_)
+    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        inside ^= ((y0 <= y) != (y1 <= y)) & (x0 + (y - y0) * (x1 - x0) / (y1 - y0) <= x)
+    assert np.array_equal(read_mask(tmp_path / "a.geojson", SLIDE), inside)
+
+
 def test_a_thin_outline_is_marked(tmp_path: Path) -> None:
     thin = [[100, 100], [900, 100], [900, 100.5], [100, 100.5], [100, 100]]
     (tmp_path / "a.geojson").write_text(json.dumps(feature("Polygon", [thin])))
     assert read_mask(tmp_path / "a.geojson", SLIDE).any(axis=0).sum() >= 800
+
+
+@pytest.mark.parametrize(
+    "classification", [{"name": "Ignore*", "color": [1, 2, 3]}, {"names": ["Tissue", "Pen*"]}, "Ignore*"]
+)
+def test_what_qupath_ignores_is_no_tissue(tmp_path: Path, classification: Any) -> None:
+    ignored = {**feature("Polygon", [SMALL]), "properties": {"classification": classification}}
+    (tmp_path / "a.geojson").write_text(json.dumps([ignored, POLYGON]))
+    assert marked_mm2(read_mask(tmp_path / "a.geojson", SLIDE)) == pytest.approx(WITH_HOLE_MM2)
+    (tmp_path / "a.geojson").write_text(json.dumps([ignored]))
+    with pytest.raises(SlideError, match="all that it holds is of classes that QuPath ignores, whose names"):
+        read_mask(tmp_path / "a.geojson", SLIDE)
+
+
+@pytest.mark.parametrize("properties", [None, 3, {}, {"classification": None}, {"classification": {"name": 7}}])
+def test_tissue_needs_no_class(tmp_path: Path, properties: Any) -> None:
+    (tmp_path / "a.geojson").write_text(json.dumps([{**POLYGON, "properties": properties}]))
+    assert marked_mm2(read_mask(tmp_path / "a.geojson", SLIDE)) == pytest.approx(WITH_HOLE_MM2)
 
 
 def test_outlines_are_placed_from_the_origin_that_viewers_show(tmp_path: Path) -> None:
