@@ -51,7 +51,7 @@ def read_png(path: Path) -> tuple[NDArray[Any], int]:
     check_length(path, width, height)
     places = list(png_chunks(path, content))
     chunks = {kind: content[start + 8 : end - 4] for kind, start, end in places if kind != b"IDAT"}
-    turn = read_exif(chunks[b"eXIf"]).orientation if b"eXIf" in chunks else UPRIGHT
+    turn = read_exif(path, chunks[b"eXIf"]).orientation if b"eXIf" in chunks else UPRIGHT
     parts = [(kind, content[start:end]) for kind, start, end in places if kind in PIXELS]
     if colour_type != PALETTE:
         return imagecodecs.png_decode(PNG + b"".join(part for _, part in parts)), turn
