@@ -21,12 +21,13 @@ from glassrt.engine.canvas import Canvas
 from glassrt.engine.errors import GlassError, SlideError
 from glassrt.engine.isa import count_cores
 from glassrt.engine.mapfile import MapFile, MapWriter
-from glassrt.engine.pipeline import Clock, cut_batches, infer_batches
+from glassrt.engine.pipeline import cut_batches, infer_batches
 from glassrt.engine.results import Result
 from glassrt.engine.scope import find_scope
 from glassrt.engine.scoring import choose_map_size, open_grid, score
 from glassrt.engine.segment import DEFAULT_READERS, lay_windows
 from glassrt.engine.slide import ArraySlide, Slide, open_slide
+from glassrt.engine.watch import Clock
 
 Report = dict[str, Any]
 Progress = Callable[[str], None]
@@ -127,7 +128,7 @@ def run_parts(path: Path, bundle: Bundle, backend: Backend, readers: int, parts:
         grid = open_grid(slide, bundle)
     with slide:
         with parts.time("mask"):
-            scope = find_scope(slide, AUTO, bundle, readers)
+            scope = find_scope(slide, AUTO, readers, bundle.example_window, bundle.manifest.name)
         plan = lay_windows(grid, bundle, scope.searched)
         kept: list[np.ndarray] = []
         with parts.time("read and cut"), ThreadPoolExecutor(readers) as pool:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError, UsageError
+from glassrt.engine.files import is_same_file
 from glassrt.engine.mask_images import read_picture
-from glassrt.engine.origin import is_same_file
 from glassrt.engine.outlines import draw
 from glassrt.engine.slide import Size, Slide
 from glassrt.engine.tissue import Mask

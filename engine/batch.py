@@ -14,10 +14,11 @@ from glassrt.engine.files import prepare_folder, refuse_foreign
 from glassrt.engine.openslide_file import read_series
 from glassrt.engine.origin import RESULT, refuse_other
 from glassrt.engine.scoring import score
-from glassrt.engine.segment import DEFAULT_READERS, Progress
+from glassrt.engine.segment import DEFAULT_READERS
 from glassrt.engine.slide import open_slide
 from glassrt.engine.staging import PREFIX
 from glassrt.engine.summary import SUMMARY, Outcome, Summary
+from glassrt.engine.watch import Progress
 
 
 @dataclass(frozen=True)

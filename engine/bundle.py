@@ -120,6 +120,12 @@ class Bundle:
                 "export or download the bundle again"
             ) from error
 
+    @property
+    def example_window(self) -> NDArray[np.uint8] | None:
+        """The stored window `[H, W, 3]` alone. Raises BundleError."""
+        example = self.read_example()
+        return None if example is None else example[0][0]
+
     def check_files(self) -> None:
         """Read every file that the manifest names, for whatever device. Raises BundleError for one that is damaged."""
         for graph in self.manifest.graphs:

@@ -135,3 +135,11 @@ def is_about(error: OSError, place: Path) -> bool:
     """Whether an error names the file or folder `place`, or something in it."""
     named = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     return any(path == place or place in path.parents for path in named)
+
+
+def is_same_file(one: Path | str, other: Path | str) -> bool:
+    """Whether two paths lead to one file, also if neither exists any more."""
+    try:
+        return os.path.realpath(one) == os.path.realpath(other) or os.path.samefile(one, other)
+    except (OSError, ValueError):
+        return False

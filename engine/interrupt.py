@@ -4,7 +4,7 @@ import signal
 from types import FrameType
 from typing import Any
 
-from glassrt.engine.segment import Progress
+from glassrt.engine.watch import Progress
 
 
 class Interrupt:

@@ -8,7 +8,7 @@ import msgspec
 
 from glassrt.engine.bundle import LARGEST_TEXT, read_file
 from glassrt.engine.errors import BundleError, FolderTaken
-from glassrt.engine.files import output_errors
+from glassrt.engine.files import is_same_file, output_errors
 
 RESULT = "result.json"
 FILES = (RESULT, "map.ome.tif", "regions.geojson", "overlay.png")  # all that a result's folder holds
@@ -64,11 +64,3 @@ def refuse_other(folder: Path, path: Path | None, known: bool = False) -> None:
         raise FolderTaken(f"{folder} holds a result that does not say of which slide; choose another --out for {path}")
     if file and not is_same_file(file, path):
         raise FolderTaken(f"{folder} holds the result of {file}; choose another --out for {path}")
-
-
-def is_same_file(one: Path | str, other: Path | str) -> bool:
-    """Whether two paths lead to one file, also if neither exists any more."""
-    try:
-        return os.path.realpath(one) == os.path.realpath(other) or os.path.samefile(one, other)
-    except (OSError, ValueError):
-        return False

@@ -4,12 +4,9 @@ Threads read regions and cut windows, others run the network, and the calling th
 in the plan's order, so results do not depend on timing.
 """
 
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -19,29 +16,11 @@ from glassrt.engine.backends import Backend, run_windows
 from glassrt.engine.errors import SlideError
 from glassrt.engine.grid import GridReader, resample, scale_exactly
 from glassrt.engine.slide import Pixels
+from glassrt.engine.watch import Clock
 from glassrt.engine.windows import Indices, Part, Plan
 
 CALLS_AHEAD = 2  # of each stream: one runs and one waits, so that none idles while logits are taken
 WINDOWS_AHEAD = 64  # cut and waiting: 20 MB at 320 pixels, two cells ahead of the network
-
-
-class Clock:
-    """Seconds that each stage was busy, summed over threads."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        """Add the time spent inside to `stage`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            elapsed = time.perf_counter() - start
-            with self._lock:
-                self.seconds[stage] = self.seconds.get(stage, 0.0) + elapsed
 
 
 def infer_windows(

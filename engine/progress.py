@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from glassrt.engine.segment import Progress as WindowProgress
 from glassrt.engine.terminal import printable
+from glassrt.engine.watch import Progress as WindowProgress
 
 
 class WindowRate(ProgressColumn):

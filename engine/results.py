@@ -14,9 +14,9 @@ from glassrt.engine.bundle import Bundle
 from glassrt.engine.frames import Frame, result_frames
 from glassrt.engine.mapfile import MapWriter
 from glassrt.engine.origin import describe_origin
-from glassrt.engine.pipeline import Clock
 from glassrt.engine.scope import Scope
 from glassrt.engine.slide import Slide
+from glassrt.engine.watch import Clock
 from glassrt.engine.windows import Plan
 
 

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 
 from glassrt.engine.annotations import ALL, AUTO, check_mask, read_mask
-from glassrt.engine.bundle import Bundle
 from glassrt.engine.colours import check_stain
 from glassrt.engine.frames import keep_scanned, shown_part
 from glassrt.engine.overview import look_over, refuse_doubtful
@@ -35,10 +34,11 @@ class Scope(NamedTuple):
         return self._replace(warnings=(*self.warnings, *lines))
 
 
-def find_scope(slide: Slide, tissue: Tissue, bundle: Bundle, readers: int) -> Scope:
+def find_scope(slide: Slide, tissue: Tissue, readers: int, example: Pixels | None = None, name: str = "") -> Scope:
     """What of a slide to analyse: `auto`, `all`, the path of a mask (an image or GeoJSON), or a mask as an array.
 
-    Raises SlideError for a mask that does not fit the slide and, with `auto`, for what is no bright-field picture.
+    Its stain is compared with the `example` window of the bundle `name`. Raises SlideError for a mask that does not fit
+    the slide and, with `auto`, for what is no bright-field picture.
     """
     given = None if isinstance(tissue, str) and tissue in (AUTO, ALL) else read_given(tissue, slide)
     overview = look_over(slide, readers)
@@ -46,7 +46,7 @@ def find_scope(slide: Slide, tissue: Tissue, bundle: Bundle, readers: int) -> Sc
         refuse_doubtful(overview, str(slide.path or slide.name))
     check_stain(overview.thumbnail, slide.path or slide.name)
     doubts = [overview.doubt] if overview.doubt else []
-    if stain := compare_stain(overview.colours, overview.glass, bundle):
+    if example is not None and (stain := compare_stain(overview.colours, overview.glass, example, name)):
         doubts.append(stain)
     if given is not None:
         source = "mask" if isinstance(tissue, np.ndarray) else str(tissue)

@@ -17,12 +17,12 @@ from glassrt.engine.grid import GridReader
 from glassrt.engine.mapfile import MapFile, MapWriter
 from glassrt.engine.origin import RESULT, refuse_other
 from glassrt.engine.outputs import draw_box, draw_overlay, write_json, write_map, write_png, write_regions
-from glassrt.engine.pipeline import Clock
 from glassrt.engine.regions import find_regions
 from glassrt.engine.results import Result, physical_mpp, summarise
 from glassrt.engine.scope import Tissue, find_scope
-from glassrt.engine.segment import DEFAULT_READERS, Progress, lay_windows, segment
+from glassrt.engine.segment import DEFAULT_READERS, lay_windows, segment
 from glassrt.engine.slide import Pixels, Slide
+from glassrt.engine.watch import Clock, Progress
 
 COARSEST_RATIO = 4.0  # a slide coarser than this many times the bundle's mpp shows none of what it learned
 MAP_PIXELS_PER_LOGIT = 4  # of the default map: finer than the network sees, coarse enough to store
@@ -59,7 +59,8 @@ def score(
         grid = open_grid(slide, bundle)
         map_size = choose_map_size(grid, bundle, map_mpp)
         with clock.time("tissue"):
-            scope = find_scope(slide, tissue, bundle, readers).warn(*doubt_map(slide, bundle, map_size))
+            scope = find_scope(slide, tissue, readers, bundle.example_window, bundle.manifest.name)
+            scope = scope.warn(*doubt_map(slide, bundle, map_size))
         windows = lay_windows(grid, bundle, scope.searched)
         folder = stack.enter_context(replace_folder(out, RESULT, lambda: refuse_other(out, slide.path)))
         writing = output_errors(out)  # whatever fails beyond it is reading

@@ -9,11 +9,10 @@ from glassrt.engine.backends import Backend
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.canvas import Canvas, Tile
 from glassrt.engine.grid import GridReader
-from glassrt.engine.pipeline import Clock, infer_windows
+from glassrt.engine.pipeline import infer_windows
 from glassrt.engine.slide import ArraySlide
+from glassrt.engine.watch import Clock, Progress
 from glassrt.engine.windows import Indices, Plan, plan
-
-Progress = Callable[[int, int], None]  # windows done, windows in all
 
 DEFAULT_READERS = 2
 MOST_READERS = 64

@@ -10,7 +10,6 @@ example window does not give it: measured so, every other laboratory's haematoxy
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.bundle import Bundle
 from glassrt.engine.grid import average_blocks
 from glassrt.engine.tissue import Glass, find_glass, measure_colour, measure_density
 
@@ -34,19 +33,16 @@ def share_beyond(colours: NDArray[np.uint8], glass: Glass) -> float | None:
     return float(((shares[:, 2] > MOST_BLUE) | (shares[:, 0] > MOST_RED * shares[:, 1])).mean())
 
 
-def compare_stain(colours: NDArray[np.uint8], glass: Glass, bundle: Bundle) -> str:
-    """A line that says that a slide's stained pixels `[n, 3]` are unlike the bundle's example window; else empty.
+def compare_stain(colours: NDArray[np.uint8], glass: Glass, example: NDArray[np.uint8], name: str) -> str:
+    """A line that says that a slide's stained pixels `[n, 3]` are unlike the example window `[H, W, 3]` of the bundle
+    `name`; else empty.
 
-    Nothing can be said of a bundle without example, nor of a slide with next to no stained pixels.
+    Nothing can be said of a slide with next to no stained pixels.
     """
-    example = bundle.read_example()
-    if example is None:
-        return ""
-    window = average_blocks(example[0][0], EXAMPLE_BLOCK, EXAMPLE_BLOCK)
+    window = average_blocks(example, EXAMPLE_BLOCK, EXAMPLE_BLOCK)
     learned, seen = share_beyond(window.reshape(-1, 3), find_glass([window])), share_beyond(colours, glass)
     if learned is None or seen is None or (learned > MOST_BEYOND) == (seen > MOST_BEYOND):
         return ""
-    name = bundle.manifest.name
     if seen > MOST_BEYOND:
         return (
             f"not stained like the example in {name}, haematoxylin and eosin: {seen:.0%} of the tissue has other hues"

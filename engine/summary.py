@@ -10,8 +10,8 @@ from pathlib import Path
 
 from glassrt.engine.bundle import read_file
 from glassrt.engine.errors import BundleError, OutputError
-from glassrt.engine.files import output_errors, replace_file
-from glassrt.engine.origin import RESULT, is_same_file, read_origin, read_stored
+from glassrt.engine.files import is_same_file, output_errors, replace_file
+from glassrt.engine.origin import RESULT, read_origin, read_stored
 from glassrt.engine.results import Result
 from glassrt.engine.staging import lock_folder
 

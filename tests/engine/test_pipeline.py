@@ -19,9 +19,10 @@ from glassrt.engine.bundle import Bundle, Graph, write_bundle
 from glassrt.engine.errors import SlideError
 from glassrt.engine.grid import GridReader
 from glassrt.engine.isa import count_cores
-from glassrt.engine.pipeline import Clock, infer_batches, infer_windows
+from glassrt.engine.pipeline import infer_batches, infer_windows
 from glassrt.engine.segment import lay_windows, segment_image
 from glassrt.engine.slide import ArraySlide
+from glassrt.engine.watch import Clock
 
 BUNDLE = open_bundle()
 

@@ -12,11 +12,13 @@ from glassrt.engine.stain import compare_stain, share_beyond
 from glassrt.engine.tissue import find_glass
 
 BUNDLE = open_bundle()
+WINDOW = BUNDLE.example_window
 
 
 def warning(pixels: np.ndarray, mpp: float) -> str:
+    assert WINDOW is not None
     overview = look_over(ArraySlide(pixels, mpp), 1)
-    return compare_stain(overview.colours, overview.glass, BUNDLE)
+    return compare_stain(overview.colours, overview.glass, WINDOW, BUNDLE.manifest.name)
 
 
 @pytest.mark.parametrize("bundle", ["glas-glands", "glas-glands-weak"])

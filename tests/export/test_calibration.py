@@ -18,11 +18,12 @@ from glassrt.engine.bundle import Manifest, Seen, open_bundle
 from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.grid import GridReader
 from glassrt.engine.overview import look_over
-from glassrt.engine.pipeline import Clock, cut_batches
+from glassrt.engine.pipeline import cut_batches
 from glassrt.engine.scope import find_scope
 from glassrt.engine.scoring import open_grid
 from glassrt.engine.segment import lay_windows
 from glassrt.engine.slide import ArraySlide, open_slide
+from glassrt.engine.watch import Clock
 from glassrt.export.calibration import collect_calibration, collect_windows
 from glassrt.export.ground import find_files, fingerprint, open_ground
 
@@ -142,7 +143,7 @@ def test_windows_are_those_that_the_engine_cuts(demo_slide: Path, scales: tuple[
     windows = collect_windows(demo_slide.parent, bundle.manifest, wanted=8)
     with open_slide(demo_slide) as slide, ThreadPoolExecutor(2) as pool:
         grid = open_grid(slide, bundle)
-        plan = lay_windows(grid, bundle, find_scope(slide, "auto", bundle, 2).searched)
+        plan = lay_windows(grid, bundle, find_scope(slide, "auto", 2).searched)
         served = {window.tobytes() for _, batch in cut_batches(grid, plan, 1, pool, 2, Clock()) for window in batch}
     assert [window.tobytes() in served for window in windows] == [True] * 8
 
