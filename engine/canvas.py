@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.windows import Indices, Plan, Sampling, bands
+from glassrt.engine.geometry.windows import Indices, Plan, Sampling, bands
 
 Floats = NDArray[np.float32]
 

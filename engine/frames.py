@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from glassrt.engine.geometry.windows import Box
 from glassrt.engine.slide import Slide
-from glassrt.engine.windows import Box
 
 WHOLE = "the whole slide"
 SCANNED = "the scanned part, to which viewers such as QuPath crop (openslide.bounds)"

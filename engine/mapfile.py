@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.canvas import Tile
-from glassrt.engine.coverage import cover
-from glassrt.engine.windows import bands
+from glassrt.engine.geometry.coverage import cover
+from glassrt.engine.geometry.windows import bands
 
 NOT_ANALYSED = 255
 """Class value of pixels outside every computed window."""

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from glassrt.engine.colours import over_white
 from glassrt.engine.errors import GlassError, SlideError
+from glassrt.engine.geometry.windows import Box
 from glassrt.engine.resolution import choose_mpp
 from glassrt.engine.tiff_resolution import Stated, read_stated
 from glassrt.engine.tiff_tiles import TiffTiles, open_tiles
-from glassrt.engine.windows import Box
 
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from glassrt.engine.colours import check_stain
 from glassrt.engine.errors import SlideError
+from glassrt.engine.geometry.windows import bands
 from glassrt.engine.grid import GridReader, average_blocks
 from glassrt.engine.slide import Pixels, Slide
 from glassrt.engine.tissue import HALO, TISSUE_MPP, Glass, Judged, Mask, clean, find_glass, judge
-from glassrt.engine.windows import bands
 
 THUMBNAIL_SIDE = 1024
 MOST_PIXELS = 2**27  # of a mask, a byte each; a slide beyond 100 x 80 mm gets larger ones

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from glassrt.engine.backends import Backend, run_windows
 from glassrt.engine.errors import SlideError
+from glassrt.engine.geometry.windows import Indices, Part, Plan
 from glassrt.engine.grid import GridReader, resample, scale_exactly
 from glassrt.engine.slide import Pixels
 from glassrt.engine.watch import Clock
-from glassrt.engine.windows import Indices, Part, Plan
 
 CALLS_AHEAD = 2  # of each stream: one runs and one waits, so that none idles while logits are taken
 WINDOWS_AHEAD = 64  # cut and waiting: 20 MB at 320 pixels, two cells ahead of the network

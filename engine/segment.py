@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from glassrt.engine.backends import Backend
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.canvas import Canvas, Tile
+from glassrt.engine.geometry.windows import Indices, Plan, plan
 from glassrt.engine.grid import GridReader
 from glassrt.engine.pipeline import infer_windows
 from glassrt.engine.slide import ArraySlide
 from glassrt.engine.watch import Clock, Progress
-from glassrt.engine.windows import Indices, Plan, plan
 
 DEFAULT_READERS = 2
 MOST_READERS = 64

@@ -10,10 +10,10 @@ import openslide
 from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError
+from glassrt.engine.geometry.windows import Box
 from glassrt.engine.images import read_picture
 from glassrt.engine.openslide_file import OpenSlideSlide
 from glassrt.engine.resolution import check_mpp, choose_mpp
-from glassrt.engine.windows import Box
 
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]

@@ -19,6 +19,7 @@ from glassrt.engine.colours import (
     turn_upright,
 )
 from glassrt.engine.errors import SlideError, first_line
+from glassrt.engine.geometry.windows import Box
 from glassrt.engine.picture import Picture, check_extent
 from glassrt.engine.tiff_pages import (
     ASSOCIATED,
@@ -35,7 +36,6 @@ from glassrt.engine.tiff_pages import (
 )
 from glassrt.engine.tiff_resolution import stated_mpp
 from glassrt.engine.tiff_tiles import JPEG, RGB, YCBCR, decode_jpeg
-from glassrt.engine.windows import Box
 
 Pixels = NDArray[np.uint8]
 

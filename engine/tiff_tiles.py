@@ -17,8 +17,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError, first_line
+from glassrt.engine.geometry.windows import Box
 from glassrt.engine.tiff_pages import check_pictures, check_samples, check_transparency, list_pages, size_of
-from glassrt.engine.windows import Box
 
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from glassrt.engine.bundle import Manifest, Seen
 from glassrt.engine.errors import UsageError
-from glassrt.engine.windows import Indices
+from glassrt.engine.geometry.windows import Indices
 from glassrt.export.ground import Ground, find_files, open_ground
 
 WANTED = 32

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from glassrt.engine.bundle import Manifest
 from glassrt.engine.errors import SlideError
 from glassrt.engine.frames import keep_scanned
+from glassrt.engine.geometry.windows import Indices, Plan, Size, grid_boxes, plan
 from glassrt.engine.grid import GridReader
 from glassrt.engine.overview import look_over, refuse_doubtful
 from glassrt.engine.pipeline import cut_batch, read_region, scale_part
@@ -22,7 +23,6 @@ from glassrt.engine.segment import DEFAULT_READERS
 from glassrt.engine.slide import IMAGE_SUFFIXES, Pixels, Slide, open_slide
 from glassrt.engine.tissue import widen
 from glassrt.engine.watch import Clock
-from glassrt.engine.windows import Indices, Plan, Size, grid_boxes, plan
 
 LEAST_TISSUE = 0.25  # of a window's area
 BORDERS = 24  # that are tried along each side to split a slide at

@@ -12,7 +12,7 @@ from shapely.geometry import shape
 
 from glassrt.engine import ArraySlide, open_bundle, open_slide, score
 from glassrt.engine.frames import keep_scanned
-from glassrt.engine.windows import Box
+from glassrt.engine.geometry.windows import Box
 
 PLACE, WHOLE = (1500, 1000), (3000, 2000)
 

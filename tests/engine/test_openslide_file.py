@@ -11,10 +11,10 @@ from made_tiffs import Pixels, stained, write_pages, write_scn
 
 from glassrt.engine.colours import over_white
 from glassrt.engine.errors import GlassError, SlideError
+from glassrt.engine.geometry.windows import Box
 from glassrt.engine.grid import GridReader
 from glassrt.engine.openslide_file import read_bounds
 from glassrt.engine.slide import ArraySlide, open_slide
-from glassrt.engine.windows import Box
 
 SLOPE = 8  # grey levels a pixel: one pixel off is more than what interpolating by an eighth of one changes
 SEPARATE = {"planarconfig": "separate"}  # planes of one colour: left to OpenSlide

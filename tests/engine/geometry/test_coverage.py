@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from glassrt.engine.canvas import Tile
-from glassrt.engine.coverage import cover
+from glassrt.engine.geometry.coverage import cover
+from glassrt.engine.geometry.windows import bands
 from glassrt.engine.mapfile import MapFile, MapWriter
-from glassrt.engine.windows import bands
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from glassrt.engine.windows import Sampling, plan, round_half_up, window_starts
+from glassrt.engine.geometry.windows import Sampling, plan, round_half_up, window_starts
 
 
 @pytest.mark.parametrize(
