@@ -17,10 +17,10 @@ from glassrt.benchmarks.regions import read_region
 from glassrt.engine.annotations import AUTO
 from glassrt.engine.backends import Backend, open_backend
 from glassrt.engine.bundle import Bundle
-from glassrt.engine.canvas import Canvas
 from glassrt.engine.errors import GlassError, SlideError
 from glassrt.engine.isa import count_cores
-from glassrt.engine.mapfile import MapFile, MapWriter
+from glassrt.engine.maps.canvas import Canvas
+from glassrt.engine.maps.mapfile import MapFile, MapWriter
 from glassrt.engine.pipeline import cut_batches, infer_batches
 from glassrt.engine.results import Result
 from glassrt.engine.scope import find_scope

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from glassrt.engine.bundle import ClassInfo
 from glassrt.engine.files import readable_json
 from glassrt.engine.geometry.windows import Box, bands
-from glassrt.engine.mapfile import NOT_ANALYSED, MapFile
-from glassrt.engine.regions import Region, Ring
+from glassrt.engine.maps.mapfile import NOT_ANALYSED, MapFile
+from glassrt.engine.maps.regions import Region, Ring
 
 TIFF_TILE = 512
 TIFF_BUFFER = 16_000_000  # bytes of tiles that wait for compression; tifffile's own choice is 256 MB

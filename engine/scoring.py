@@ -14,10 +14,10 @@ from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.files import output_errors, replace_folder
 from glassrt.engine.frames import shown_part
 from glassrt.engine.grid import GridReader
-from glassrt.engine.mapfile import MapFile, MapWriter
+from glassrt.engine.maps.mapfile import MapFile, MapWriter
+from glassrt.engine.maps.regions import find_regions
 from glassrt.engine.origin import RESULT, refuse_other
 from glassrt.engine.outputs import draw_box, draw_overlay, write_json, write_map, write_png, write_regions
-from glassrt.engine.regions import find_regions
 from glassrt.engine.results import Result, physical_mpp, summarise
 from glassrt.engine.scope import Tissue, find_scope
 from glassrt.engine.segment import DEFAULT_READERS, lay_windows, segment

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from glassrt.cuda_kernels import canvas
 from glassrt.cuda_kernels.canvas import Band, View
-from glassrt.engine.canvas import Canvas, Tile
 from glassrt.engine.geometry.windows import Plan, plan
-from glassrt.engine.mapfile import MapFile, MapWriter
+from glassrt.engine.maps.canvas import Canvas, Tile
+from glassrt.engine.maps.mapfile import MapFile, MapWriter
 
 WINDOW, STRIDE, SIDE = 32, 24, 4  # of windows in scaled pixels; of their logits
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}

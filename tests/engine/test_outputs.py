@@ -15,9 +15,9 @@ from shapely.geometry import Polygon, shape
 from shapely.geometry.polygon import LinearRing
 
 from glassrt.engine.bundle import ClassInfo
-from glassrt.engine.mapfile import NOT_ANALYSED, MapFile
+from glassrt.engine.maps.mapfile import NOT_ANALYSED, MapFile
+from glassrt.engine.maps.regions import find_regions
 from glassrt.engine.outputs import draw_overlay, write_map, write_png, write_regions
-from glassrt.engine.regions import find_regions
 
 CLASSES = (ClassInfo("other", (200, 200, 200)), ClassInfo("gland", (30, 120, 220)))
 MakeMap = Callable[[NDArray[np.uint8]], MapFile]
@@ -194,7 +194,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from glassrt.engine.bundle import ClassInfo
-from glassrt.engine.mapfile import MapFile
+from glassrt.engine.maps.mapfile import MapFile
 from glassrt.engine.outputs import write_map
 
 def peak():
@@ -228,9 +228,9 @@ import resource, signal, sys
 from pathlib import Path
 import numpy as np
 from glassrt.engine.bundle import ClassInfo
-from glassrt.engine.mapfile import MapFile
+from glassrt.engine.maps.mapfile import MapFile
 from glassrt.engine.outputs import write_json, write_map, write_png, write_regions
-from glassrt.engine.regions import find_regions
+from glassrt.engine.maps.regions import find_regions
 
 folder, limit = Path(sys.argv[1]), int(sys.argv[2])
 classes = [ClassInfo("other", (0, 0, 0)), ClassInfo("gland", (9, 9, 9))]

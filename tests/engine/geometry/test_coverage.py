@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glassrt.engine.canvas import Tile
 from glassrt.engine.geometry.coverage import cover
 from glassrt.engine.geometry.windows import bands
-from glassrt.engine.mapfile import MapFile, MapWriter
+from glassrt.engine.maps.canvas import Tile
+from glassrt.engine.maps.mapfile import MapFile, MapWriter
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from shapely.geometry import Polygon
 from shapely.geometry.polygon import LinearRing
 
-from glassrt.engine.mapfile import NOT_ANALYSED, MapFile
-from glassrt.engine.regions import Region, find_regions
+from glassrt.engine.maps.mapfile import NOT_ANALYSED, MapFile
+from glassrt.engine.maps.regions import Region, find_regions
 
 Bytes = NDArray[np.uint8]
 MakeMap = Callable[[Bytes], MapFile]
@@ -129,8 +129,8 @@ SPECKS = """
 import sys
 from pathlib import Path
 import numpy as np
-from glassrt.engine.mapfile import MapFile
-from glassrt.engine.regions import find_regions
+from glassrt.engine.maps.mapfile import MapFile
+from glassrt.engine.maps.regions import find_regions
 
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))

@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glassrt.engine import mapfile
-from glassrt.engine.canvas import Tile
-from glassrt.engine.mapfile import NOT_ANALYSED, MapFile, MapWriter
+from glassrt.engine.maps import mapfile
+from glassrt.engine.maps.canvas import Tile
+from glassrt.engine.maps.mapfile import NOT_ANALYSED, MapFile, MapWriter
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.canvas import Tile
 from glassrt.engine.geometry.coverage import cover
 from glassrt.engine.geometry.windows import bands
+from glassrt.engine.maps.canvas import Tile
 
 NOT_ANALYSED = 255
 """Class value of pixels outside every computed window."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.geometry.windows import Indices, bands
-from glassrt.engine.mapfile import MapFile
+from glassrt.engine.maps.mapfile import MapFile
 
 Mask = NDArray[np.bool_]
 Ring = NDArray[np.float64]

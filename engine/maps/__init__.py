@@ -1,0 +1,1 @@
+"""What windows gave becomes a map, and the map regions."""
