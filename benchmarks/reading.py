@@ -14,7 +14,7 @@ import openslide
 from numpy.typing import NDArray
 
 from glassrt.engine.errors import GlassError, SlideError
-from glassrt.engine.slide import open_slide
+from glassrt.engine.slides.slide import open_slide
 
 Pixels = NDArray[np.uint8]
 Read = Callable[[int, int], Pixels]  # of a window by its upper left corner

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.bundle import Bundle
-from glassrt.engine.grid import GridReader
-from glassrt.engine.overview import find_tissue
-from glassrt.engine.slide import open_slide
+from glassrt.engine.slides.grid import GridReader
+from glassrt.engine.slides.slide import open_slide
+from glassrt.engine.slides.tissue.overview import find_tissue
 
 LONGEST = 4096  # pixels of the region's side, at most
 

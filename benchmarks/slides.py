@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.benchmarks.regions import read_region
-from glassrt.engine.annotations import AUTO
 from glassrt.engine.backends import Backend, open_backend
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.errors import GlassError, SlideError
@@ -23,10 +22,11 @@ from glassrt.engine.maps.canvas import Canvas
 from glassrt.engine.maps.mapfile import MapFile, MapWriter
 from glassrt.engine.pipeline import cut_batches, infer_batches
 from glassrt.engine.results import Result
-from glassrt.engine.scope import find_scope
 from glassrt.engine.scoring import choose_map_size, open_grid, score
 from glassrt.engine.segment import DEFAULT_READERS, lay_windows
-from glassrt.engine.slide import ArraySlide, Slide, open_slide
+from glassrt.engine.slides.slide import ArraySlide, Slide, open_slide
+from glassrt.engine.slides.tissue.annotations import AUTO
+from glassrt.engine.slides.tissue.scope import find_scope
 from glassrt.engine.watch import Clock
 
 Report = dict[str, Any]

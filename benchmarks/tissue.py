@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from glassrt.benchmarks.stains import MARKS, STAINS, WHITE, Picture, mark_picture, read_tissue, shrink, stained
-from glassrt.engine.images import read_image
-from glassrt.engine.overview import Overview, look_over
-from glassrt.engine.slide import ArraySlide
-from glassrt.engine.stain import MOST_BEYOND, share_beyond
-from glassrt.engine.tissue import TISSUE_MPP
+from glassrt.engine.slides.pictures.images import read_image
+from glassrt.engine.slides.slide import ArraySlide
+from glassrt.engine.slides.tissue.overview import Overview, look_over
+from glassrt.engine.slides.tissue.stain import MOST_BEYOND, share_beyond
+from glassrt.engine.slides.tissue.tissue import TISSUE_MPP
 
 AS_SCANNED = "as scanned"
 LARGE_SETS = ("CAMELYON", "demo slide")  # pictures with glass around the tissue

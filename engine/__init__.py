@@ -16,7 +16,7 @@ from glassrt.engine.errors import GlassError
 from glassrt.engine.results import Result
 from glassrt.engine.scoring import score
 from glassrt.engine.segment import segment_image
-from glassrt.engine.slide import ArraySlide, open_slide
+from glassrt.engine.slides.slide import ArraySlide, open_slide
 
 __all__ = [
     "ArraySlide",

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from glassrt.engine.annotations import AUTO, check_tissue, choose_mask
 from glassrt.engine.backends import Backend
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.errors import FolderTaken, GlassError, OutputError, UsageError
 from glassrt.engine.files import prepare_folder, refuse_foreign
-from glassrt.engine.openslide_file import read_series
 from glassrt.engine.origin import RESULT, refuse_other
 from glassrt.engine.scoring import score
 from glassrt.engine.segment import DEFAULT_READERS
-from glassrt.engine.slide import open_slide
+from glassrt.engine.slides.openslide_file import read_series
+from glassrt.engine.slides.slide import open_slide
+from glassrt.engine.slides.tissue.annotations import AUTO, check_tissue, choose_mask
 from glassrt.engine.staging import PREFIX
 from glassrt.engine.summary import SUMMARY, Outcome, Summary
 from glassrt.engine.watch import Progress

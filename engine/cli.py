@@ -24,7 +24,7 @@ from glassrt.engine.interrupt import Interrupt
 from glassrt.engine.plans import MODULES, find_flavour, open_plan
 from glassrt.engine.progress import Bars
 from glassrt.engine.segment import DEFAULT_READERS, MOST_READERS
-from glassrt.engine.slide import Slide, open_slide
+from glassrt.engine.slides.slide import Slide, open_slide
 from glassrt.engine.summary import SUMMARY, Outcome
 from glassrt.engine.terminal import PlainTable, printable
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from glassrt.engine.backends import Backend, run_windows
 from glassrt.engine.errors import SlideError
 from glassrt.engine.geometry.windows import Indices, Part, Plan
-from glassrt.engine.grid import GridReader, resample, scale_exactly
-from glassrt.engine.slide import Pixels
+from glassrt.engine.slides.grid import GridReader, resample, scale_exactly
+from glassrt.engine.slides.slide import Pixels
 from glassrt.engine.watch import Clock
 
 CALLS_AHEAD = 2  # of each stream: one runs and one waits, so that none idles while logits are taken

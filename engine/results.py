@@ -11,12 +11,12 @@ import msgspec
 
 from glassrt.engine.backends import Backend
 from glassrt.engine.bundle import Bundle
-from glassrt.engine.frames import Frame, result_frames
 from glassrt.engine.geometry.windows import Plan
 from glassrt.engine.maps.mapfile import MapWriter
 from glassrt.engine.origin import describe_origin
-from glassrt.engine.scope import Scope
-from glassrt.engine.slide import Slide
+from glassrt.engine.slides.frames import Frame, result_frames
+from glassrt.engine.slides.slide import Slide
+from glassrt.engine.slides.tissue.scope import Scope
 from glassrt.engine.watch import Clock
 
 

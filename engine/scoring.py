@@ -7,21 +7,21 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from glassrt.engine.annotations import AUTO
 from glassrt.engine.backends import Backend, open_backend
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.files import output_errors, replace_folder
-from glassrt.engine.frames import shown_part
-from glassrt.engine.grid import GridReader
 from glassrt.engine.maps.mapfile import MapFile, MapWriter
 from glassrt.engine.maps.regions import find_regions
 from glassrt.engine.origin import RESULT, refuse_other
 from glassrt.engine.outputs import draw_box, draw_overlay, write_json, write_map, write_png, write_regions
 from glassrt.engine.results import Result, physical_mpp, summarise
-from glassrt.engine.scope import Tissue, find_scope
 from glassrt.engine.segment import DEFAULT_READERS, lay_windows, segment
-from glassrt.engine.slide import Pixels, Slide
+from glassrt.engine.slides.frames import shown_part
+from glassrt.engine.slides.grid import GridReader
+from glassrt.engine.slides.slide import Pixels, Slide
+from glassrt.engine.slides.tissue.annotations import AUTO
+from glassrt.engine.slides.tissue.scope import Tissue, find_scope
 from glassrt.engine.watch import Clock, Progress
 
 COARSEST_RATIO = 4.0  # a slide coarser than this many times the bundle's mpp shows none of what it learned

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from glassrt.engine.backends import Backend
 from glassrt.engine.bundle import Bundle
 from glassrt.engine.geometry.windows import Indices, Plan, plan
-from glassrt.engine.grid import GridReader
 from glassrt.engine.maps.canvas import Canvas, Tile
 from glassrt.engine.pipeline import infer_windows
-from glassrt.engine.slide import ArraySlide
+from glassrt.engine.slides.grid import GridReader
+from glassrt.engine.slides.slide import ArraySlide
 from glassrt.engine.watch import Clock, Progress
 
 DEFAULT_READERS = 2

@@ -23,7 +23,7 @@ from small_bundle import make_bundle
 from glassrt.engine.bundle import Bundle, open_bundle
 from glassrt.engine.errors import GlassError
 from glassrt.engine.scoring import score
-from glassrt.engine.slide import Slide, open_slide
+from glassrt.engine.slides.slide import Slide, open_slide
 
 DEMO_SLIDE = Path(__file__).with_name("slides") / "CMU-1-Small-Region.svs"
 WIDTH, HEIGHT = 700, 600

@@ -17,11 +17,11 @@ from glassrt.engine import open_bundle, score
 from glassrt.engine.backends import Backend, open_backend, run_windows
 from glassrt.engine.bundle import Bundle, Graph, write_bundle
 from glassrt.engine.errors import SlideError
-from glassrt.engine.grid import GridReader
 from glassrt.engine.isa import count_cores
 from glassrt.engine.pipeline import infer_batches, infer_windows
 from glassrt.engine.segment import lay_windows, segment_image
-from glassrt.engine.slide import ArraySlide
+from glassrt.engine.slides.grid import GridReader
+from glassrt.engine.slides.slide import ArraySlide
 from glassrt.engine.watch import Clock
 
 BUNDLE = open_bundle()

@@ -15,8 +15,8 @@ from glassrt.engine import ArraySlide, open_bundle, open_slide, score
 from glassrt.engine.backends import Backend, open_backend
 from glassrt.engine.batch import Job, score_batch
 from glassrt.engine.errors import BackendUnavailable, GlassError, OutputError, SlideError, UsageError
-from glassrt.engine.images import read_image
 from glassrt.engine.maps.mapfile import NOT_ANALYSED
+from glassrt.engine.slides.pictures.images import read_image
 
 FILES = ["map.ome.tif", "overlay.png", "regions.geojson", "result.json"]
 BUNDLE = open_bundle()

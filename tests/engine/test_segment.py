@@ -7,12 +7,12 @@ from plain_statement import multi_scale_test, slide_windows, softmax
 
 from glassrt.engine.backends import Backend, open_backend, run_windows
 from glassrt.engine.bundle import Bundle, open_bundle
-from glassrt.engine.grid import GridReader
-from glassrt.engine.images import read_image
 from glassrt.engine.maps.canvas import Canvas, Tile
 from glassrt.engine.pipeline import infer_windows
 from glassrt.engine.segment import lay_windows, segment, segment_image
-from glassrt.engine.slide import ArraySlide, open_slide
+from glassrt.engine.slides.grid import GridReader
+from glassrt.engine.slides.pictures.images import read_image
+from glassrt.engine.slides.slide import ArraySlide, open_slide
 from glassrt.engine.watch import Clock
 
 PAPER_SCALES = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)

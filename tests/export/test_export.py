@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from glassrt.engine.backends import open_backend, run_windows
 from glassrt.engine.bundle import DEFAULT_BUNDLE, SHIPPED, Bundle, Graph, Precision, open_bundle
 from glassrt.engine.errors import BundleError, TrainingError, UsageError
-from glassrt.engine.grid import GridReader
-from glassrt.engine.slide import open_slide
+from glassrt.engine.slides.grid import GridReader
+from glassrt.engine.slides.slide import open_slide
 from glassrt.export import bundle as exporting
 from glassrt.export.bundle import describe_graph, export_run, lower_precisions, open_network
 from glassrt.export.calibration import collect_calibration, collect_windows

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.errors import DatasetError
-from glassrt.engine.images import read_image
+from glassrt.engine.slides.pictures.images import read_image
 
 SPLITS = ("train", "testA", "testB")
 MPP = 0.62005  # 20x, as the challenge states

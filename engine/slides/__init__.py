@@ -1,0 +1,1 @@
+"""Where pixels come from: slide files, plain images, arrays, at any resolution."""

@@ -1,0 +1,191 @@
+"""Slides that OpenSlide opens, read through it or, where that gives the same pixels, straight from their tiles."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import cv2
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+
+from glassrt.engine.errors import GlassError, SlideError
+from glassrt.engine.geometry.windows import Box
+from glassrt.engine.slides.pictures.colours import over_white
+from glassrt.engine.slides.resolution import choose_mpp
+from glassrt.engine.slides.tiff_resolution import Stated, read_stated
+from glassrt.engine.slides.tiff_tiles import TiffTiles, open_tiles
+
+Pixels = NDArray[np.uint8]
+Size = tuple[int, int]
+
+SIDE_ROUNDING = 1.5  # pixels by which a level's sides may differ from level 0's over one factor
+MOST_TILE_PIXELS = 2**28  # a gigabyte as RGBA; where memory does not suffice, OpenSlide ends the whole process
+SAMPLE_SIDE = 64
+SHIFTED_TOLERANCE = 4  # grey levels, where OpenSlide interpolates between pixels
+MARGIN = 2  # pixels at the edge of an interpolated sample, whose neighbours were not read
+
+
+class OpenSlideSlide:
+    """A slide file that OpenSlide reads. Transparent parts (never scanned) are white."""
+
+    def __init__(self, path: Path, mpp: float | None) -> None:
+        self.name = path.stem
+        self.path: Path | None = path
+        self._tiles: TiffTiles | None = None
+        self._file = self._open()
+        try:
+            properties = self._file.properties
+            vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
+            self.source = f"OpenSlide {vendor}"
+            sizes = self._file.level_dimensions
+            check_tiles(properties, len(sizes), path)
+            self._levels = even_levels(sizes)
+            self._downsamples = self._file.level_downsamples
+            self.level_sizes: tuple[Size, ...] = tuple(sizes[level] for level in self._levels)
+            self._tiles = open_tiles(path, vendor, sizes[0], self.level_sizes)
+            stated = (read_stated(path) if vendor == "generic-tiff" else None) or read_properties(properties)
+            self.mpp = choose_mpp(stated.x, stated.y, mpp, str(path), stated.doubt)
+            self.bounds = read_bounds(properties, sizes[0])
+            if self._tiles is not None and not all(
+                self._agree(self._tiles, level, box) for level, box in self._tiles.samples(SAMPLE_SIDE)
+            ):
+                self._tiles.close()
+                self._tiles = None
+        except (GlassError, openslide.OpenSlideError) as error:
+            self.close()
+            if isinstance(error, GlassError):
+                raise
+            raise SlideError(f"{path}: OpenSlide cannot read it ({error}); copy it again or convert it") from error
+
+    def _open(self) -> openslide.OpenSlide:
+        try:
+            return openslide.OpenSlide(str(self.path))
+        except (openslide.OpenSlideError, OSError) as error:
+            raise SlideError(f"{self.path}: OpenSlide cannot read it ({error}); copy it again or convert it") from error
+
+    def _agree(self, tiles: TiffTiles, level: int, box: Box) -> bool:
+        """Whether OpenSlide gives the very pixels that `tiles` does.
+
+        Where OpenSlide fails, tiles that were decoded without a fault stand: its libtiff refuses some that are whole.
+        """
+        pixels = tiles.read(level, box.left, box.top, *box.size)
+        try:
+            painted = self._paint(level, (box.left, box.top), box.size)
+        except SlideError:
+            self._file.close()
+            self._file = self._open()  # one that failed once gives nothing any more
+            return True
+        shift = self._shift(level, (box.left, box.top))
+        if not any(shift):
+            return np.array_equal(pixels, painted)
+        matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]])
+        shifted = cv2.warpAffine(
+            pixels, matrix, box.size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+        )
+        difference = cv2.absdiff(shifted, painted)[MARGIN:-MARGIN, MARGIN:-MARGIN]
+        return not difference.size or int(difference.max()) <= SHIFTED_TOLERANCE
+
+    def read_level(self, level: int, level_xy: tuple[int, int], size: Size) -> Pixels:
+        if self._tiles is not None:
+            return self._tiles.read(level, *level_xy, *size)
+        return self._paint(level, level_xy, size)
+
+    def _paint(self, level: int, level_xy: tuple[int, int], size: Size) -> Pixels:
+        base_x, base_y = self._base_xy(level, level_xy)
+        try:
+            rgba = np.asarray(self._file.read_region((base_x, base_y), self._levels[level], size))
+        except (openslide.OpenSlideError, OSError) as error:
+            place = f"{size[0]} x {size[1]} pixels from x {base_x}, y {base_y}" + (f", level {level}" if level else "")
+            raise SlideError(f"{self.path}: cannot be read: {place} ({error}); copy the slide again") from error
+        return over_white(rgba)
+
+    def _base_xy(self, level: int, level_xy: tuple[int, int]) -> tuple[int, int]:
+        """The level-0 position from which OpenSlide, which divides both axes by one number, finds `level_xy`."""
+        downsample = self._downsamples[self._levels[level]]
+        return round(level_xy[0] * downsample), round(level_xy[1] * downsample)
+
+    def _shift(self, level: int, level_xy: tuple[int, int]) -> tuple[float, float]:
+        """How far beyond `level_xy` OpenSlide begins, as it takes whole level-0 pixels; below half of one."""
+        downsample = self._downsamples[self._levels[level]]
+        base_x, base_y = self._base_xy(level, level_xy)
+        return base_x / downsample - level_xy[0], base_y / downsample - level_xy[1]
+
+    def close(self) -> None:
+        if self._tiles is not None:
+            self._tiles.close()
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def read_series(path: Path) -> str:
+    """The UID of the DICOM series that a file is of; nothing where it is of none that OpenSlide reads.
+
+    OpenSlide opens a series whole, from all files of the folder, whichever of them is named.
+    """
+    if not path.is_file():
+        return ""
+    try:
+        with openslide.OpenSlide(str(path)) as file:
+            return file.properties.get("dicom.SeriesInstanceUID", "")
+    except (openslide.OpenSlideError, OSError):
+        return ""
+
+
+def check_tiles(properties: Mapping[str, str], levels: int, path: Path) -> None:
+    """Raise SlideError where a level's tiles are larger than any scanner writes."""
+    for level in range(levels):
+        width, height = (
+            int(properties.get(f"openslide.level[{level}].tile-{side}", 0)) for side in ("width", "height")
+        )
+        if width * height > MOST_TILE_PIXELS:
+            raise SlideError(f"{path}: claims tiles of {width} x {height} pixels, which none has; copy the slide again")
+
+
+def even_levels(sizes: tuple[Size, ...]) -> tuple[int, ...]:
+    """The levels that show all of level 0 shrunk by one factor, but for the rounding of their sides.
+
+    Others are another picture, padded or stretched: nothing says where their pixels lie on level 0.
+    """
+    width, height = sizes[0]
+
+    def factors(length: int, side: int) -> tuple[float, float]:
+        return length / (side + SIDE_ROUNDING), length / max(side - SIDE_ROUNDING, 0.5)
+
+    kept = []
+    for level, size in enumerate(sizes):
+        (low_x, high_x), (low_y, high_y) = factors(width, size[0]), factors(height, size[1])
+        if max(low_x, low_y) <= min(high_x, high_y):
+            kept.append(level)
+    return tuple(kept)
+
+
+def read_properties(properties: Mapping[str, str]) -> Stated:
+    """Micrometres per pixel as OpenSlide finds them in the file."""
+
+    def along(axis: str) -> float | None:
+        try:
+            return float(properties[f"openslide.mpp-{axis}"])
+        except (KeyError, ValueError):
+            return None
+
+    return Stated(along("x"), along("y"))
+
+
+def read_bounds(properties: Mapping[str, str], size: Size) -> Box | None:
+    """The scanned part of a slide of `size`, None where it is the whole, or where what the file says is no part."""
+    try:
+        left, top, width, height = (
+            int(properties[f"openslide.bounds-{side}"]) for side in ("x", "y", "width", "height")
+        )
+    except (KeyError, ValueError):
+        return None
+    box = Box(left, top, min(left + width, size[0]), min(top + height, size[1]))
+    if left < 0 or top < 0 or min(box.size) <= 0 or box.size == size:
+        return None
+    return box

@@ -1,0 +1,1 @@
+"""Plain images, read as viewers show them or refused."""

@@ -1,0 +1,146 @@
+"""The pictures of a TIFF file: whether what OpenSlide takes for the slide is the slide, and seen as it is meant.
+
+OpenSlide takes the first page of a plain TIFF and what is marked as a reduced copy, whatever else the file holds,
+and gives the resolution of the first page to all.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from glassrt.engine.errors import SlideError
+from glassrt.engine.slides.pictures.colours import UPRIGHT, bright_value, check_filled
+
+Size = tuple[int, int]
+
+COLOURS = (2, 3, 6)  # RGB, palette, YCbCr
+INDIRECT = {5: "inks (CMYK)", 8: "CIELab", 9: "CIELab", 10: "CIELab"}  # one of many ways leads to RGB
+COLOURS_A_PIXEL = 3
+ASSOCIATED, SEPARATE = TRANSPARENCY = 1, 2  # kinds of transparency: colours multiplied by it, or not
+UNKNOWN_SAMPLE = "does not say what its fourth sample is; save it as RGB"
+SEPARATE_PLANES = 2  # planar configuration
+MOST_SAMPLES = 4  # three colours and transparency
+RELATED_SHARE = 0.25  # of the biggest picture's pixels; labels, overviews and thumbnails have fewer
+MOST_NAMED = 4
+MOST_PAGES = 4096  # of a file; all are held at once
+SIDE_ROUNDING = 2  # pixels by which the sides of a smaller copy may be off
+
+
+def list_pages(path: Path, file: Any, below: bool = False) -> list[Any]:
+    """The pages of an open file, each followed by the ones `below` it where those are wanted.
+
+    SlideError where a page comes twice, as where one names an earlier one as the next, which never ends.
+    """
+    pages: list[Any] = []
+    offsets: set[int] = set()
+    for top in file.pages:
+        for page in (top, *((top.pages or ()) if below else ())):
+            if page.offset in offsets:
+                raise SlideError(f"{path}: damaged (its page {len(pages) + 1} is an earlier one again); copy it again")
+            if len(pages) == MOST_PAGES:
+                raise SlideError(
+                    f"{path}: holds more than {MOST_PAGES} pages; save the one to score as a file of its own"
+                )
+            offsets.add(page.offset)
+            pages.append(page)
+    return pages
+
+
+def check_pictures(path: Path, vendor: str, pages: Sequence[Any], size: Size) -> Any:
+    """The page of the slide; SlideError where the picture of `size` that OpenSlide shows is not the one in the file.
+
+    That is: where the file holds several (focal planes, one page a colour, a series of scans, a thumbnail that stands
+    first), or where the picture is turned or mirrored.
+    """
+    shown = [(number, page) for number, page in enumerate(pages, 1) if not page.is_mask]
+    if vendor == "aperio":  # whose strips are label, overview and thumbnail
+        shown = [(number, page) for number, page in shown if page.is_tiled]
+    biggest = max((size_of(page) for _, page in shown), key=lambda each: each[0] * each[1])
+    alike = [(number, page) for number, page in shown if size_of(page) == biggest]
+    if len(alike) > 1 or alike[0][1].imagedepth > 1:
+        raise SlideError(
+            f"{path}: holds {max(len(alike), alike[0][1].imagedepth)} pictures of {biggest[0]} x {biggest[1]} pixels "
+            "(focal planes, single colours or several scans); save the one to score as a file of its own"
+        )
+    number, page = alike[0]
+    others = [(other, each) for other, each in shown if other != number and rivals(each, page)]
+    if others or number != shown[0][0] or size != biggest:
+        listed = dict.fromkeys([shown[0], (number, page), *others])
+        names = [f"page {other} of {each.imagewidth} x {each.imagelength}" for other, each in listed]
+        named = ", ".join(names[:MOST_NAMED]) + (" and more" if len(names) > MOST_NAMED else "")
+        raise SlideError(f"{path}: holds several pictures ({named}); save the one to score as a file of its own")
+    if turned := [each for each in (page, *pages) if each.is_tiled and orientation(each) != UPRIGHT]:
+        raise SlideError(
+            f"{path}: its orientation tag ({orientation(turned[0])}) says that the picture is turned or mirrored, "
+            "which viewers show in different ways; save it upright"
+        )
+    return page
+
+
+def check_samples(path: Path, page: Any) -> None:
+    """Raise SlideError where a page's samples are no colours of 8 bits, or of 16 that are used, as OpenSlide takes all.
+
+    The page's file must be open: what 16 bits hold is seen from a few tiles.
+    """
+    check_colours(path, page)
+    if page.photometric not in COLOURS or page.samplesperpixel > MOST_SAMPLES:
+        kind = page.photometric.name.lower() if hasattr(page.photometric, "name") else page.photometric
+        raise SlideError(
+            f"{path}: holds no colour picture (photometric {kind}, {page.samplesperpixel} samples a pixel), "
+            "so no stain can be told; save it as RGB"
+        )
+    if page.dtype is None or page.dtype.kind != "u" or page.dtype.itemsize > 2:
+        name = f"{page.bitspersample} bits" if page.dtype is None else page.dtype.name
+        raise SlideError(f"{path}: samples of {name} have no agreed range of grey levels; save it with 8 bits")
+    if page.dtype.itemsize == 2:
+        check_filled(brightest(page), path)
+
+
+def check_transparency(path: Path, page: Any) -> None:
+    """Raise SlideError for a fourth sample of unknown meaning, which OpenSlide takes for transparency."""
+    if page.samplesperpixel > COLOURS_A_PIXEL and kind_of_transparency(page) not in TRANSPARENCY:
+        raise SlideError(f"{path}: {UNKNOWN_SAMPLE}")
+
+
+def kind_of_transparency(page: Any) -> int:
+    """What the sample after the colours is: 0 where the page does not say."""
+    return int((page.extrasamples or (0,))[0])
+
+
+def check_colours(path: Path, page: Any) -> None:
+    """Raise SlideError where viewers turn a page's colours into RGB each in its own way."""
+    if (kind := INDIRECT.get(int(page.photometric))) is not None:
+        raise SlideError(f"{path}: holds {kind}, whose look depends on a profile; save it as RGB")
+
+
+def brightest(page: Any) -> int:
+    """The largest bright value of colours in the first tile, the middle one and the one with most bytes."""
+    counts, file = page.databytecounts, page.parent.filehandle
+    if page.planarconfig == SEPARATE_PLANES:  # transparency comes last
+        counts = counts[: len(counts) * COLOURS_A_PIXEL // page.samplesperpixel]
+    values = [0]
+    for index in sorted({0, len(counts) // 2, counts.index(max(counts))}):
+        if not counts[index]:
+            continue
+        file.seek(page.dataoffsets[index])
+        tile = page.decode(file.read(counts[index]), index, jpegtables=page.jpegtables)[0][0]
+        values.append(bright_value(tile[..., :COLOURS_A_PIXEL]))
+    return max(values)
+
+
+def size_of(page: Any) -> Size:
+    """Width and height of a page's picture."""
+    return page.imagewidth, page.imagelength
+
+
+def orientation(page: Any) -> int:
+    """The orientation tag: 1 is upright, which is meant where there is none."""
+    return int(page.tags.valueof(274, UPRIGHT))
+
+
+def rivals(page: Any, biggest: Any) -> bool:
+    """Whether a page is about as large as the biggest picture without being a smaller copy of it."""
+    if page.is_reduced or page.imagewidth * page.imagelength < RELATED_SHARE * biggest.imagewidth * biggest.imagelength:
+        return False
+    width = page.imagelength * biggest.imagewidth / biggest.imagelength  # of a copy of this height
+    return bool(abs(page.imagewidth - width) > SIDE_ROUNDING * max(1, biggest.imagewidth / biggest.imagelength))

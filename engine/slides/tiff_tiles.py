@@ -1,0 +1,183 @@
+"""A faster way into tiled TIFF slides (SVS and plain): tiles decoded straight into place.
+
+OpenSlide paints every tile through a drawing library, which takes longer than decoding it. Pixels are the
+same to the bit, which opening checks on samples; what is not plainly tiled RGB stays with OpenSlide.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+import tifffile
+from numpy.typing import NDArray
+
+from glassrt.engine.errors import SlideError, first_line
+from glassrt.engine.geometry.windows import Box
+from glassrt.engine.slides.tiff_pages import check_pictures, check_samples, check_transparency, list_pages, size_of
+
+Pixels = NDArray[np.uint8]
+Size = tuple[int, int]
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else its warnings stand beside our one line
+
+VENDORS = ("aperio", "generic-tiff")
+CACHE_BYTES = 64_000_000  # of decoded tiles: neighbouring regions share those on their border
+SAMPLED_PIXELS = 2_000_000  # decoded for samples, beyond the first: what a few milliseconds allow
+JPEG = 7
+COMPRESSIONS = (1, 5, JPEG, 8)  # the others: none, LZW, deflate
+RGB, YCBCR = 2, 6
+ADOBE_MARKER = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # and one byte: 0 for RGB, 1 for YCbCr
+
+
+class TiffTiles:
+    """The tiled levels of a TIFF file. Reading is thread-safe; `close` it."""
+
+    def __init__(self, path: Path, pages: list[Any]) -> None:
+        self._path, self._pages = path, pages
+        tile_bytes = max(page.tilewidth * page.tilelength * 3 for page in pages)
+        self._decode = lru_cache(max(1, CACHE_BYTES // tile_bytes))(self._decode_tile)
+        self._descriptor = os.open(path, os.O_RDONLY)
+        self._bytes = os.fstat(self._descriptor).st_size
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        """RGB `[height, width, 3]` of a region inside the level; SlideError where a tile is damaged."""
+        tile_height, tile_width = self._pages[level].tile
+        pixels = np.empty((height, width, 3), np.uint8)
+        for row in range(y // tile_height, -(-(y + height) // tile_height)):
+            for column in range(x // tile_width, -(-(x + width) // tile_width)):
+                tile = self._decode(level, row, column)
+                top, left = row * tile_height, column * tile_width
+                first_y, first_x = max(y, top), max(x, left)
+                part = tile[first_y - top : y + height - top, first_x - left : x + width - left]
+                pixels[first_y - y : first_y - y + len(part), first_x - x : first_x - x + part.shape[1]] = part
+        return pixels
+
+    def samples(self, side: int) -> Iterator[tuple[int, Box]]:
+        """(level, box) of pieces of at most `side` pixels that stand for all: one would be blank too often.
+
+        Of each level the tile with most bytes, which shows most; of level 0 also the one in the middle and the last,
+        which both borders cut. Fewer where tiles are large.
+        """
+        fullest = [
+            (level, page.databytecounts.index(max(page.databytecounts))) for level, page in enumerate(self._pages)
+        ]
+        first = self._pages[0]
+        columns, count = -(-first.imagewidth // first.tilewidth), len(first.databytecounts)
+        middle = count // columns // 2 * columns + columns // 2
+        decoded = 0
+        for level, index in dict.fromkeys([*fullest, (0, middle), (0, count - 1)]):
+            page = self._pages[level]
+            decoded += page.tilewidth * page.tilelength
+            if decoded <= SAMPLED_PIXELS or (level, index) == fullest[0]:
+                yield level, middle_of(self._tile_box(page, index), side)
+
+    def _tile_box(self, page: Any, index: int) -> Box:
+        """The part of a tile that lies inside the picture."""
+        row, column = divmod(index, -(-page.imagewidth // page.tilewidth))
+        left, top = column * page.tilewidth, row * page.tilelength
+        return Box(left, top, min(left + page.tilewidth, page.imagewidth), min(top + page.tilelength, page.imagelength))
+
+    def _decode_tile(self, level: int, row: int, column: int) -> Pixels:
+        """A tile, whole or cut to the picture where its border lies; SlideError for any other size."""
+        page = self._pages[level]
+        index = row * -(-page.imagewidth // page.tilewidth) + column
+        box = self._tile_box(page, index)
+        place = f"x {box.left}, y {box.top}" + (f" of level {level}" if level else "")
+        content = self._read_bytes(page.dataoffsets[index], page.databytecounts[index], place)
+        try:
+            tile: Pixels = decode_jpeg(content, page) if page.compression == JPEG else page.decode(content, index)[0][0]
+        except Exception as error:  # each codec has errors of its own
+            raise SlideError(f"{self._path}: damaged at {place} ({first_line(error)}); copy the slide again") from error
+        height, width = tile.shape[:2]
+        if not (box.size[0] <= width <= page.tilewidth and box.size[1] <= height <= page.tilelength):
+            raise SlideError(
+                f"{self._path}: damaged at {place} (a tile of {width} x {height} pixels where {page.tilewidth} x "
+                f"{page.tilelength} are declared); copy the slide again or convert it"
+            )
+        return tile
+
+    def _read_bytes(self, offset: int, count: int, place: str) -> bytes:
+        if offset + count > self._bytes:
+            raise SlideError(f"{self._path}: damaged at {place} (the file ends before it); copy the slide again")
+        try:
+            content = os.pread(self._descriptor, count, offset)
+        except OSError as error:
+            raise SlideError(
+                f"{self._path}: reading failed at {place} ({error.strerror}); see to the disk or the network it is on"
+            ) from error
+        if len(content) < count:
+            raise SlideError(f"{self._path}: damaged at {place} (the file ends before it); copy the slide again")
+        return content
+
+    def close(self) -> None:
+        """Close the file; harmless when done twice."""
+        self._decode.cache_clear()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def middle_of(box: Box, side: int) -> Box:
+    """The piece in the middle of a box, at most `side` pixels wide and high."""
+    width, height = (min(side, length) for length in box.size)
+    left, top = box.left + (box.size[0] - width) // 2, box.top + (box.size[1] - height) // 2
+    return Box(left, top, left + width, top + height)
+
+
+def decode_jpeg(content: bytes, page: Any) -> Pixels:
+    """RGB of one JPEG tile; ValueError where it is damaged, which most decoders only warn of."""
+    # Tiles leave out the tables, and the page, not the tile, says whether colours are RGB or YCbCr.
+    marker = ADOBE_MARKER + bytes([page.photometric == YCBCR])
+    whole = content[:2] + marker + (page.jpegtables or b"")[2:-2] + content[2:]
+    tile: Pixels = simplejpeg.decode_jpeg(whole, "RGB", fastdct=False, fastupsample=False, strict=True)
+    return tile
+
+
+def open_tiles(path: Path, vendor: str, size: Size, level_sizes: tuple[Size, ...]) -> TiffTiles | None:
+    """The tiles of the slide at `path`, or None where OpenSlide must read it.
+
+    `size` and `level_sizes` are what OpenSlide takes for level 0 and the levels. Raises SlideError where that is
+    not the slide, or not as it is meant to be seen.
+    """
+    if vendor not in VENDORS:
+        return None
+    try:
+        with tifffile.TiffFile(path) as file:
+            file_pages = list_pages(path, file)
+            check_samples(path, check_pictures(path, vendor, file_pages, size))
+            for page in file_pages:
+                if page.is_tiled and size_of(page) in level_sizes:
+                    check_transparency(path, page)
+            plain: list[Any] = [page for page in file_pages if is_plain(page)]
+            pages = {(page.imagewidth, page.imagelength): page for page in plain}
+            if len(pages) < len(plain) or not set(level_sizes) <= set(pages):
+                return None  # of pages of one size OpenSlide knows which are levels
+            chosen = [pages[size] for size in level_sizes]
+            for page in chosen:
+                _ = page.decode, page.jpegtables  # both are read from the file when first used
+        return TiffTiles(path, chosen)
+    except SlideError:
+        raise
+    except Exception:  # what a damaged file leads tifffile to; OpenSlide says whether it can be read at all
+        return None
+
+
+def is_plain(page: Any) -> bool:
+    """Whether a TIFF page is 8-bit RGB in tiles, none missing, in a form known to decode as OpenSlide does."""
+    if not page.is_tiled:
+        return False
+    tiles = -(-page.imagewidth // page.tilewidth) * -(-page.imagelength // page.tilelength)
+    return (
+        len(page.dataoffsets) == len(page.databytecounts) == tiles
+        and page.dtype == np.uint8
+        and page.samplesperpixel == 3
+        and page.planarconfig == 1
+        and page.compression in COMPRESSIONS
+        and page.photometric in ((RGB, YCBCR) if page.compression == JPEG else (RGB,))
+        and all(page.databytecounts)
+    )

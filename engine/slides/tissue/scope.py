@@ -1,0 +1,71 @@
+"""What of a slide is analysed: its tissue as found, all of it, or what a mask says."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from glassrt.engine.slides.frames import keep_scanned, shown_part
+from glassrt.engine.slides.pictures.colours import check_stain
+from glassrt.engine.slides.slide import Pixels, Slide
+from glassrt.engine.slides.tissue.annotations import ALL, AUTO, check_mask, read_mask
+from glassrt.engine.slides.tissue.overview import look_over, refuse_doubtful
+from glassrt.engine.slides.tissue.stain import compare_stain
+from glassrt.engine.slides.tissue.tissue import Mask, widen
+
+Tissue = str | Path | Mask
+
+
+class Scope(NamedTuple):
+    """What of a slide is analysed.
+
+    `tissue` is a mask of the whole at any resolution, which figures refer to; windows that touch `searched`, which may
+    have a margin, are run. `source` says where it is from.
+    """
+
+    thumbnail: Pixels
+    tissue: Mask
+    searched: Mask
+    source: str
+    warnings: tuple[str, ...]
+
+    def warn(self, *lines: str) -> "Scope":
+        """The same with more warnings."""
+        return self._replace(warnings=(*self.warnings, *lines))
+
+
+def find_scope(slide: Slide, tissue: Tissue, readers: int, example: Pixels | None = None, name: str = "") -> Scope:
+    """What of a slide to analyse: `auto`, `all`, the path of a mask (an image or GeoJSON), or a mask as an array.
+
+    Its stain is compared with the `example` window of the bundle `name`. Raises SlideError for a mask that does not fit
+    the slide and, with `auto`, for what is no bright-field picture.
+    """
+    given = None if isinstance(tissue, str) and tissue in (AUTO, ALL) else read_given(tissue, slide)
+    overview = look_over(slide, readers)
+    if tissue_is(tissue, AUTO):
+        refuse_doubtful(overview, str(slide.path or slide.name))
+    check_stain(overview.thumbnail, slide.path or slide.name)
+    doubts = [overview.doubt] if overview.doubt else []
+    if example is not None and (stain := compare_stain(overview.colours, overview.glass, example, name)):
+        doubts.append(stain)
+    if given is not None:
+        source = "mask" if isinstance(tissue, np.ndarray) else str(tissue)
+        return Scope(overview.thumbnail, given, given, source, tuple(doubts))
+    if tissue_is(tissue, ALL):
+        whole = keep_scanned(np.ones(overview.tissue.shape if slide.bounds else (1, 1), np.bool_), slide)
+        return Scope(overview.thumbnail, whole, whole, ALL, tuple(doubts))
+    found = keep_scanned(overview.tissue, slide)
+    return Scope(overview.thumbnail, found, widen(found, overview.mpp), AUTO, tuple(doubts))
+
+
+def tissue_is(tissue: Tissue, word: str) -> bool:
+    """Whether the choice of tissue is this word and no mask."""
+    return isinstance(tissue, str) and tissue == word
+
+
+def read_given(tissue: Tissue, slide: Slide) -> Mask:
+    """The mask that was given, as a file or an array."""
+    if isinstance(tissue, str | Path):
+        shown = shown_part(slide)
+        return read_mask(Path(tissue), slide, (shown.left, shown.top), shown.size)
+    return check_mask(tissue, slide.level_sizes[0], "the mask")

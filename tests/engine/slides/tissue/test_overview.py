@@ -1,0 +1,128 @@
+"""The overview of slides large and small, and what is no bright-field picture."""
+
+import tracemalloc
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+
+from glassrt.engine import open_bundle
+from glassrt.engine.errors import SlideError
+from glassrt.engine.segment import lay_windows
+from glassrt.engine.slides.grid import GridReader
+from glassrt.engine.slides.slide import ArraySlide, Pixels, Size, open_slide
+from glassrt.engine.slides.tissue import overview as overviews
+from glassrt.engine.slides.tissue.overview import THUMBNAIL_SIDE, find_tissue, look_over
+from glassrt.engine.slides.tissue.tissue import Glass, widen
+
+
+class Wide(ArraySlide):
+    """A slide of glass of any size, with a strip of tissue's colours; nothing of it is kept."""
+
+    def __init__(self, size: Size, mpp: float, strip: tuple[int, int]) -> None:
+        super().__init__(np.full((1, 1, 3), 240, np.uint8), mpp)
+        self.level_sizes = (size,)
+        self._strip, self.pixels_read = strip, 0
+
+    def read_level(self, level: int, level_xy: tuple[int, int], size: Size) -> Pixels:
+        (x, y), (width, height) = level_xy, size
+        self.pixels_read += width * height
+        pixels = np.full((height, width, 3), 240, np.uint8)
+        first, end = max(y, self._strip[0]), min(y + height, self._strip[1])
+        left = max(0, self.level_sizes[0][0] // 2 - x)
+        if first < end and left < width:
+            grain = (np.arange(x + left, x + width)[None] // 5 + np.arange(first, end)[:, None] // 5) % 3
+            pixels[first - y : end - y, left:] = (200, 120, 170) - grain[..., None] * (20, 25, 10)
+        return pixels
+
+
+def test_a_strip_of_30_um_on_a_slide_of_50_mm_is_found_in_bounded_memory() -> None:
+    slide = Wide((25_000, 5_000), 2.0, (2_250, 2_265))
+    tracemalloc.start()
+    overview = look_over(slide, 2)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert overview.tissue.shape == (1250, 6250)
+    assert peak < 150_000_000
+    assert slide.pixels_read < 1.25 * 25_000 * 5_000
+    rows, columns = np.nonzero(overview.tissue)
+    assert rows.min() >= 558
+    assert rows.max() <= 570
+    assert np.unique(columns).size > 3100  # all of its 25 mm
+    bundle = open_bundle()
+    grid = GridReader(slide, bundle.manifest.mpp)
+    kept = lay_windows(grid, bundle, widen(overview.tissue, overview.mpp))
+    truth = np.zeros((5_000, 2), np.bool_)
+    truth[2_250:2_265, 1] = True
+    assert {tuple(each) for each in lay_windows(grid, bundle, truth).windows.tolist()} <= {
+        tuple(each) for each in kept.windows.tolist()
+    }
+
+
+@pytest.mark.parametrize("tissue_rows", [slice(0, 300), slice(2000, 2300)])
+def test_a_large_slide_read_in_bands_gives_what_the_whole_would(
+    demo_slide: Path, tissue_rows: slice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tissue and a pen over the seams of bands, beside the same picture read at once, against one glass."""
+    monkeypatch.setattr(overviews, "find_glass", lambda samples: Glass((0.05, 0.05, 0.05)))
+    with open_slide(demo_slide) as slide:
+        small = np.concatenate([*GridReader(slide, 8.0).read_strips(1)])
+    picture = np.full((2400, 1500, 3), 241, np.uint8)
+    for top in range(tissue_rows.start, tissue_rows.stop - 185, 90):
+        picture[top : top + 185, 300:438] = small[:185, :138]
+    cv2.line(picture, (900, 10), (1100, 2390), (30, 60, 190), 50)
+    picture = np.asarray(picture, np.uint8)
+    banded = look_over(ArraySlide(picture, 8.0), 2)
+    assert max(banded.thumbnail.shape) == pytest.approx(THUMBNAIL_SIDE, rel=0.5)
+    whole = GridReader(ArraySlide(picture, 8.0), 8.0)
+    assert np.array_equal(np.concatenate([*whole.read_strips(2)]), picture)
+    part = look_over(ArraySlide(picture[:1000], 8.0), 2).tissue
+    assert np.array_equal(part[:800], banded.tissue[:800]) or tissue_rows.start > 1000
+    assert not banded.tissue[:, 850:1150].any()
+    assert banded.tissue[:, 300:438].any()
+
+
+def fluorescence(background: float, color: tuple[int, int, int]) -> NDArray[np.uint8]:
+    random = np.random.default_rng(0)
+    picture = np.zeros((1200, 1200, 3), np.float32)
+    for x, y in random.integers(0, 1200, (600, 2)).tolist():
+        cv2.circle(picture, (x, y), 10, tuple(channel * random.uniform(0.4, 1) for channel in color), -1)
+    return (picture + random.normal(background, 2, picture.shape)).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("background", [0, 10, 55])
+@pytest.mark.parametrize("color", [(20, 60, 255), (30, 255, 40), (255, 60, 30), (255, 255, 255)])
+def test_fluorescence_is_refused(background: float, color: tuple[int, int, int]) -> None:
+    with pytest.raises(SlideError, match=r"array: (its ground is dark|.* not a bright-field picture.*--tissue all)"):
+        find_tissue(ArraySlide(fluorescence(background, color), 0.5))
+
+
+@pytest.mark.parametrize(("level", "says"), [(0, "all of it is black"), (60, "not a bright-field picture")])
+def test_a_blank_dark_scan_is_refused(level: int, says: str) -> None:
+    with pytest.raises(SlideError, match=says):
+        find_tissue(ArraySlide(np.full((900, 700, 3), level, np.uint8), 0.5))
+
+
+def test_an_inverted_slide_is_refused(demo_slide: Path) -> None:
+    with pytest.raises(SlideError, match="not a bright-field picture"):
+        find_tissue(ArraySlide(255 - tifffile.imread(demo_slide), 0.5))
+
+
+@pytest.mark.parametrize("level", [243, 255])
+def test_blank_glass_is_seen_and_holds_nothing(level: int) -> None:
+    overview = find_tissue(ArraySlide(np.full((900, 700, 3), level, np.uint8), 0.5))
+    assert not overview.tissue.any()
+
+
+def test_real_tissue_is_seen_though_all_around_it_is_black(data: Path) -> None:
+    paths = [path for path in sorted((data / "glas").glob("testA_*.bmp")) if "anno" not in path.name]
+    paths += sorted((data / "ucsb").glob("*.tif"))[::3] + sorted((data / "crchisto").glob("*/*.bmp"))[::3]
+    assert len(paths) > 100
+    for path in paths:
+        pixels = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+        assert pixels is not None
+        black = np.pad(pixels, ((300, 300), (300, 300), (0, 0)))
+        assert not look_over(ArraySlide(black, 0.55), 1).doubt, path
