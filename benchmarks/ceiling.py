@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from glassrt.cuda_kernels.compile import import_cupy
-from glassrt.engine.bundle import Bundle, RunPrecision
+from glassrt.engine.bundles.bundle import Bundle, RunPrecision
 from glassrt.engine.device import find_device
 from glassrt.engine.errors import BackendUnavailable, first_line
 

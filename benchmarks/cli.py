@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 
 from glassrt.engine.backends import MOST_WINDOWS, NAMES, open_backend
-from glassrt.engine.bundle import DEFAULT_BUNDLE, open_bundle
+from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, open_bundle
 from glassrt.engine.cli import BACKEND, PRECISION, parse_counts, parse_scales
 from glassrt.engine.isa import count_cores, cpu_isa, processor_name
 from glassrt.engine.segment import DEFAULT_READERS, MOST_READERS

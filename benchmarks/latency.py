@@ -15,7 +15,7 @@ import numpy as np
 
 from glassrt.benchmarks.ceiling import count_gmac, measure_ceiling, measure_gpu_ceiling
 from glassrt.engine.backends import NAMES, PRECISIONS, RUNTIMES, can_run, choose, open_backend, run_windows
-from glassrt.engine.bundle import Bundle, RunPrecision
+from glassrt.engine.bundles.bundle import Bundle, RunPrecision
 from glassrt.engine.errors import GlassError, UsageError
 from glassrt.engine.selftest import check_backend
 

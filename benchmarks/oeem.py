@@ -13,7 +13,7 @@ import msgspec
 
 from glassrt.benchmarks.machine import write_report
 from glassrt.engine.backends import open_backend
-from glassrt.engine.bundle import Bundle
+from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.files import replace_file
 from glassrt.export.bundle import PAPER_SCALES, export_run
 from glassrt.training.datasets import glas

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from glassrt.benchmarks.contender import Contender, Probabilities
 from glassrt.engine.backends import choose, open_backend
-from glassrt.engine.bundle import Bundle
+from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.segment import segment_image
 
 

@@ -24,8 +24,8 @@ from glassrt.benchmarks.torch_peers import (
     build_torch,
     build_torch_channels_last,
 )
-from glassrt.engine.bundle import Bundle
-from glassrt.engine.checks import TOLERANCES
+from glassrt.engine.bundles.bundle import Bundle
+from glassrt.engine.bundles.checks import TOLERANCES
 
 Report = dict[str, Any]
 BUILDS: tuple[Build, ...] = (

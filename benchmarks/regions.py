@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.bundle import Bundle
+from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.slide import open_slide
 from glassrt.engine.slides.tissue.overview import find_tissue

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from glassrt.benchmarks.regions import read_region
 from glassrt.engine.backends import Backend, open_backend
-from glassrt.engine.bundle import Bundle
+from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import GlassError, SlideError
 from glassrt.engine.isa import count_cores
 from glassrt.engine.maps.canvas import Canvas

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from glassrt.benchmarks.contender import Contender, Probabilities
 from glassrt.benchmarks.torch_peers import prepare_torch
-from glassrt.engine.bundle import Bundle
+from glassrt.engine.bundles.bundle import Bundle
 
 UNUSED = (
     *("timm", "torchvision", "transformers", "huggingface_hub"),  # other networks

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glassrt.benchmarks.contender import Contender, Probabilities
-from glassrt.engine.bundle import Bundle
+from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import BundleError
 from glassrt.training.networks.pspnet import PSPNet
 

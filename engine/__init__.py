@@ -11,7 +11,7 @@ Importing this loads no runtime; `score` and `open_backend` load the one that th
 """
 
 from glassrt.engine.backends import open_backend
-from glassrt.engine.bundle import open_bundle
+from glassrt.engine.bundles.bundle import open_bundle
 from glassrt.engine.errors import GlassError
 from glassrt.engine.results import Result
 from glassrt.engine.scoring import score

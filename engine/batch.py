@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glassrt.engine.backends import Backend
-from glassrt.engine.bundle import Bundle
+from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import FolderTaken, GlassError, OutputError, UsageError
 from glassrt.engine.files import prepare_folder, refuse_foreign
 from glassrt.engine.origin import RESULT, refuse_other

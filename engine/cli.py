@@ -16,8 +16,8 @@ from rich.text import Text
 
 from glassrt.engine.backends import GPU_BATCH, MOST_WINDOWS, NAMES, explain_slower, open_backend, open_plan_backend
 from glassrt.engine.batch import Job, score_batch
-from glassrt.engine.bundle import DEFAULT_BUNDLE, Bundle, Precision, open_bundle
-from glassrt.engine.checks import read_checks
+from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, Bundle, Precision, open_bundle
+from glassrt.engine.bundles.checks import read_checks
 from glassrt.engine.device import explain_unused, has_device
 from glassrt.engine.errors import GlassError, UsageError
 from glassrt.engine.interrupt import Interrupt

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from glassrt.engine.bundle import Bundle, Precision, Strict
+from glassrt.engine.bundles.bundle import Bundle, Precision, Strict
 from glassrt.engine.cache import default_folder, keep, make_folder, read
 from glassrt.engine.device import Device, find_device
 from glassrt.engine.errors import BackendUnavailable, BundleError

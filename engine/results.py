@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from glassrt.engine.backends import Backend
-from glassrt.engine.bundle import Bundle
+from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.geometry.windows import Plan
 from glassrt.engine.maps.mapfile import MapWriter
 from glassrt.engine.origin import describe_origin

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from glassrt.engine.backends import Backend, open_backend
-from glassrt.engine.bundle import Bundle
+from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.files import output_errors, replace_folder
 from glassrt.engine.maps.mapfile import MapFile, MapWriter

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.backends import Backend
-from glassrt.engine.bundle import Bundle
+from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.geometry.windows import Indices, Plan, plan
 from glassrt.engine.maps.canvas import Canvas, Tile
 from glassrt.engine.pipeline import infer_windows

@@ -3,8 +3,8 @@
 import numpy as np
 
 from glassrt.engine.backends.protocol import Backend, run_windows
-from glassrt.engine.bundle import Bundle
-from glassrt.engine.checks import TOLERANCES
+from glassrt.engine.bundles.bundle import Bundle
+from glassrt.engine.bundles.checks import TOLERANCES
 from glassrt.engine.errors import BackendUnavailable, BundleError
 
 

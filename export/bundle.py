@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from glassrt.engine.bundle import Bundle, ClassInfo, Example, Graph, Manifest, Precision, Target, write_bundle
-from glassrt.engine.checks import TOLERANCES
+from glassrt.engine.bundles.bundle import Bundle, ClassInfo, Example, Graph, Manifest, Precision, Target, write_bundle
+from glassrt.engine.bundles.checks import TOLERANCES
 from glassrt.engine.errors import BundleError, TrainingError, UsageError
 from glassrt.export.calibration import Calibration, collect_calibration, paint_window
 from glassrt.export.comparison import MadeOn, compare, edge_windows

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from glassrt.engine.backends import GPU_BATCH
-from glassrt.engine.bundle import is_name, open_bundle
-from glassrt.engine.checks import Check, record_checks
+from glassrt.engine.bundles.bundle import is_name, open_bundle
+from glassrt.engine.bundles.checks import Check, record_checks
 from glassrt.engine.cli import build_plans, parse_precisions
 from glassrt.engine.errors import BundleError, GlassError, UsageError
 from glassrt.engine.files import readable_json, replace_file

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.backends import Backend, run_windows
-from glassrt.engine.bundle import RunPrecision
-from glassrt.engine.checks import Check
+from glassrt.engine.bundles.bundle import RunPrecision
+from glassrt.engine.bundles.checks import Check
 
 Windows = NDArray[np.uint8]
 Logits = NDArray[np.float32]

@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 
 from glassrt.engine.backends import RUNTIMES, Backend, open_backend, run_windows, running
-from glassrt.engine.bundle import Bundle, RunPrecision
-from glassrt.engine.checks import Check, Timing
+from glassrt.engine.bundles.bundle import Bundle, RunPrecision
+from glassrt.engine.bundles.checks import Check, Timing
 from glassrt.engine.errors import GlassError, UsageError
 from glassrt.engine.isa import count_cores, processor_name
 from glassrt.export.comparison import Logits, MadeOn, Windows, compare, edge_windows, run_each

@@ -21,7 +21,7 @@ from hunting import Told, digest, judge_twice, refusal, try_each
 from small_bundle import CLASSES, WINDOW, make_bundle, pin, read_manifest, write_manifest
 
 from glassrt.engine.backends import open_backend, run_windows
-from glassrt.engine.bundle import open_bundle
+from glassrt.engine.bundles.bundle import open_bundle
 from glassrt.engine.errors import GlassError
 
 RUNS = (("ort", "fp32"), ("openvino", "fp32"), ("ort", "int8"), ("openvino", "int8"), ("ort", "auto"))

@@ -20,7 +20,7 @@ from made_images import FORMS
 from made_tiffs import APERIO, COMPRESSION, cut_tiles, encode, stained, write_pages, write_scn, write_tiles
 from small_bundle import make_bundle
 
-from glassrt.engine.bundle import Bundle, open_bundle
+from glassrt.engine.bundles.bundle import Bundle, open_bundle
 from glassrt.engine.errors import GlassError
 from glassrt.engine.scoring import score
 from glassrt.engine.slides.slide import Slide, open_slide

@@ -3,7 +3,7 @@
 import numpy as np
 
 from glassrt.benchmarks.contender import Contender
-from glassrt.engine.bundle import Bundle
+from glassrt.engine.bundles.bundle import Bundle
 
 
 def build_wrong(bundle: Bundle, pixels: np.ndarray) -> Contender:

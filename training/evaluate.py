@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from glassrt.engine.backends import Backend
-from glassrt.engine.bundle import Bundle
+from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import DatasetError
 from glassrt.engine.segment import segment_image
 from glassrt.training import metrics

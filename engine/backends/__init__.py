@@ -18,7 +18,7 @@ from glassrt.engine.backends.choose import (
 )
 from glassrt.engine.backends.products import find_fault
 from glassrt.engine.backends.protocol import Array, Backend, run_windows
-from glassrt.engine.bundle import Bundle, Precision, RunPrecision, graph_precision
+from glassrt.engine.bundles.bundle import Bundle, Precision, RunPrecision, graph_precision
 from glassrt.engine.errors import BackendUnavailable, UsageError
 from glassrt.engine.selftest import check_backend
 

@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 from glassrt.engine.backends.products import find_fault, isa_of
-from glassrt.engine.bundle import Bundle, RunPrecision, Target, graph_precision
-from glassrt.engine.checks import Check, Timing, read_checks
+from glassrt.engine.bundles.bundle import Bundle, RunPrecision, Target, graph_precision
+from glassrt.engine.bundles.checks import Check, Timing, read_checks
 from glassrt.engine.device import Device, explain_unused, find_device, has_device
 from glassrt.engine.errors import BackendUnavailable, GlassError, UsageError, first_line
 from glassrt.engine.isa import count_cores, processor_name

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from glassrt.engine.backends.protocol import check_input, tell_failure
 from glassrt.engine.backends.signal_stack import keep_signal_stack
-from glassrt.engine.bundle import RunPrecision
+from glassrt.engine.bundles.bundle import RunPrecision
 from glassrt.engine.errors import BackendUnavailable, BundleError
 from glassrt.engine.isa import cpu_isa
 

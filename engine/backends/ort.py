@@ -14,7 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from glassrt.engine.backends.protocol import check_input, tell_failure
-from glassrt.engine.bundle import RunPrecision
+from glassrt.engine.bundles.bundle import RunPrecision
 from glassrt.engine.cache import check_contents, default_folder, make_folder
 from glassrt.engine.device import find_device
 from glassrt.engine.errors import BackendUnavailable, BundleError, first_line

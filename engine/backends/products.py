@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.backends.protocol import Backend
-from glassrt.engine.bundle import Bundle, RunPrecision
+from glassrt.engine.bundles.bundle import Bundle, RunPrecision
 from glassrt.engine.errors import GlassError
 from glassrt.engine.isa import cpu_isa
 

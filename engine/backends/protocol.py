@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.bundle import RunPrecision
+from glassrt.engine.bundles.bundle import RunPrecision
 from glassrt.engine.errors import UsageError, first_line
 
 Array = NDArray[Any]

@@ -10,7 +10,7 @@ import numpy as np
 
 from glassrt.cuda_kernels.compile import import_cupy
 from glassrt.engine.backends.protocol import Array, check_input, tell_failure
-from glassrt.engine.bundle import RunPrecision
+from glassrt.engine.bundles.bundle import RunPrecision
 from glassrt.engine.device import find_device
 from glassrt.engine.errors import BackendUnavailable, first_line
 from glassrt.engine.plans import Plan, import_flavour, start_logger

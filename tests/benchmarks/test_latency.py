@@ -16,7 +16,7 @@ import pytest
 from glassrt.benchmarks import latency
 from glassrt.benchmarks.ceiling import count_gmac, measure_ceiling, measure_gpu_ceiling, require_cublas
 from glassrt.benchmarks.latency import Setting, closed_loop, lay_settings, open_loop, percentiles
-from glassrt.engine.bundle import Bundle, open_bundle
+from glassrt.engine.bundles.bundle import Bundle, open_bundle
 from glassrt.engine.device import has_device
 from glassrt.engine.errors import BackendUnavailable, UsageError
 

@@ -18,8 +18,8 @@ from glassrt.engine.backends import choose, explain_slower
 from glassrt.engine.backends.choose import choose_batch, find_version
 from glassrt.engine.backends.products import exact_bits, isa_of, known_products
 from glassrt.engine.backends.protocol import Backend
-from glassrt.engine.bundle import SHIPPED, Bundle, RunPrecision, named_files, open_bundle, write_bundle
-from glassrt.engine.checks import Check, Timing, record_checks
+from glassrt.engine.bundles.bundle import SHIPPED, Bundle, RunPrecision, named_files, open_bundle, write_bundle
+from glassrt.engine.bundles.checks import Check, Timing, record_checks
 from glassrt.engine.errors import BackendUnavailable
 
 BUNDLES = [open_bundle(path) for path in sorted(SHIPPED.glob("*.glass"))]

@@ -19,7 +19,7 @@ from glassrt import engine
 from glassrt.engine import open_bundle, open_slide
 from glassrt.engine.backends import Backend, open_backend
 from glassrt.engine.batch import Job, check_names, score_batch
-from glassrt.engine.bundle import DEFAULT_BUNDLE
+from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE
 from glassrt.engine.errors import FolderTaken, OutputError, UsageError
 from glassrt.engine.summary import Outcome
 

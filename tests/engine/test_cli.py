@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from glassrt.engine.bundle import DEFAULT_BUNDLE
+from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE
 
 GLASSRT = str(Path(sys.executable).with_name("glassrt"))
 SMALL = 64 * 1024

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from glassrt.engine import device, plans
-from glassrt.engine.bundle import open_bundle
+from glassrt.engine.bundles.bundle import open_bundle
 from glassrt.engine.device import Device, NoDevice, explain_unused, find_device
 from glassrt.engine.errors import BackendUnavailable
 

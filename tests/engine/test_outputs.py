@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from shapely.geometry import Polygon, shape
 from shapely.geometry.polygon import LinearRing
 
-from glassrt.engine.bundle import ClassInfo
+from glassrt.engine.bundles.bundle import ClassInfo
 from glassrt.engine.maps.mapfile import NOT_ANALYSED, MapFile
 from glassrt.engine.maps.regions import find_regions
 from glassrt.engine.outputs import draw_overlay, write_map, write_png, write_regions
@@ -193,7 +193,7 @@ LARGE_MAP = """
 import sys
 from pathlib import Path
 import numpy as np
-from glassrt.engine.bundle import ClassInfo
+from glassrt.engine.bundles.bundle import ClassInfo
 from glassrt.engine.maps.mapfile import MapFile
 from glassrt.engine.outputs import write_map
 
@@ -227,7 +227,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 import numpy as np
-from glassrt.engine.bundle import ClassInfo
+from glassrt.engine.bundles.bundle import ClassInfo
 from glassrt.engine.maps.mapfile import MapFile
 from glassrt.engine.outputs import write_json, write_map, write_png, write_regions
 from glassrt.engine.maps.regions import find_regions

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from glassrt.engine import open_bundle, score
 from glassrt.engine.backends import Backend, open_backend, run_windows
-from glassrt.engine.bundle import Bundle, Graph, write_bundle
+from glassrt.engine.bundles.bundle import Bundle, Graph, write_bundle
 from glassrt.engine.errors import SlideError
 from glassrt.engine.isa import count_cores
 from glassrt.engine.pipeline import infer_batches, infer_windows

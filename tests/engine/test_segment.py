@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from plain_statement import multi_scale_test, slide_windows, softmax
 
 from glassrt.engine.backends import Backend, open_backend, run_windows
-from glassrt.engine.bundle import Bundle, open_bundle
+from glassrt.engine.bundles.bundle import Bundle, open_bundle
 from glassrt.engine.maps.canvas import Canvas, Tile
 from glassrt.engine.pipeline import infer_windows
 from glassrt.engine.segment import lay_windows, segment, segment_image

@@ -16,7 +16,7 @@ import pytest
 from glassrt.engine import device, plans
 from glassrt.engine.backends import choose, open_backend, open_plan_backend, run_windows, tensorrt
 from glassrt.engine.backends.ort import OrtBackend
-from glassrt.engine.bundle import (
+from glassrt.engine.bundles.bundle import (
     DEFAULT_BUNDLE,
     SHIPPED,
     Bundle,
@@ -25,7 +25,7 @@ from glassrt.engine.bundle import (
     open_bundle,
     write_bundle,
 )
-from glassrt.engine.checks import Check, record_checks
+from glassrt.engine.bundles.checks import Check, record_checks
 from glassrt.engine.errors import BackendUnavailable, BundleError, UsageError
 
 choosing = importlib.import_module("glassrt.engine.backends.choose")  # whose name its function has, too

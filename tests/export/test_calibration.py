@@ -14,7 +14,7 @@ import tifffile
 from made_tiffs import encode, stained, write_tiles
 from numpy.typing import NDArray
 
-from glassrt.engine.bundle import Manifest, Seen, open_bundle
+from glassrt.engine.bundles.bundle import Manifest, Seen, open_bundle
 from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.pipeline import cut_batches
 from glassrt.engine.scoring import open_grid

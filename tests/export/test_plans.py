@@ -19,9 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from glassrt.engine import plans
 from glassrt.engine.backends import can_run, open_backend, open_plan_backend, run_windows
-from glassrt.engine.bundle import Bundle, Precision, open_bundle, write_bundle
+from glassrt.engine.bundles.bundle import Bundle, Precision, open_bundle, write_bundle
+from glassrt.engine.bundles.checks import TOLERANCES
 from glassrt.engine.cache import keep, make_folder
-from glassrt.engine.checks import TOLERANCES
 from glassrt.engine.device import Device
 from glassrt.engine.errors import BackendUnavailable, BundleError, OutputError
 from glassrt.engine.plans import Entry, Key, names_capability, open_plan, read_entry, read_timings

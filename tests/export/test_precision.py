@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from glassrt.engine.bundle import Bundle, open_bundle
+from glassrt.engine.bundles.bundle import Bundle, open_bundle
 from glassrt.engine.errors import UsageError
 from glassrt.export import precision
 from glassrt.export.calibration import collect_windows

@@ -9,7 +9,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from glassrt.engine.bundle import Bundle, open_bundle, write_bundle
+from glassrt.engine.bundles.bundle import Bundle, open_bundle, write_bundle
 from glassrt.engine.errors import OutputError, UsageError
 from glassrt.export.bundle import describe_graph
 from glassrt.export.precision import to_float16

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from glassrt.engine import backends
-from glassrt.engine.bundle import SHIPPED, Bundle, RunPrecision, named_files, open_bundle, write_bundle
-from glassrt.engine.checks import Check, read_checks, record_checks
+from glassrt.engine.bundles.bundle import SHIPPED, Bundle, RunPrecision, named_files, open_bundle, write_bundle
+from glassrt.engine.bundles.checks import Check, read_checks, record_checks
 from glassrt.engine.errors import BackendUnavailable, BundleError, GlassError, OutputError, UsageError
 from glassrt.engine.isa import cpu_isa
 from glassrt.export import verify as verification
@@ -347,8 +347,8 @@ def test_checks_of_a_bundle_that_others_own_lie_in_the_users_cache(
 
 RECORD = """
 import sys
-from glassrt.engine.bundle import open_bundle
-from glassrt.engine.checks import Check, record_checks
+from glassrt.engine.bundles.bundle import open_bundle
+from glassrt.engine.bundles.checks import Check, record_checks
 bundle = open_bundle(sys.argv[1])
 for number in range(20):
     made_on = (bundle.sha256, "ort", f"{sys.argv[2]}.{number}", "CPU", "avx2", "int8")

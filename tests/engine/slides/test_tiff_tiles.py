@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from made_tiffs import APERIO, COMPRESSION, Pixels, cut_tiles, encode, stained, write_pages, write_tiles
 
-from glassrt.engine.bundle import DEFAULT_BUNDLE, open_bundle
+from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, open_bundle
 from glassrt.engine.errors import SlideError
 from glassrt.engine.scoring import score
 from glassrt.engine.slides.slide import open_slide

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from glassrt.engine.bundle import LARGEST_TEXT, Bundle, RunPrecision, Strict, read_file
+from glassrt.engine.bundles.bundle import LARGEST_TEXT, Bundle, RunPrecision, Strict, read_file
 from glassrt.engine.cache import default_folder, keep, make_folder
 from glassrt.engine.errors import BundleError, OutputError, first_line
 from glassrt.engine.files import readable_json, replace_file

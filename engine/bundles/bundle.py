@@ -12,10 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine import example
-from glassrt.engine.errors import BundleError, UsageError, first_line
-from glassrt.engine.files import readable_json, replace_folder
-from glassrt.engine.manifest import (
+from glassrt.engine.bundles import example
+from glassrt.engine.bundles.manifest import (
     ClassInfo,
     Example,
     Graph,
@@ -27,7 +25,9 @@ from glassrt.engine.manifest import (
     Target,
     is_name,
 )
-from glassrt.engine.scan import TensorSpec, scan_graph
+from glassrt.engine.bundles.scan import TensorSpec, scan_graph
+from glassrt.engine.errors import BundleError, UsageError, first_line
+from glassrt.engine.files import readable_json, replace_folder
 
 __all__ = [
     "Bundle",
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
-SHIPPED = Path(__file__).parent / "bundles"
+SHIPPED = Path(__file__).parent / "shipped"
 DEFAULT_BUNDLE = SHIPPED / "glas-glands.glass"
 LARGEST_TEXT = 1 << 20  # bytes of a JSON file
 LARGEST_GRAPH = (1 << 31) - 1  # bytes that protobuf can hold
