@@ -11,8 +11,8 @@ import numpy as np
 
 from glassrt.cuda_kernels.compile import import_cupy
 from glassrt.engine.bundles.bundle import Bundle, RunPrecision
-from glassrt.engine.device import find_device
 from glassrt.engine.errors import BackendUnavailable, first_line
+from glassrt.engine.runtimes.device import find_device
 
 CHANNELS, SIDE, LAYERS = 256, 40, 4
 CALLS = 8

@@ -9,10 +9,11 @@ import typer
 from rich import box
 from rich.console import Console
 
-from glassrt.engine.backends import MOST_WINDOWS, NAMES, open_backend
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, open_bundle
 from glassrt.engine.cli import BACKEND, PRECISION, parse_counts, parse_scales
-from glassrt.engine.isa import count_cores, cpu_isa, processor_name
+from glassrt.engine.runtimes.choose import MOST_WINDOWS, NAMES
+from glassrt.engine.runtimes.isa import count_cores, cpu_isa, processor_name
+from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.segment import DEFAULT_READERS, MOST_READERS
 from glassrt.engine.terminal import PlainTable
 from glassrt.training.cli import CONFIGS, bars, missing_packages

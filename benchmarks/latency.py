@@ -14,10 +14,12 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from glassrt.benchmarks.ceiling import count_gmac, measure_ceiling, measure_gpu_ceiling
-from glassrt.engine.backends import NAMES, PRECISIONS, RUNTIMES, can_run, choose, open_backend, run_windows
 from glassrt.engine.bundles.bundle import Bundle, RunPrecision
 from glassrt.engine.errors import GlassError, UsageError
-from glassrt.engine.selftest import check_backend
+from glassrt.engine.runtimes.choose import NAMES, PRECISIONS, RUNTIMES, can_run, choose
+from glassrt.engine.runtimes.open import open_backend
+from glassrt.engine.runtimes.protocol import run_windows
+from glassrt.engine.runtimes.selftest import check_backend
 
 Report = dict[str, Any]
 

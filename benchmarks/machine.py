@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glassrt.engine.files import readable_json, replace_file
-from glassrt.engine.isa import count_cores, cpu_isa, processor_name
+from glassrt.engine.runtimes.isa import count_cores, cpu_isa, processor_name
 
 PACKAGES = (
     "glassrt",

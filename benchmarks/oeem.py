@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from glassrt.benchmarks.machine import write_report
-from glassrt.engine.backends import open_backend
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.files import replace_file
+from glassrt.engine.runtimes.open import open_backend
 from glassrt.export.bundle import PAPER_SCALES, export_run
 from glassrt.training.datasets import glas
 from glassrt.training.evaluate import evaluate

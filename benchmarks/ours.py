@@ -4,8 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.benchmarks.contender import Contender, Probabilities
-from glassrt.engine.backends import choose, open_backend
 from glassrt.engine.bundles.bundle import Bundle
+from glassrt.engine.runtimes.choose import choose
+from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.segment import segment_image
 
 

@@ -14,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.benchmarks.regions import read_region
-from glassrt.engine.backends import Backend, open_backend
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import GlassError, SlideError
-from glassrt.engine.isa import count_cores
 from glassrt.engine.maps.canvas import Canvas
 from glassrt.engine.maps.mapfile import MapFile, MapWriter
 from glassrt.engine.pipeline import cut_batches, infer_batches
 from glassrt.engine.results import Result
+from glassrt.engine.runtimes.isa import count_cores
+from glassrt.engine.runtimes.open import open_backend
+from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.scoring import choose_map_size, open_grid, score
 from glassrt.engine.segment import DEFAULT_READERS, lay_windows
 from glassrt.engine.slides.slide import ArraySlide, Slide, open_slide

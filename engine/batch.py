@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from glassrt.engine.backends import Backend
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import FolderTaken, GlassError, OutputError, UsageError
 from glassrt.engine.files import prepare_folder, refuse_foreign
 from glassrt.engine.origin import RESULT, refuse_other
+from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.scoring import score
 from glassrt.engine.segment import DEFAULT_READERS
 from glassrt.engine.slides.openslide_file import read_series

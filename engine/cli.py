@@ -14,15 +14,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from glassrt.engine.backends import GPU_BATCH, MOST_WINDOWS, NAMES, explain_slower, open_backend, open_plan_backend
 from glassrt.engine.batch import Job, score_batch
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, Bundle, Precision, open_bundle
 from glassrt.engine.bundles.checks import read_checks
-from glassrt.engine.device import explain_unused, has_device
 from glassrt.engine.errors import GlassError, UsageError
 from glassrt.engine.interrupt import Interrupt
-from glassrt.engine.plans import MODULES, find_flavour, open_plan
 from glassrt.engine.progress import Bars
+from glassrt.engine.runtimes.choose import GPU_BATCH, MOST_WINDOWS, NAMES, explain_slower
+from glassrt.engine.runtimes.device import explain_unused, has_device
+from glassrt.engine.runtimes.open import open_backend, open_plan_backend
+from glassrt.engine.runtimes.plans import MODULES, find_flavour, open_plan
 from glassrt.engine.segment import DEFAULT_READERS, MOST_READERS
 from glassrt.engine.slides.slide import Slide, open_slide
 from glassrt.engine.summary import SUMMARY, Outcome

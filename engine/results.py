@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
-from glassrt.engine.backends import Backend
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.geometry.windows import Plan
 from glassrt.engine.maps.mapfile import MapWriter
 from glassrt.engine.origin import describe_origin
+from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.frames import Frame, result_frames
 from glassrt.engine.slides.slide import Slide
 from glassrt.engine.slides.tissue.scope import Scope

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from glassrt.engine.backends import Backend, open_backend
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.files import output_errors, replace_folder
@@ -16,6 +15,8 @@ from glassrt.engine.maps.regions import find_regions
 from glassrt.engine.origin import RESULT, refuse_other
 from glassrt.engine.outputs import draw_box, draw_overlay, write_json, write_map, write_png, write_regions
 from glassrt.engine.results import Result, physical_mpp, summarise
+from glassrt.engine.runtimes.open import open_backend
+from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.segment import DEFAULT_READERS, lay_windows, segment
 from glassrt.engine.slides.frames import shown_part
 from glassrt.engine.slides.grid import GridReader

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.backends import Backend
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.geometry.windows import Indices, Plan, plan
 from glassrt.engine.maps.canvas import Canvas, Tile
 from glassrt.engine.pipeline import infer_windows
+from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.slide import ArraySlide
 from glassrt.engine.watch import Clock, Progress

@@ -6,9 +6,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.backends import Backend, run_windows
 from glassrt.engine.bundles.bundle import RunPrecision
 from glassrt.engine.bundles.checks import Check
+from glassrt.engine.runtimes.protocol import Backend, run_windows
 
 Windows = NDArray[np.uint8]
 Logits = NDArray[np.float32]

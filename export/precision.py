@@ -19,8 +19,8 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from glassrt.engine.backends.ort import OrtBackend
 from glassrt.engine.bundles.bundle import Target
+from glassrt.engine.runtimes.ort import OrtBackend
 from glassrt.export.comparison import run_each
 from glassrt.export.rounding import Inputs, Rounded, measure_inputs, round_weights
 from glassrt.export.silence import silence_quantiser

@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from glassrt.engine.backends import RUNTIMES, Backend, open_backend, run_windows, running
 from glassrt.engine.bundles.bundle import Bundle, RunPrecision
 from glassrt.engine.bundles.checks import Check, Timing
 from glassrt.engine.errors import GlassError, UsageError
-from glassrt.engine.isa import count_cores, processor_name
+from glassrt.engine.runtimes.choose import RUNTIMES, running
+from glassrt.engine.runtimes.isa import count_cores, processor_name
+from glassrt.engine.runtimes.open import open_backend
+from glassrt.engine.runtimes.protocol import Backend, run_windows
 from glassrt.export.comparison import Logits, MadeOn, Windows, compare, edge_windows, run_each
 from glassrt.export.ground import fingerprint
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from glassrt.engine.isa import find_features
+from glassrt.engine.runtimes.isa import find_features
 
 # What OpenVINO is limited to, what that needs, and the bits of weights that are right with it.
 KINDS = {

@@ -20,9 +20,10 @@ import onnx
 from hunting import Told, digest, judge_twice, refusal, try_each
 from small_bundle import CLASSES, WINDOW, make_bundle, pin, read_manifest, write_manifest
 
-from glassrt.engine.backends import open_backend, run_windows
 from glassrt.engine.bundles.bundle import open_bundle
 from glassrt.engine.errors import GlassError
+from glassrt.engine.runtimes.open import open_backend
+from glassrt.engine.runtimes.protocol import run_windows
 
 RUNS = (("ort", "fp32"), ("openvino", "fp32"), ("ort", "int8"), ("openvino", "int8"), ("ort", "auto"))
 VALUES: list[Any] = [

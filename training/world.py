@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from glassrt.engine.device import explain_unused
 from glassrt.engine.errors import TrainingError
+from glassrt.engine.runtimes.device import explain_unused
 
 LOGGER = logging.getLogger("glassrt")
 

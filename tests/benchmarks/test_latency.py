@@ -17,8 +17,8 @@ from glassrt.benchmarks import latency
 from glassrt.benchmarks.ceiling import count_gmac, measure_ceiling, measure_gpu_ceiling, require_cublas
 from glassrt.benchmarks.latency import Setting, closed_loop, lay_settings, open_loop, percentiles
 from glassrt.engine.bundles.bundle import Bundle, open_bundle
-from glassrt.engine.device import has_device
 from glassrt.engine.errors import BackendUnavailable, UsageError
+from glassrt.engine.runtimes.device import has_device
 
 GLASSRT = Path(sys.executable).parent / "glassrt"
 BUNDLE = open_bundle()

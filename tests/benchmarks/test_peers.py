@@ -15,9 +15,10 @@ from glassrt.benchmarks import cli as commands
 from glassrt.benchmarks import peers, regions, tiatoolbox, torch_peers
 from glassrt.benchmarks.contender import Build
 from glassrt.engine import open_bundle
-from glassrt.engine.backends import choose, open_backend
 from glassrt.engine.errors import BundleError, GlassError
-from glassrt.engine.isa import cpu_isa, processor_name
+from glassrt.engine.runtimes.choose import choose
+from glassrt.engine.runtimes.isa import cpu_isa, processor_name
+from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.segment import segment_image
 
 BUNDLE = open_bundle()

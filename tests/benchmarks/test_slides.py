@@ -13,8 +13,8 @@ import pytest
 
 from glassrt.benchmarks import reading, slides
 from glassrt.engine import open_bundle, open_slide, score
-from glassrt.engine.backends import open_backend
 from glassrt.engine.errors import GlassError, SlideError
+from glassrt.engine.runtimes.open import open_backend
 
 GLASSRT = Path(sys.executable).parent / "glassrt"
 

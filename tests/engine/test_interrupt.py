@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from glassrt.engine import batch, open_bundle
-from glassrt.engine.backends import open_backend
 from glassrt.engine.batch import Job, score_path
 from glassrt.engine.interrupt import Interrupt
+from glassrt.engine.runtimes.open import open_backend
 
 TWO_MODELS = """
 import os, signal
 from glassrt.engine import open_bundle
-from glassrt.engine.backends import open_backend
+from glassrt.engine.runtimes.open import open_backend
 signal.signal(signal.SIGINT, signal.default_int_handler)
 older, newer = (open_backend(open_bundle(), "openvino", precision=name, tested=False) for name in ("fp32", "int8"))
 older.close()

@@ -14,11 +14,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from glassrt.engine import open_bundle, score
-from glassrt.engine.backends import Backend, open_backend, run_windows
 from glassrt.engine.bundles.bundle import Bundle, Graph, write_bundle
 from glassrt.engine.errors import SlideError
-from glassrt.engine.isa import count_cores
 from glassrt.engine.pipeline import infer_batches, infer_windows
+from glassrt.engine.runtimes.isa import count_cores
+from glassrt.engine.runtimes.open import open_backend
+from glassrt.engine.runtimes.protocol import Backend, run_windows
 from glassrt.engine.segment import lay_windows, segment_image
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.slide import ArraySlide

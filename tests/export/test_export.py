@@ -14,9 +14,10 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from glassrt.engine.backends import open_backend, run_windows
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, SHIPPED, Bundle, Graph, Precision, open_bundle
 from glassrt.engine.errors import BundleError, TrainingError, UsageError
+from glassrt.engine.runtimes.open import open_backend
+from glassrt.engine.runtimes.protocol import run_windows
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.slide import open_slide
 from glassrt.export import bundle as exporting

@@ -17,14 +17,16 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from glassrt.engine import plans
-from glassrt.engine.backends import can_run, open_backend, open_plan_backend, run_windows
 from glassrt.engine.bundles.bundle import Bundle, Precision, open_bundle, write_bundle
 from glassrt.engine.bundles.checks import TOLERANCES
 from glassrt.engine.cache import keep, make_folder
-from glassrt.engine.device import Device
 from glassrt.engine.errors import BackendUnavailable, BundleError, OutputError
-from glassrt.engine.plans import Entry, Key, names_capability, open_plan, read_entry, read_timings
+from glassrt.engine.runtimes import plans
+from glassrt.engine.runtimes.choose import can_run
+from glassrt.engine.runtimes.device import Device
+from glassrt.engine.runtimes.open import open_backend, open_plan_backend
+from glassrt.engine.runtimes.plans import Entry, Key, names_capability, open_plan, read_entry, read_timings
+from glassrt.engine.runtimes.protocol import run_windows
 from glassrt.export import bundle as exporting
 from glassrt.export import precision
 from glassrt.export.bundle import describe_graph, export_run, infer_exactly, lower_precisions

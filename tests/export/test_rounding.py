@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from glassrt.engine.backends.ort import OrtBackend
+from glassrt.engine.runtimes.ort import OrtBackend
 from glassrt.export import rounding
 from glassrt.export.rounding import measure_inputs, round_weights, spread_errors
 

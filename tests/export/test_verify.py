@@ -17,11 +17,12 @@ import small_bundle
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from glassrt.engine import backends
 from glassrt.engine.bundles.bundle import SHIPPED, Bundle, RunPrecision, named_files, open_bundle, write_bundle
 from glassrt.engine.bundles.checks import Check, read_checks, record_checks
 from glassrt.engine.errors import BackendUnavailable, BundleError, GlassError, OutputError, UsageError
-from glassrt.engine.isa import cpu_isa
+from glassrt.engine.runtimes.choose import choose
+from glassrt.engine.runtimes.isa import cpu_isa
+from glassrt.engine.runtimes.open import open_backend
 from glassrt.export import verify as verification
 from glassrt.export.bundle import describe_graph
 from glassrt.export.calibration import collect_windows
@@ -97,7 +98,7 @@ def test_a_graph_that_is_off_fails_and_is_not_chosen(bundle: Bundle, demo_slide:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert "FAILED" in done.stdout
-    assert backends.choose(open_bundle(spoilt.path), "auto", "auto")[1] != "int8"
+    assert choose(open_bundle(spoilt.path), "auto", "auto")[1] != "int8"
 
 
 def test_logits_of_another_graph_are_told_from_the_exact(bundle: Bundle, windows: NDArray[np.uint8]) -> None:
@@ -161,7 +162,7 @@ def test_images_that_calibrated_do_not_tell_the_change_of_miou(small: Path, pain
     assert told == [f"{painted}: left out 1 images of testA that the bundle was calibrated on"]
     seen = verification.find_seen(bundle, painted)
     assert seen == {painted / "testA_1.bmp"}
-    with closing(backends.open_backend(bundle, "ort")) as backend:
+    with closing(open_backend(bundle, "ort")) as backend:
         assert evaluate(bundle, backend, "glas", painted, "testA", left_out=seen)["images"] == 1
     with pytest.raises(UsageError, match=r"small\.glass was calibrated on all images of testA: leave --data out"):
         verify(calibrate(1, 2), small_windows(), data=painted)
@@ -217,38 +218,38 @@ def test_edge_windows_are_white_black_and_noise() -> None:
 
 
 def test_auto_takes_the_fastest_that_was_verified(bundle: Bundle) -> None:
-    assert backends.choose(bundle, "auto", "auto") == ("openvino", "fp32")
+    assert choose(bundle, "auto", "auto") == ("openvino", "fp32")
     record_checks(bundle, [check(bundle, name, "int8", True) for name in ("openvino", "ort")])
-    assert backends.choose(bundle, "auto", "auto") == ("openvino", "int8")
-    assert backends.choose(bundle, "ort", "auto") == ("ort", "int8")
-    assert backends.choose(bundle, "auto", "fp32") == ("openvino", "fp32")
+    assert choose(bundle, "auto", "auto") == ("openvino", "int8")
+    assert choose(bundle, "ort", "auto") == ("ort", "int8")
+    assert choose(bundle, "auto", "fp32") == ("openvino", "fp32")
     record_checks(bundle, [check(bundle, name, "int8", False) for name in ("openvino", "ort")])
-    assert backends.choose(bundle, "auto", "auto") == ("openvino", "fp32")
-    assert backends.choose(bundle, "openvino", "auto") == ("openvino", "fp32")
+    assert choose(bundle, "auto", "auto") == ("openvino", "fp32")
+    assert choose(bundle, "openvino", "auto") == ("openvino", "fp32")
 
 
 @pytest.mark.parametrize("elsewhere", [{"isa": "another"}, {"version": "0.1"}, {"device": "NPU"}, {"bundle": 64 * "0"}])
 def test_a_check_from_elsewhere_counts_as_none(bundle: Bundle, elsewhere: dict[str, str]) -> None:
     record_checks(bundle, [check(bundle, "openvino", "int8", True, elsewhere)])
-    assert backends.choose(bundle, "auto", "auto") == ("openvino", "fp32")
+    assert choose(bundle, "auto", "auto") == ("openvino", "fp32")
 
 
 def test_what_cannot_run_is_told(bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="precision 'fp8' does not exist"):
-        backends.open_backend(bundle, precision="fp8")
+        open_backend(bundle, precision="fp8")
     with pytest.raises(BundleError, match="has no fp16 graph for gpu"):
-        backends.open_backend(bundle, precision="fp16")
+        open_backend(bundle, precision="fp16")
     half = msgspec.structs.replace(bundle.manifest.graphs[0], precision="fp16", target="gpu")
     manifest = msgspec.structs.replace(bundle.manifest, graphs=(*bundle.manifest.graphs, half))
     with pytest.raises(
         BackendUnavailable, match=r"nothing here runs .* in precision fp16: pip install .*\[tensorrt-rtx\]"
     ):
-        backends.open_backend(Bundle(bundle.path, manifest, bundle.sha256), precision="fp16")
+        open_backend(Bundle(bundle.path, manifest, bundle.sha256), precision="fp16")
     with pytest.raises(UsageError, match="precision bf16 does not run through ort"):
-        backends.open_backend(bundle, "ort", precision="bf16")
+        open_backend(bundle, "ort", precision="bf16")
     exact = msgspec.structs.replace(bundle.manifest, graphs=bundle.manifest.graphs[:1])
     with pytest.raises(BundleError, match="has no int8 graph for cpu; it holds fp32 for any"):
-        backends.open_backend(Bundle(bundle.path, exact, bundle.sha256), precision="int8")
+        open_backend(Bundle(bundle.path, exact, bundle.sha256), precision="int8")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -273,7 +274,7 @@ def test_exact_logits_that_are_no_numbers_fail_and_are_counted(bundle: Bundle, b
         assert (found.passed, found.nan, found.largest, found.mean) == (False, 2, 0.0, 0.0)
     record_checks(bundle, [found])
     assert read_checks(bundle) == (found,)
-    assert backends.choose(bundle, "auto", "fp32") == ("openvino", "fp32")
+    assert choose(bundle, "auto", "fp32") == ("openvino", "fp32")
 
 
 def test_differences_beyond_float32_stay_numbers(bundle: Bundle) -> None:
@@ -293,7 +294,7 @@ def test_a_damaged_check_leaves_the_others_which_is_told_once(bundle: Bundle, ca
     assert read_checks(bundle) == read_checks(bundle) == (failed, passed)
     assert len(caplog.messages) == 1
     assert f"{file}: 1 of its checks count as none (Expected `float`, got `null` - at `$.largest`)" in caplog.text
-    assert backends.choose(bundle, "auto", "fp32") == ("ort", "fp32")
+    assert choose(bundle, "auto", "fp32") == ("ort", "fp32")
     other = check(bundle, "openvino", "int8", True)
     record_checks(bundle, [other])
     assert read_checks(bundle) == (failed, passed, other)
@@ -337,7 +338,7 @@ def test_checks_of_a_bundle_that_others_own_lie_in_the_users_cache(
     kept = record_checks(bundle, [made])
     assert kept == tmp_path / "cache" / "checks" / f"{bundle.sha256}.json"
     assert read_checks(bundle) == (made,)
-    assert backends.choose(bundle, "ort", "auto") == ("ort", "int8")
+    assert choose(bundle, "ort", "auto") == ("ort", "int8")
     shutil.rmtree(bundle.path / "checks.json")
     other = check(bundle, "openvino", "int8", True)
     assert record_checks(bundle, [other]) == bundle.path / "checks.json"
@@ -397,7 +398,7 @@ def test_a_check_that_passed_with_figures_that_do_not_counts_as_failed(
     claimed = msgspec.structs.replace(check(bundle, "openvino", "int8", True), **figures)
     (bundle.path / "checks.json").write_bytes(msgspec.json.encode([claimed]))
     assert [each.passed for each in read_checks(bundle)] == [False]
-    assert backends.choose(bundle, "auto", "auto") == ("openvino", "fp32")
+    assert choose(bundle, "auto", "auto") == ("openvino", "fp32")
 
 
 def test_shipped_checks_hold_the_figures_that_they_say() -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from glassrt.engine.backends import open_backend
 from glassrt.engine.errors import DatasetError, TrainingError
+from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.segment import segment_image
 from glassrt.export.bundle import export_run
 from glassrt.training import augment, checkpoint

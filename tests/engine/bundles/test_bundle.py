@@ -16,10 +16,10 @@ import pytest
 import small_bundle
 from hunting import hunt
 
-from glassrt.engine.backends import choose
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, SHIPPED, Bundle, open_bundle
 from glassrt.engine.bundles.checks import read_checks
 from glassrt.engine.errors import BundleError, UsageError
+from glassrt.engine.runtimes.choose import choose
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import pytest
 import small_bundle
 from onnx import TensorProto, helper, numpy_helper
 
-from glassrt.engine.backends import open_backend
 from glassrt.engine.bundles.bundle import SHIPPED, open_bundle
 from glassrt.engine.bundles.scan import TensorSpec, scan_graph
 from glassrt.engine.errors import BundleError
+from glassrt.engine.runtimes.open import open_backend
 from glassrt.export.triton import write_repository
 
 WEIGHTS = np.arange(16 * 16, dtype=np.float32).reshape(16, 16)

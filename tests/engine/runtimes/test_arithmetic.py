@@ -13,27 +13,27 @@ import pytest
 from limited import KINDS, run_emulated, run_limited
 from onnx import numpy_helper
 
-from glassrt.engine import isa
-from glassrt.engine.backends import choose, explain_slower
-from glassrt.engine.backends.choose import choose_batch, find_version
-from glassrt.engine.backends.products import exact_bits, isa_of, known_products
-from glassrt.engine.backends.protocol import Backend
 from glassrt.engine.bundles.bundle import SHIPPED, Bundle, RunPrecision, named_files, open_bundle, write_bundle
 from glassrt.engine.bundles.checks import Check, Timing, record_checks
 from glassrt.engine.errors import BackendUnavailable
+from glassrt.engine.runtimes import isa
+from glassrt.engine.runtimes.choose import choose, choose_batch, explain_slower, find_version
+from glassrt.engine.runtimes.products import exact_bits, isa_of, known_products
+from glassrt.engine.runtimes.protocol import Backend
 
 BUNDLES = [open_bundle(path) for path in sorted(SHIPPED.glob("*.glass"))]
 NAMES = [each.manifest.name for each in BUNDLES if any(graph.precision == "int8" for graph in each.manifest.graphs)]
 PROBE = """
 import json, sys
-from glassrt.engine.backends.products import find_exact_bits, isa_of
+from glassrt.engine.runtimes.products import find_exact_bits, isa_of
 print(json.dumps({name: [isa_of(name), find_exact_bits(name)] for name in sys.argv[1:]}))
 """
 EXAMPLE = """
 import json, sys
 import numpy as np
 from glassrt.engine import open_bundle
-from glassrt.engine.backends import open_backend, run_windows
+from glassrt.engine.runtimes.open import open_backend
+from glassrt.engine.runtimes.protocol import run_windows
 found = {}
 for name in sys.argv[2:]:
     bundle = open_bundle(name)
@@ -45,7 +45,8 @@ print(json.dumps(found))
 OPEN = """
 import json, sys
 from glassrt.engine import open_bundle
-from glassrt.engine.backends import choose, open_backend
+from glassrt.engine.runtimes.choose import choose
+from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.errors import BackendUnavailable
 told = []
 for path in sys.argv[2:]:
@@ -220,7 +221,7 @@ def test_what_opencv_says_is_what_linux_says() -> None:
 def test_what_opencv_is_told_to_hide_is_there_all_the_same(disabled: str) -> None:
     if not isa.read_flags():
         pytest.skip("only Linux on x86-64 tells the flags")
-    command = [sys.executable, "-c", "from glassrt.engine.isa import cpu_isa; print(cpu_isa())"]
+    command = [sys.executable, "-c", "from glassrt.engine.runtimes.isa import cpu_isa; print(cpu_isa())"]
     environment = {**os.environ, isa.HIDING: disabled}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == isa.cpu_isa()

@@ -11,10 +11,10 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.backends.protocol import Backend
 from glassrt.engine.bundles.bundle import Bundle, RunPrecision
 from glassrt.engine.errors import GlassError
-from glassrt.engine.isa import cpu_isa
+from glassrt.engine.runtimes.isa import cpu_isa
+from glassrt.engine.runtimes.protocol import Backend
 
 CHANNELS, SIDE = 16, 8  # of the image, whose every value is 255
 WEIGHTS = tuple(range(-127, 128))  # a filter each, of this one value throughout
@@ -43,10 +43,10 @@ def find_fault(bundle: Bundle, name: str, precision: RunPrecision) -> str:
 def find_exact_bits(name: str) -> int:
     """The bits of weights that a runtime for CPUs computes rightly with on this processor: 8, 7 or 0."""
     if name == "openvino":
-        from glassrt.engine.backends.openvino import OpenVinoBackend
+        from glassrt.engine.runtimes.openvino import OpenVinoBackend
 
         return exact_bits(lambda graph: OpenVinoBackend(graph, 1, 1, "int8"))
-    from glassrt.engine.backends.ort import OrtBackend
+    from glassrt.engine.runtimes.ort import OrtBackend
 
     return exact_bits(lambda graph: OrtBackend(graph, 1, 1, "int8"))
 

@@ -1,47 +1,16 @@
-"""Runtimes that run a bundle's graph. One file each; none falls back in silence."""
+"""A bundle's graph opened in a runtime. None falls back in silence."""
 
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from glassrt.engine.backends.choose import (
-    FASTEST,
-    GPU_BATCH,
-    MOST_WINDOWS,
-    NAMES,
-    PRECISIONS,
-    RUNTIMES,
-    can_run,
-    choose,
-    choose_batch,
-    explain_slower,
-    running,
-    told_plainly,
-)
-from glassrt.engine.backends.products import find_fault
-from glassrt.engine.backends.protocol import Array, Backend, run_windows
 from glassrt.engine.bundles.bundle import Bundle, Precision, RunPrecision, graph_precision
 from glassrt.engine.errors import BackendUnavailable, UsageError
-from glassrt.engine.selftest import check_backend
+from glassrt.engine.runtimes.choose import MOST_WINDOWS, RUNTIMES, choose, choose_batch, told_plainly
+from glassrt.engine.runtimes.products import find_fault
+from glassrt.engine.runtimes.protocol import Backend
+from glassrt.engine.runtimes.selftest import check_backend
 
 if TYPE_CHECKING:
-    from glassrt.engine.backends.tensorrt import TensorRtBackend
-
-__all__ = [
-    "Array",
-    "Backend",
-    "run_windows",
-    "open_backend",
-    "open_plan_backend",
-    "choose",
-    "explain_slower",
-    "running",
-    "can_run",
-    "NAMES",
-    "PRECISIONS",
-    "FASTEST",
-    "RUNTIMES",
-    "GPU_BATCH",
-    "MOST_WINDOWS",
-]
+    from glassrt.engine.runtimes.tensorrt import TensorRtBackend
 
 Running = TypeVar("Running", bound=Backend)
 
@@ -84,10 +53,10 @@ def load_graph(
     """A backend that loads ONNX itself."""
     graph = bundle.read_graph(graph_precision(precision), RUNTIMES[name].target)
     if name == "openvino":
-        from glassrt.engine.backends.openvino import OpenVinoBackend
+        from glassrt.engine.runtimes.openvino import OpenVinoBackend
 
         return OpenVinoBackend(graph, batch, threads, precision, throughput)
-    from glassrt.engine.backends.ort import OrtBackend
+    from glassrt.engine.runtimes.ort import OrtBackend
 
     return OrtBackend(graph, batch, threads, precision, name)
 
@@ -96,8 +65,8 @@ def open_plan_backend(
     bundle: Bundle, name: str, batch: int, precision: Precision, tested: bool = True
 ) -> "TensorRtBackend":
     """A backend that runs a plan, which is built again if a kept one does not load or fails its example."""
-    from glassrt.engine.backends.tensorrt import TensorRtBackend
-    from glassrt.engine.plans import open_plan, require_device
+    from glassrt.engine.runtimes.plans import open_plan, require_device
+    from glassrt.engine.runtimes.tensorrt import TensorRtBackend
 
     require_device(name)  # else a plan would be built that cannot run
     plan = open_plan(bundle, name, precision, batch)

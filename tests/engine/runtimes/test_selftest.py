@@ -1,7 +1,6 @@
 """What every runtime must show when it opens a bundle."""
 
 import hashlib
-import importlib
 import io
 import shutil
 from collections.abc import Callable
@@ -13,9 +12,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from glassrt.engine import device, plans
-from glassrt.engine.backends import choose, open_backend, open_plan_backend, run_windows, tensorrt
-from glassrt.engine.backends.ort import OrtBackend
 from glassrt.engine.bundles.bundle import (
     DEFAULT_BUNDLE,
     SHIPPED,
@@ -27,8 +23,13 @@ from glassrt.engine.bundles.bundle import (
 )
 from glassrt.engine.bundles.checks import Check, record_checks
 from glassrt.engine.errors import BackendUnavailable, BundleError, UsageError
+from glassrt.engine.runtimes import choose as choosing
+from glassrt.engine.runtimes import device, plans, tensorrt
+from glassrt.engine.runtimes.choose import choose
+from glassrt.engine.runtimes.open import open_backend, open_plan_backend
+from glassrt.engine.runtimes.ort import OrtBackend
+from glassrt.engine.runtimes.protocol import run_windows
 
-choosing = importlib.import_module("glassrt.engine.backends.choose")  # whose name its function has, too
 BUNDLE = open_bundle()
 GRAPH = BUNDLE.find_graph()
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from glassrt.engine.backends import ort
-from glassrt.engine.backends.tensorrt import capture
+from glassrt.engine.runtimes import ort
+from glassrt.engine.runtimes.tensorrt import capture
 
 LIBRARY = 'extern "C" int loaded() { return 1; }'
 
@@ -86,7 +86,7 @@ def test_each_library_of_tensorrt_is_asked_for(missing: str | None, tmp_path: Pa
             subprocess.run(["g++", "-shared", "-fPIC", tmp_path / "library.cpp", "-o", package / name], check=True)
     script = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from glassrt.engine.backends.ort import find_missing_tensorrt as find\n"
+        "from glassrt.engine.runtimes.ort import find_missing_tensorrt as find\n"
         "print(find())"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

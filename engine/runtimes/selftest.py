@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from glassrt.engine.backends.protocol import Backend, run_windows
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.checks import TOLERANCES
 from glassrt.engine.errors import BackendUnavailable, BundleError
+from glassrt.engine.runtimes.protocol import Backend, run_windows
 
 
 def check_backend(bundle: Bundle, backend: Backend) -> None:

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glassrt.cuda_kernels.compile import import_cupy
-from glassrt.engine.backends.protocol import Array, check_input, tell_failure
 from glassrt.engine.bundles.bundle import RunPrecision
-from glassrt.engine.device import find_device
 from glassrt.engine.errors import BackendUnavailable, first_line
-from glassrt.engine.plans import Plan, import_flavour, start_logger
+from glassrt.engine.runtimes.device import find_device
+from glassrt.engine.runtimes.plans import Plan, import_flavour, start_logger
+from glassrt.engine.runtimes.protocol import Array, check_input, tell_failure
 
 POISON = 0xFF  # NaN as a float: what a launch leaves unwritten must not look like the results of the one before
 

@@ -13,13 +13,13 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from glassrt.engine.backends.protocol import check_input, tell_failure
 from glassrt.engine.bundles.bundle import RunPrecision
 from glassrt.engine.cache import check_contents, default_folder, make_folder
-from glassrt.engine.device import find_device
 from glassrt.engine.errors import BackendUnavailable, BundleError, first_line
-from glassrt.engine.isa import cpu_isa
-from glassrt.engine.plans import WORKSPACE_BYTES
+from glassrt.engine.runtimes.device import find_device
+from glassrt.engine.runtimes.isa import cpu_isa
+from glassrt.engine.runtimes.plans import WORKSPACE_BYTES
+from glassrt.engine.runtimes.protocol import check_input, tell_failure
 
 SUFFIX = "ExecutionProvider"
 PROVIDERS = {"ort": "CPU", "ort-cuda": "CUDA", "ort-tensorrt": "Tensorrt"}

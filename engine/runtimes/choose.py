@@ -8,12 +8,12 @@ from functools import cache
 from importlib.util import find_spec
 from typing import NamedTuple
 
-from glassrt.engine.backends.products import find_fault, isa_of
 from glassrt.engine.bundles.bundle import Bundle, RunPrecision, Target, graph_precision
 from glassrt.engine.bundles.checks import Check, Timing, read_checks
-from glassrt.engine.device import Device, explain_unused, find_device, has_device
 from glassrt.engine.errors import BackendUnavailable, GlassError, UsageError, first_line
-from glassrt.engine.isa import count_cores, processor_name
+from glassrt.engine.runtimes.device import Device, explain_unused, find_device, has_device
+from glassrt.engine.runtimes.isa import count_cores, processor_name
+from glassrt.engine.runtimes.products import find_fault, isa_of
 
 LOGGER = logging.getLogger("glassrt")
 
@@ -208,15 +208,15 @@ def can_run(name: str, precision: RunPrecision) -> bool:
         return False
     with told_plainly(name):
         if runtime.module == "onnxruntime":
-            from glassrt.engine.backends.ort import has_provider
+            from glassrt.engine.runtimes.ort import has_provider
 
             return has_provider(name)
         if name == "tensorrt-rtx":
-            from glassrt.engine.plans import knows_device
+            from glassrt.engine.runtimes.plans import knows_device
 
             return knows_device()
         if precision == "bf16":
-            from glassrt.engine.backends.openvino import has_bfloat16
+            from glassrt.engine.runtimes.openvino import has_bfloat16
 
             return has_bfloat16()
     return True
@@ -240,7 +240,7 @@ def find_lack(name: str, device: Device) -> str:
     if find_spec(RUNTIMES[name].module) is None:
         return f"not installed (pip install 'glassrt[{RUNTIMES[name].extra}]')"
     if RUNTIMES[name].module == "onnxruntime":
-        from glassrt.engine.backends import ort
+        from glassrt.engine.runtimes import ort
 
         return ort.find_lack(name)
     return f"does not compute on capability {device.capability}"

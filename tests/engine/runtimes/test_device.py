@@ -1,6 +1,5 @@
 """GPUs that are not there, and GPUs that are there and cannot be used, through a driver library that g++ builds."""
 
-import importlib
 import os
 import re
 import subprocess
@@ -9,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from glassrt.engine import device, plans
 from glassrt.engine.bundles.bundle import open_bundle
-from glassrt.engine.device import Device, NoDevice, explain_unused, find_device
 from glassrt.engine.errors import BackendUnavailable
+from glassrt.engine.runtimes import choose as choosing
+from glassrt.engine.runtimes import device, plans
+from glassrt.engine.runtimes.device import Device, NoDevice, explain_unused, find_device
 
-choosing = importlib.import_module("glassrt.engine.backends.choose")  # whose name its function has, too
 GLASSRT = Path(sys.executable).parent / "glassrt"
 DRIVER = """
 extern "C" int cuInit(unsigned flags) { return %d; }
@@ -22,7 +21,7 @@ extern "C" int cuDriverGetVersion(int* version) { *version = %d; return 0; }
 """
 CHOOSE = """
 from glassrt.engine import open_bundle
-from glassrt.engine.backends import RUNTIMES, choose
+from glassrt.engine.runtimes.choose import RUNTIMES, choose
 for _ in range(2):
     print(RUNTIMES[choose(open_bundle(), "auto", "fp32")[0]].target)
 """

@@ -8,11 +8,11 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from glassrt.engine.backends.protocol import check_input, tell_failure
-from glassrt.engine.backends.signal_stack import keep_signal_stack
 from glassrt.engine.bundles.bundle import RunPrecision
 from glassrt.engine.errors import BackendUnavailable, BundleError
-from glassrt.engine.isa import cpu_isa
+from glassrt.engine.runtimes.isa import cpu_isa
+from glassrt.engine.runtimes.protocol import check_input, tell_failure
+from glassrt.engine.runtimes.signal_stack import keep_signal_stack
 
 
 class OpenVinoBackend:

@@ -17,8 +17,8 @@ import msgspec
 
 from glassrt.engine.bundles.bundle import Bundle, Precision, Strict
 from glassrt.engine.cache import default_folder, keep, make_folder, read
-from glassrt.engine.device import Device, find_device
 from glassrt.engine.errors import BackendUnavailable, BundleError
+from glassrt.engine.runtimes.device import Device, find_device
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 INPUT = "image"
