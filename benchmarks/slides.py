@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from glassrt.benchmarks.regions import read_region
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import GlassError, SlideError
+from glassrt.engine.flow.pipeline import cut_batches, infer_batches
 from glassrt.engine.maps.canvas import Canvas
 from glassrt.engine.maps.mapfile import MapFile, MapWriter
-from glassrt.engine.pipeline import cut_batches, infer_batches
 from glassrt.engine.results import Result
 from glassrt.engine.runtimes.isa import count_cores
 from glassrt.engine.runtimes.open import open_backend

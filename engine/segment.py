@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.bundles.bundle import Bundle
+from glassrt.engine.flow.pipeline import infer_windows
 from glassrt.engine.geometry.windows import Indices, Plan, plan
 from glassrt.engine.maps.canvas import Canvas, Tile
-from glassrt.engine.pipeline import infer_windows
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.slide import ArraySlide

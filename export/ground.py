@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from glassrt.engine.bundles.bundle import Manifest
 from glassrt.engine.errors import SlideError
+from glassrt.engine.flow.pipeline import cut_batch, read_region, scale_part
 from glassrt.engine.geometry.windows import Indices, Plan, Size, grid_boxes, plan
-from glassrt.engine.pipeline import cut_batch, read_region, scale_part
 from glassrt.engine.scoring import COARSEST_RATIO
 from glassrt.engine.segment import DEFAULT_READERS
 from glassrt.engine.slides.frames import keep_scanned

@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 from plain_statement import multi_scale_test, slide_windows, softmax
 
 from glassrt.engine.bundles.bundle import Bundle, open_bundle
+from glassrt.engine.flow.pipeline import infer_windows
 from glassrt.engine.maps.canvas import Canvas, Tile
-from glassrt.engine.pipeline import infer_windows
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend, run_windows
 from glassrt.engine.segment import lay_windows, segment, segment_image

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from glassrt.engine.bundles.bundle import Manifest, Seen, open_bundle
 from glassrt.engine.errors import SlideError, UsageError
-from glassrt.engine.pipeline import cut_batches
+from glassrt.engine.flow.pipeline import cut_batches
 from glassrt.engine.scoring import open_grid
 from glassrt.engine.segment import lay_windows
 from glassrt.engine.slides.grid import GridReader

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from glassrt.engine import open_bundle, score
 from glassrt.engine.bundles.bundle import Bundle, Graph, write_bundle
 from glassrt.engine.errors import SlideError
-from glassrt.engine.pipeline import infer_batches, infer_windows
+from glassrt.engine.flow.pipeline import infer_batches, infer_windows
 from glassrt.engine.runtimes.isa import count_cores
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend, run_windows

@@ -1,0 +1,1 @@
+"""From windows of a slide through a runtime to whatever takes their outputs."""
