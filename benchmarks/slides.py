@@ -19,7 +19,7 @@ from glassrt.engine.errors import GlassError, SlideError
 from glassrt.engine.flow.pipeline import cut_batches, infer_batches
 from glassrt.engine.maps.canvas import Canvas
 from glassrt.engine.maps.mapfile import MapFile, MapWriter
-from glassrt.engine.results import Result
+from glassrt.engine.results.figures import Result
 from glassrt.engine.runtimes.isa import count_cores
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend

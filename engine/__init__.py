@@ -12,7 +12,7 @@ Importing this loads no runtime; `score` and `open_backend` load the one that th
 
 from glassrt.engine.bundles.bundle import open_bundle
 from glassrt.engine.errors import GlassError
-from glassrt.engine.results import Result
+from glassrt.engine.results.figures import Result
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.scoring import score
 from glassrt.engine.segment import segment_image

@@ -9,7 +9,8 @@ from pathlib import Path
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import FolderTaken, GlassError, OutputError, UsageError
 from glassrt.engine.files import prepare_folder, refuse_foreign
-from glassrt.engine.origin import RESULT, refuse_other
+from glassrt.engine.results.origin import RESULT, refuse_other
+from glassrt.engine.results.summary import SUMMARY, Outcome, Summary
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.scoring import score
 from glassrt.engine.segment import DEFAULT_READERS
@@ -17,7 +18,6 @@ from glassrt.engine.slides.openslide_file import read_series
 from glassrt.engine.slides.slide import open_slide
 from glassrt.engine.slides.tissue.annotations import AUTO, check_tissue, choose_mask
 from glassrt.engine.staging import PREFIX
-from glassrt.engine.summary import SUMMARY, Outcome, Summary
 from glassrt.engine.watch import Progress
 
 

@@ -20,13 +20,13 @@ from glassrt.engine.bundles.checks import read_checks
 from glassrt.engine.errors import GlassError, UsageError
 from glassrt.engine.interrupt import Interrupt
 from glassrt.engine.progress import Bars
+from glassrt.engine.results.summary import SUMMARY, Outcome
 from glassrt.engine.runtimes.choose import GPU_BATCH, MOST_WINDOWS, NAMES, explain_slower
 from glassrt.engine.runtimes.device import explain_unused, has_device
 from glassrt.engine.runtimes.open import open_backend, open_plan_backend
 from glassrt.engine.runtimes.plans import MODULES, find_flavour, open_plan
 from glassrt.engine.segment import DEFAULT_READERS, MOST_READERS
 from glassrt.engine.slides.slide import Slide, open_slide
-from glassrt.engine.summary import SUMMARY, Outcome
 from glassrt.engine.terminal import PlainTable, printable
 
 BAD_INPUT, SLIDES_FAILED = 2, 3

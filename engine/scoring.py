@@ -12,9 +12,9 @@ from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.files import output_errors, replace_folder
 from glassrt.engine.maps.mapfile import MapFile, MapWriter
 from glassrt.engine.maps.regions import find_regions
-from glassrt.engine.origin import RESULT, refuse_other
-from glassrt.engine.outputs import draw_box, draw_overlay, write_json, write_map, write_png, write_regions
-from glassrt.engine.results import Result, physical_mpp, summarise
+from glassrt.engine.results.figures import Result, physical_mpp, summarise
+from glassrt.engine.results.origin import RESULT, refuse_other
+from glassrt.engine.results.outputs import draw_box, draw_overlay, write_json, write_map, write_png, write_regions
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.segment import DEFAULT_READERS, lay_windows, segment

@@ -20,9 +20,9 @@ from glassrt.engine import open_bundle, open_slide
 from glassrt.engine.batch import Job, check_names, score_batch
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE
 from glassrt.engine.errors import FolderTaken, OutputError, UsageError
+from glassrt.engine.results.summary import Outcome
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
-from glassrt.engine.summary import Outcome
 
 GLASSRT = str(Path(sys.executable).with_name("glassrt"))
 BUNDLE = open_bundle()

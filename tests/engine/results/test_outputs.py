@@ -17,7 +17,7 @@ from shapely.geometry.polygon import LinearRing
 from glassrt.engine.bundles.bundle import ClassInfo
 from glassrt.engine.maps.mapfile import NOT_ANALYSED, MapFile
 from glassrt.engine.maps.regions import find_regions
-from glassrt.engine.outputs import draw_overlay, write_map, write_png, write_regions
+from glassrt.engine.results.outputs import draw_overlay, write_map, write_png, write_regions
 
 CLASSES = (ClassInfo("other", (200, 200, 200)), ClassInfo("gland", (30, 120, 220)))
 MakeMap = Callable[[NDArray[np.uint8]], MapFile]

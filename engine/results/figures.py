@@ -12,7 +12,7 @@ import msgspec
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.geometry.windows import Plan
 from glassrt.engine.maps.mapfile import MapWriter
-from glassrt.engine.origin import describe_origin
+from glassrt.engine.results.origin import describe_origin
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.frames import Frame, result_frames
 from glassrt.engine.slides.slide import Slide

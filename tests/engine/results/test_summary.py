@@ -12,9 +12,9 @@ import pytest
 
 from glassrt.engine.errors import OutputError
 from glassrt.engine.files import readable_json
-from glassrt.engine.origin import RESULT, describe_origin, read_origin
-from glassrt.engine.results import ClassResult, Result, TissueResult
-from glassrt.engine.summary import SUMMARY, Outcome, Summary, as_text, plain_text
+from glassrt.engine.results.figures import ClassResult, Result, TissueResult
+from glassrt.engine.results.origin import RESULT, describe_origin, read_origin
+from glassrt.engine.results.summary import SUMMARY, Outcome, Summary, as_text, plain_text
 
 GLAND = ClassResult(0.25, 0.5, 0.125, 3)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from glassrt.engine.bundles.bundle import read_file
 from glassrt.engine.errors import BundleError, OutputError
 from glassrt.engine.files import is_same_file, output_errors, replace_file
-from glassrt.engine.origin import RESULT, read_origin, read_stored
-from glassrt.engine.results import Result
+from glassrt.engine.results.figures import Result
+from glassrt.engine.results.origin import RESULT, read_origin, read_stored
 from glassrt.engine.staging import lock_folder
 
 SUMMARY = "summary.csv"

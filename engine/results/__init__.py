@@ -1,0 +1,1 @@
+"""What users get of a slide: figures, maps, regions, pictures, and the table of all."""
