@@ -14,7 +14,7 @@ from glassrt.engine.cli import BACKEND, PRECISION, parse_counts, parse_scales
 from glassrt.engine.runtimes.choose import MOST_WINDOWS, NAMES
 from glassrt.engine.runtimes.isa import count_cores, cpu_isa, processor_name
 from glassrt.engine.runtimes.open import open_backend
-from glassrt.engine.segment import DEFAULT_READERS, MOST_READERS
+from glassrt.engine.tasks.segment import DEFAULT_READERS, MOST_READERS
 from glassrt.engine.terminal import PlainTable
 from glassrt.training.cli import CONFIGS, bars, missing_packages
 

@@ -7,7 +7,7 @@ from glassrt.benchmarks.contender import Contender, Probabilities
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.runtimes.choose import choose
 from glassrt.engine.runtimes.open import open_backend
-from glassrt.engine.segment import segment_image
+from glassrt.engine.tasks.segment import segment_image
 
 
 def build_exact(bundle: Bundle, pixels: NDArray[np.uint8]) -> Contender:

@@ -23,11 +23,11 @@ from glassrt.engine.results.figures import Result
 from glassrt.engine.runtimes.isa import count_cores
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
-from glassrt.engine.scoring import choose_map_size, open_grid, score
-from glassrt.engine.segment import DEFAULT_READERS, lay_windows
 from glassrt.engine.slides.slide import ArraySlide, Slide, open_slide
 from glassrt.engine.slides.tissue.annotations import AUTO
 from glassrt.engine.slides.tissue.scope import find_scope
+from glassrt.engine.tasks.scoring import choose_map_size, open_grid, score
+from glassrt.engine.tasks.segment import DEFAULT_READERS, lay_windows
 from glassrt.engine.watch import Clock
 
 Report = dict[str, Any]

@@ -12,12 +12,12 @@ from glassrt.engine.files import prepare_folder, refuse_foreign
 from glassrt.engine.results.origin import RESULT, refuse_other
 from glassrt.engine.results.summary import SUMMARY, Outcome, Summary
 from glassrt.engine.runtimes.protocol import Backend
-from glassrt.engine.scoring import score
-from glassrt.engine.segment import DEFAULT_READERS
 from glassrt.engine.slides.openslide_file import read_series
 from glassrt.engine.slides.slide import open_slide
 from glassrt.engine.slides.tissue.annotations import AUTO, check_tissue, choose_mask
 from glassrt.engine.staging import PREFIX
+from glassrt.engine.tasks.scoring import score
+from glassrt.engine.tasks.segment import DEFAULT_READERS
 from glassrt.engine.watch import Progress
 
 

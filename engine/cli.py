@@ -25,8 +25,8 @@ from glassrt.engine.runtimes.choose import GPU_BATCH, MOST_WINDOWS, NAMES, expla
 from glassrt.engine.runtimes.device import explain_unused, has_device
 from glassrt.engine.runtimes.open import open_backend, open_plan_backend
 from glassrt.engine.runtimes.plans import MODULES, find_flavour, open_plan
-from glassrt.engine.segment import DEFAULT_READERS, MOST_READERS
 from glassrt.engine.slides.slide import Slide, open_slide
+from glassrt.engine.tasks.segment import DEFAULT_READERS, MOST_READERS
 from glassrt.engine.terminal import PlainTable, printable
 
 BAD_INPUT, SLIDES_FAILED = 2, 3

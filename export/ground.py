@@ -15,13 +15,13 @@ from glassrt.engine.bundles.bundle import Manifest
 from glassrt.engine.errors import SlideError
 from glassrt.engine.flow.pipeline import cut_batch, read_region, scale_part
 from glassrt.engine.geometry.windows import Indices, Plan, Size, grid_boxes, plan
-from glassrt.engine.scoring import COARSEST_RATIO
-from glassrt.engine.segment import DEFAULT_READERS
 from glassrt.engine.slides.frames import keep_scanned
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.slide import IMAGE_SUFFIXES, Pixels, Slide, open_slide
 from glassrt.engine.slides.tissue.overview import look_over, refuse_doubtful
 from glassrt.engine.slides.tissue.tissue import widen
+from glassrt.engine.tasks.scoring import COARSEST_RATIO
+from glassrt.engine.tasks.segment import DEFAULT_READERS
 from glassrt.engine.watch import Clock
 
 LEAST_TISSUE = 0.25  # of a window's area

@@ -22,8 +22,8 @@ from small_bundle import make_bundle
 
 from glassrt.engine.bundles.bundle import Bundle, open_bundle
 from glassrt.engine.errors import GlassError
-from glassrt.engine.scoring import score
 from glassrt.engine.slides.slide import Slide, open_slide
+from glassrt.engine.tasks.scoring import score
 
 DEMO_SLIDE = Path(__file__).with_name("slides") / "CMU-1-Small-Region.svs"
 WIDTH, HEIGHT = 700, 600

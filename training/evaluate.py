@@ -9,7 +9,7 @@ import numpy as np
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import DatasetError
 from glassrt.engine.runtimes.protocol import Backend
-from glassrt.engine.segment import segment_image
+from glassrt.engine.tasks.segment import segment_image
 from glassrt.training import metrics
 from glassrt.training.datasets import glas
 

@@ -19,7 +19,7 @@ from glassrt.engine.errors import BundleError, GlassError
 from glassrt.engine.runtimes.choose import choose
 from glassrt.engine.runtimes.isa import cpu_isa, processor_name
 from glassrt.engine.runtimes.open import open_backend
-from glassrt.engine.segment import segment_image
+from glassrt.engine.tasks.segment import segment_image
 
 BUNDLE = open_bundle()
 

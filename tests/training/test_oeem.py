@@ -11,7 +11,7 @@ import torch
 
 from glassrt.engine.errors import DatasetError, TrainingError
 from glassrt.engine.runtimes.open import open_backend
-from glassrt.engine.segment import segment_image
+from glassrt.engine.tasks.segment import segment_image
 from glassrt.export.bundle import export_run
 from glassrt.training import augment, checkpoint
 from glassrt.training.cli import CONFIGS

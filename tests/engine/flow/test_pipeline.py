@@ -20,9 +20,9 @@ from glassrt.engine.flow.pipeline import infer_batches, infer_windows
 from glassrt.engine.runtimes.isa import count_cores
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend, run_windows
-from glassrt.engine.segment import lay_windows, segment_image
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.slide import ArraySlide
+from glassrt.engine.tasks.segment import lay_windows, segment_image
 from glassrt.engine.watch import Clock
 
 BUNDLE = open_bundle()

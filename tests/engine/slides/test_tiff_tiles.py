@@ -13,8 +13,8 @@ from made_tiffs import APERIO, COMPRESSION, Pixels, cut_tiles, encode, stained, 
 
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, open_bundle
 from glassrt.engine.errors import SlideError
-from glassrt.engine.scoring import score
 from glassrt.engine.slides.slide import open_slide
+from glassrt.engine.tasks.scoring import score
 
 WIDTH, HEIGHT = 700, 600
 MIDDLE, CORNER = 4, 8  # of nine tiles; the last has 188 x 88 pixels inside the picture

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from glassrt.engine import open_bundle
 from glassrt.engine.errors import SlideError
-from glassrt.engine.segment import lay_windows
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.slide import ArraySlide, Pixels, Size, open_slide
 from glassrt.engine.slides.tissue import overview as overviews
 from glassrt.engine.slides.tissue.overview import THUMBNAIL_SIDE, find_tissue, look_over
 from glassrt.engine.slides.tissue.tissue import Glass, widen
+from glassrt.engine.tasks.segment import lay_windows
 
 
 class Wide(ArraySlide):

@@ -10,10 +10,10 @@ from glassrt.engine.flow.pipeline import infer_windows
 from glassrt.engine.maps.canvas import Canvas, Tile
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend, run_windows
-from glassrt.engine.segment import lay_windows, segment, segment_image
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.pictures.images import read_image
 from glassrt.engine.slides.slide import ArraySlide, open_slide
+from glassrt.engine.tasks.segment import lay_windows, segment, segment_image
 from glassrt.engine.watch import Clock
 
 PAPER_SCALES = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)

@@ -17,12 +17,12 @@ from glassrt.engine.results.origin import RESULT, refuse_other
 from glassrt.engine.results.outputs import draw_box, draw_overlay, write_json, write_map, write_png, write_regions
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
-from glassrt.engine.segment import DEFAULT_READERS, lay_windows, segment
 from glassrt.engine.slides.frames import shown_part
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.slide import Pixels, Slide
 from glassrt.engine.slides.tissue.annotations import AUTO
 from glassrt.engine.slides.tissue.scope import Tissue, find_scope
+from glassrt.engine.tasks.segment import DEFAULT_READERS, lay_windows, segment
 from glassrt.engine.watch import Clock, Progress
 
 COARSEST_RATIO = 4.0  # a slide coarser than this many times the bundle's mpp shows none of what it learned

@@ -1,0 +1,1 @@
+"""What each kind of bundle does to a slide."""
