@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from glassrt.engine.batch import Job, score_batch
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, Bundle, Precision, open_bundle
 from glassrt.engine.bundles.checks import read_checks
 from glassrt.engine.errors import GlassError, UsageError
 from glassrt.engine.interrupt import Interrupt
+from glassrt.engine.production.batch import Job, score_batch
 from glassrt.engine.progress import Bars
 from glassrt.engine.results.summary import SUMMARY, Outcome
 from glassrt.engine.runtimes.choose import GPU_BATCH, MOST_WINDOWS, NAMES, explain_slower

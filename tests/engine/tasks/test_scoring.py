@@ -12,9 +12,9 @@ import pytest
 import tifffile
 
 from glassrt.engine import ArraySlide, open_bundle, open_slide, score
-from glassrt.engine.batch import Job, score_batch
 from glassrt.engine.errors import BackendUnavailable, GlassError, OutputError, SlideError, UsageError
 from glassrt.engine.maps.mapfile import NOT_ANALYSED
+from glassrt.engine.production.batch import Job, score_batch
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.pictures.images import read_image

@@ -17,9 +17,9 @@ from made_dicom import write_series
 
 from glassrt import engine
 from glassrt.engine import open_bundle, open_slide
-from glassrt.engine.batch import Job, check_names, score_batch
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE
 from glassrt.engine.errors import FolderTaken, OutputError, UsageError
+from glassrt.engine.production.batch import Job, check_names, score_batch
 from glassrt.engine.results.summary import Outcome
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
