@@ -10,12 +10,12 @@ from rich import box
 from rich.console import Console
 
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, open_bundle
-from glassrt.engine.cli import BACKEND, PRECISION, parse_counts, parse_scales
+from glassrt.engine.commands.main import BACKEND, PRECISION, parse_counts, parse_scales
+from glassrt.engine.commands.terminal import PlainTable
 from glassrt.engine.runtimes.choose import MOST_WINDOWS, NAMES
 from glassrt.engine.runtimes.isa import count_cores, cpu_isa, processor_name
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.tasks.segment import DEFAULT_READERS, MOST_READERS
-from glassrt.engine.terminal import PlainTable
 from glassrt.training.cli import CONFIGS, bars, missing_packages
 
 SLOWER = 1  # exit code of a comparison that found something slower

@@ -12,12 +12,12 @@ from rich.text import Text
 
 from glassrt.engine.bundles.bundle import is_name, open_bundle
 from glassrt.engine.bundles.checks import Check, record_checks
-from glassrt.engine.cli import build_plans, parse_precisions
+from glassrt.engine.commands.main import build_plans, parse_precisions
+from glassrt.engine.commands.terminal import PlainTable
 from glassrt.engine.errors import BundleError, GlassError, UsageError
 from glassrt.engine.files import readable_json, replace_file
 from glassrt.engine.runtimes.choose import GPU_BATCH
 from glassrt.engine.runtimes.plans import find_flavour
-from glassrt.engine.terminal import PlainTable
 from glassrt.export.triton import prepare_repository, write_repository
 from glassrt.training.cli import missing_packages
 

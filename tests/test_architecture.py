@@ -69,7 +69,8 @@ def test_a_room_is_importable_below_glassrt_only(room: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "module", ["glassrt.engine", "glassrt.engine.cli", "glassrt.training.metrics", "glassrt.cuda_kernels.oeem"]
+    "module",
+    ["glassrt.engine", "glassrt.engine.commands.main", "glassrt.training.metrics", "glassrt.cuda_kernels.oeem"],
 )
 def test_importing_loads_no_framework_and_no_runtime(module: str, tmp_path: Path) -> None:
     for name in HEAVY:

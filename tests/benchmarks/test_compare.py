@@ -12,8 +12,8 @@ from rich.console import Console
 
 from glassrt.benchmarks.compare import compare_reports, differing_machine
 from glassrt.benchmarks.tables import TABLES, fill
+from glassrt.engine.commands.terminal import PlainTable
 from glassrt.engine.errors import UsageError
-from glassrt.engine.terminal import PlainTable
 
 GLASSRT = Path(sys.executable).parent / "glassrt"
 

@@ -435,7 +435,7 @@ def test_a_bundle_is_verified_with_what_the_extra_cpu_installs_and_only_its_chec
 ) -> None:
     """Neither torch nor onnx can be imported, as where they are not installed."""
     block = "import sys; [sys.modules.update({name: None}) for name in ('torch', 'onnx', 'onnxscript', 'safetensors')]"
-    call = f"{block}; from glassrt.engine.cli import main; main()"
+    call = f"{block}; from glassrt.engine.commands.main import main; main()"
     before = hashes(made.path)
     command = [sys.executable, "-c", call, "verify", bundle.path, "--tiles", demo_slide.parent]
     done = subprocess.run(command, capture_output=True, text=True)

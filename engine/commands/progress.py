@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from glassrt.engine.terminal import printable
+from glassrt.engine.commands.terminal import printable
 from glassrt.engine.watch import Progress as WindowProgress
 
 

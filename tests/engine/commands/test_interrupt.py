@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from glassrt.engine import open_bundle
-from glassrt.engine.interrupt import Interrupt
+from glassrt.engine.commands.interrupt import Interrupt
 from glassrt.engine.production import batch
 from glassrt.engine.production.batch import Job, score_path
 from glassrt.engine.runtimes.open import open_backend

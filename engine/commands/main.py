@@ -16,10 +16,11 @@ from rich.text import Text
 
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, Bundle, Precision, open_bundle
 from glassrt.engine.bundles.checks import read_checks
+from glassrt.engine.commands.interrupt import Interrupt
+from glassrt.engine.commands.progress import Bars
+from glassrt.engine.commands.terminal import PlainTable, printable
 from glassrt.engine.errors import GlassError, UsageError
-from glassrt.engine.interrupt import Interrupt
 from glassrt.engine.production.batch import Job, score_batch
-from glassrt.engine.progress import Bars
 from glassrt.engine.results.summary import SUMMARY, Outcome
 from glassrt.engine.runtimes.choose import GPU_BATCH, MOST_WINDOWS, NAMES, explain_slower
 from glassrt.engine.runtimes.device import explain_unused, has_device
@@ -27,7 +28,6 @@ from glassrt.engine.runtimes.open import open_backend, open_plan_backend
 from glassrt.engine.runtimes.plans import MODULES, find_flavour, open_plan
 from glassrt.engine.slides.slide import Slide, open_slide
 from glassrt.engine.tasks.segment import DEFAULT_READERS, MOST_READERS
-from glassrt.engine.terminal import PlainTable, printable
 
 BAD_INPUT, SLIDES_FAILED = 2, 3
 MISTYPED: Any = typer.BadParameter.__base__  # of all that cannot be parsed; typer gives it no name of its own

@@ -1,0 +1,1 @@
+"""The `glassrt` command: one file a command, and what the terminal shows."""
