@@ -195,7 +195,7 @@ from pathlib import Path
 import numpy as np
 from glassrt.engine.bundles.bundle import ClassInfo
 from glassrt.engine.maps.mapfile import MapFile
-from glassrt.engine.outputs import write_map
+from glassrt.engine.results.outputs import write_map
 
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -229,7 +229,7 @@ from pathlib import Path
 import numpy as np
 from glassrt.engine.bundles.bundle import ClassInfo
 from glassrt.engine.maps.mapfile import MapFile
-from glassrt.engine.outputs import write_json, write_map, write_png, write_regions
+from glassrt.engine.results.outputs import write_json, write_map, write_png, write_regions
 from glassrt.engine.maps.regions import find_regions
 
 folder, limit = Path(sys.argv[1]), int(sys.argv[2])

@@ -248,7 +248,7 @@ def test_runs_at_once_lose_no_row(tmp_path: Path) -> None:
     add = """
 import sys
 from pathlib import Path
-from glassrt.engine.summary import Outcome, Summary
+from glassrt.engine.results.summary import Outcome, Summary
 summary = Summary(Path(sys.argv[1]), ["gland"])
 summary.begin()
 for number in range(int(sys.argv[3])):
