@@ -11,7 +11,7 @@ import numpy as np
 import openslide
 from numpy.typing import NDArray
 
-from glassrt.engine.bundles.bundle import Manifest
+from glassrt.engine.bundles.manifest import Manifest
 from glassrt.engine.errors import SlideError
 from glassrt.engine.flow.pipeline import cut_batch, read_region, scale_part
 from glassrt.engine.geometry.windows import Indices, Plan, Size, grid_boxes, plan

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, Bundle, Precision, open_bundle
+from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, Bundle, open_bundle
 from glassrt.engine.bundles.checks import read_checks
+from glassrt.engine.bundles.parts import Precision
 from glassrt.engine.commands.interrupt import Interrupt
 from glassrt.engine.commands.progress import Bars
 from glassrt.engine.commands.terminal import PlainTable, printable

@@ -13,7 +13,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from glassrt.engine.bundles.bundle import ClassInfo
+from glassrt.engine.bundles.parts import ClassInfo
 from glassrt.engine.files import readable_json
 from glassrt.engine.geometry.windows import Box, bands
 from glassrt.engine.maps.mapfile import NOT_ANALYSED, MapFile

@@ -11,10 +11,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from known import image_and_logits
 from onnx import TensorProto, helper, numpy_helper
 
 from glassrt.engine import open_bundle, score
-from glassrt.engine.bundles.bundle import Bundle, Graph, write_bundle
+from glassrt.engine.bundles.bundle import Bundle, write_bundle
+from glassrt.engine.bundles.parts import Graph
 from glassrt.engine.errors import SlideError
 from glassrt.engine.flow.pipeline import infer_batches, infer_windows
 from glassrt.engine.runtimes.isa import count_cores
@@ -136,7 +138,7 @@ def test_throughput_may_take_larger_batches_and_more_calls_at_once() -> None:
 
 @pytest.mark.parametrize("name", ["ort", "openvino"])
 def test_outputs_are_the_callers_own(name: str) -> None:
-    window, _ = BUNDLE.read_example() or pytest.fail("no example")
+    window, _ = image_and_logits(BUNDLE)
     backend: Backend = open_backend(BUNDLE, name)
     first = run_windows(backend, window)
     kept = first.copy()
