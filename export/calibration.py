@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from glassrt.engine.bundles.manifest import Manifest
 from glassrt.engine.bundles.parts import Seen
 from glassrt.engine.errors import UsageError
-from glassrt.engine.geometry.windows import Indices
+from glassrt.engine.geometry.boxes import Indices
 from glassrt.export.ground import Ground, find_files, open_ground
 
 WANTED = 32

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from glassrt.engine.bundles.manifest import Manifest
 from glassrt.engine.errors import SlideError
 from glassrt.engine.flow.pipeline import cut_batch, read_region, scale_part
-from glassrt.engine.geometry.windows import Indices, Plan, Size, grid_boxes, plan
+from glassrt.engine.geometry.boxes import Indices, Size
+from glassrt.engine.geometry.plan import Plan, grid_boxes, plan
 from glassrt.engine.slides.frames import keep_scanned
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.slide import IMAGE_SUFFIXES, Pixels, Slide, open_slide

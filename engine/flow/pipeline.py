@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError
-from glassrt.engine.geometry.windows import Indices, Part, Plan
+from glassrt.engine.geometry.boxes import Indices
+from glassrt.engine.geometry.plan import Part, Plan
 from glassrt.engine.runtimes.protocol import Backend, run_windows
 from glassrt.engine.slides.grid import GridReader, resample, scale_exactly
 from glassrt.engine.slides.slide import Pixels

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.geometry.windows import Indices, Plan, Sampling, bands
+from glassrt.engine.geometry.boxes import Indices, bands
+from glassrt.engine.geometry.plan import Plan
+from glassrt.engine.geometry.sampling import Sampling
 
 Floats = NDArray[np.float32]
 

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.flow.pipeline import infer_windows
-from glassrt.engine.geometry.windows import Indices, Plan, plan
+from glassrt.engine.geometry.boxes import Indices
+from glassrt.engine.geometry.plan import Plan, plan
 from glassrt.engine.maps.canvas import Canvas, Tile
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.grid import GridReader

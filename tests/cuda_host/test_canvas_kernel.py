@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from glassrt.cuda_kernels import canvas
 from glassrt.cuda_kernels.canvas import Band, View
-from glassrt.engine.geometry.windows import Plan, plan
+from glassrt.engine.geometry.plan import Plan, plan
 from glassrt.engine.maps.canvas import Canvas, Tile
 from glassrt.engine.maps.mapfile import MapFile, MapWriter
 

@@ -9,7 +9,7 @@ from plain_statement import resize
 
 from glassrt.cuda_kernels import windows
 from glassrt.cuda_kernels.windows import Frame
-from glassrt.engine.geometry.windows import plan
+from glassrt.engine.geometry.plan import plan
 
 SCALES = (0.75, 1, 1.25, 1.5, 1.75, 2, 2.5, 3)
 

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from glassrt.engine.geometry.windows import Sampling, plan, round_half_up, window_starts
+from glassrt.engine.geometry.plan import plan
+from glassrt.engine.geometry.sampling import Sampling
+from glassrt.engine.geometry.views import round_half_up, window_starts
 
 
 @pytest.mark.parametrize(
