@@ -28,6 +28,16 @@ def round_half_up(value: float) -> int:
     return math.floor(value + 0.5)
 
 
+def scale_size(size: Size, scale: float) -> Size:
+    """Width and height of an image resized by a scale."""
+    return max(1, round_half_up(scale * size[0])), max(1, round_half_up(scale * size[1]))
+
+
+def shrink(size: Size, factor: float) -> Size:
+    """Width and height of a grid whose pixels are `factor` times as large."""
+    return max(1, round_half_up(size[0] / factor)), max(1, round_half_up(size[1] / factor))
+
+
 def window_starts(length: int, window: int, stride: int) -> tuple[int, ...]:
     """First pixels of the windows along one axis; the last one is shifted back to end at the border."""
     if length <= window:
@@ -39,7 +49,7 @@ def lay_views(size: Size, scales: Sequence[float], flips: bool, window: int, str
     """One view a scale, or two with flips. A mirrored view has the windows of the mirrored image."""
     views = []
     for scale in scales:
-        width, height = (max(1, round_half_up(scale * side)) for side in size)
+        width, height = scale_size(size, scale)
         xs, ys = window_starts(width, window, stride), window_starts(height, window, stride)
         views.append(View(scale, False, width, height, xs, ys))
         if flips:

@@ -22,6 +22,7 @@ from glassrt.engine.bundles.parts import (
     is_name,
 )
 from glassrt.engine.bundles.tensors import Signature
+from glassrt.engine.geometry.plan import InputSpec
 
 MOST_OVERLAP = 8  # windows along an axis that cover a pixel
 
@@ -62,6 +63,11 @@ class Shared(Strict, frozen=True, kw_only=True, tag_field="kind"):
     def networks(self) -> Mapping[Role, Signature]:
         """What each of the bundle's networks takes and gives, by its role."""
         raise NotImplementedError
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """What of a slide a window shows, the fine part first."""
+        return (InputSpec("image", self.window),)
 
     def classify(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.int64] | None:
         """The likeliest class of each place that a network's outputs tell of, `[N, ...]`; None where it tells none."""
