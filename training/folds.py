@@ -62,8 +62,12 @@ def deal(counts: NDArray[np.float64], shares: NDArray[np.float64], random: np.ra
     order = np.argsort(-counts[:, -1] * random.uniform(0.5, 1, len(counts)))
     missing = np.repeat(shares[:, None], counts.shape[1], axis=1)
     parts = np.zeros(len(counts), np.int64)
-    for group in order:
+    filled = shares == 0
+    for left, group in zip(range(len(order), 0, -1), order, strict=True):
         gain = (missing**2 - (missing - counts[group]) ** 2).sum(1)
+        if left <= (~filled).sum():
+            gain[filled] = -np.inf  # the last groups, which are small, go where there is nothing yet
         parts[group] = gain.argmax()
         missing[parts[group]] -= counts[group]
+        filled[parts[group]] = True
     return parts
