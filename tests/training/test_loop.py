@@ -65,7 +65,7 @@ def draw_bag(number: int, random: Random) -> Example:
     bag = np.repeat(random.integers(60, 200, (int(random.integers(1, 7)), 8, 8, 1), dtype=np.uint8), 3, axis=3)
     if number % 2:
         bag[random.integers(len(bag))] = (230, 20, 20)
-    return Example(bag, np.float32(number % 2), f"bag {number}")
+    return Example(bag, np.array(number % 2, np.float32), f"bag {number}")
 
 
 def bag_loss(network: nn.Module, bags: Bags, labels: Tensor, step: int) -> Tensor:
@@ -118,7 +118,9 @@ def test_two_inputs_reach_the_network_by_name(tmp_path: Path) -> None:
 
     def draw(number: int, random: Random) -> Example:
         fine, context = (np.full((side, side, 3), random.integers(256), np.uint8) for side in (8, 4))
-        return Example({"fine": fine, "context": context}, np.float32(fine.mean() - context.mean()) / 255, str(number))
+        return Example(
+            {"fine": fine, "context": context}, np.array((fine.mean() - context.mean()) / 255, np.float32), str(number)
+        )
 
     def loss(network: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor, step: int) -> Tensor:
         return (network(**inputs) - labels).square().mean()
