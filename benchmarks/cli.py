@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, open_bundle
-from glassrt.engine.commands.main import BACKEND, PRECISION, parse_counts, parse_scales
+from glassrt.engine.commands.options import BACKEND, PRECISION, parse_counts, parse_scales
 from glassrt.engine.commands.terminal import PlainTable
 from glassrt.engine.runtimes.choose import MOST_WINDOWS, NAMES
 from glassrt.engine.runtimes.isa import count_cores, cpu_isa, processor_name

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from glassrt.engine.bundles.bundle import is_name, open_bundle
 from glassrt.engine.bundles.checks import Check, record_checks
-from glassrt.engine.commands.main import build_plans, parse_precisions
+from glassrt.engine.commands.options import parse_precisions
+from glassrt.engine.commands.plan import build_plans
 from glassrt.engine.commands.terminal import PlainTable
 from glassrt.engine.errors import BundleError, GlassError, UsageError
 from glassrt.engine.files import readable_json, replace_file

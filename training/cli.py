@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, open_bundle
-from glassrt.engine.commands.main import BACKEND, PRECISION, parse_scales
+from glassrt.engine.commands.options import BACKEND, PRECISION, parse_scales
 from glassrt.engine.commands.terminal import PlainTable
 from glassrt.engine.errors import UsageError
 from glassrt.engine.files import readable_json, replace_file
