@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from glassrt.benchmarks.commands.rows import print_machine, print_rows
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, open_bundle
 from glassrt.engine.commands.options import parse_counts
+from glassrt.engine.commands.progress import show_status
 from glassrt.engine.runtimes.choose import NAMES
 from glassrt.training.cli import missing_packages
 
@@ -48,9 +48,8 @@ def latency_command(
         counts,
         lambda reason: print(f"glassrt: left out: {reason}", file=sys.stderr),
     )
-    console = Console()
-    with console.status("") as status:
-        report = latency.measure_latency(opened, settings, duration, rate, status.update)
+    with show_status("bench latency") as progress:
+        report = latency.measure_latency(opened, settings, duration, rate, progress)
     title = f"{report['bundle']}: {report['gmac_per_window']:.2f} GMAC a window of {report['window']} px"
     for rows in latency.each_table(report):
         print_rows(title, rows)

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from glassrt.engine.commands.progress import show_status
+
 
 def memory_command(
     data: Annotated[Path, typer.Option(help="Folder of the GlaS images.", show_default=False)],
@@ -17,10 +19,9 @@ def memory_command(
     from glassrt.benchmarks.machine import write_report
     from glassrt.benchmarks.memory import measure_memory
 
-    console = Console()
-    with console.status(f"a slide of {side} x {side} pixels"):
+    with show_status("bench memory", f"a slide of {side} x {side} pixels"):
         report = measure_memory(data, side, tissue)
-    console.print(
+    Console().print(
         f"{side} x {side} px: peak {report['peak_rss_gb']:.2f} GB, {report['seconds']:.0f} s, "
         f"{report['windows']['run']} windows, {report['windows']['skipped']} skipped"
     )

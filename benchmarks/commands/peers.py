@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from glassrt.benchmarks.commands.rows import print_machine, print_rows
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, open_bundle
 from glassrt.engine.commands.options import parse_scales
+from glassrt.engine.commands.progress import show_status
 from glassrt.training.cli import missing_packages
 
 DIFFERENT = 1  # exit code of a comparison that left out who computes something else
@@ -31,9 +31,9 @@ def peers_command(
         from glassrt.benchmarks.peers import measure_peers
     from glassrt.benchmarks.machine import write_report
 
-    with Console().status("") as status:
+    with show_status("bench peers") as progress:
         opened = open_bundle(bundle).replace(parse_scales(scales), flip)
-        report = measure_peers(slide, opened, rounds, status.update)
+        report = measure_peers(slide, opened, rounds, progress)
     height, width = report["pixels"]
     rows = [
         {

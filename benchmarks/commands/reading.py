@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from glassrt.benchmarks.commands.rows import print_rows
+from glassrt.engine.commands.progress import show_status
 
 
 def reading_command(
@@ -18,8 +18,8 @@ def reading_command(
     from glassrt.benchmarks.machine import write_report
     from glassrt.benchmarks.reading import measure_reading
 
-    with Console().status("") as status:
-        report = measure_reading(slide, rounds, progress=status.update)
+    with show_status("bench reading") as progress:
+        report = measure_reading(slide, rounds, progress=progress)
     rows = [{"": row["name"], "MPix/s": f"{row['mpix_per_s']:.0f}"} for row in report["rows"]]
     print_rows(f"{report['slide']}: {report['windows']} windows of {report['window']} px", rows)
     write_report(json, report)

@@ -10,6 +10,7 @@ from rich.console import Console
 from glassrt.benchmarks.commands.rows import print_rows
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, open_bundle
 from glassrt.engine.commands.options import BACKEND, PRECISION, parse_scales
+from glassrt.engine.commands.progress import show_status
 from glassrt.engine.runtimes.choose import MOST_WINDOWS
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.tasks.segment import DEFAULT_READERS, MOST_READERS
@@ -37,14 +38,13 @@ def slide_command(
     from glassrt.benchmarks.machine import write_report
 
     opened = open_bundle(bundle).replace(parse_scales(scales))
-    console = Console()
-    with console.status("") as status:
+    with show_status("bench slide") as progress:
         with closing(open_backend(opened, backend, batch, precision=precision, throughput=True)) as runtime:
-            report = slides.measure_slide(slide, opened, runtime, repeats, readers, status.update)
+            report = slides.measure_slide(slide, opened, runtime, repeats, readers, progress)
         if scaling:
-            report["rows"] += slides.measure_scaling(slide, opened, runtime, repeats, status.update)
+            report["rows"] += slides.measure_scaling(slide, opened, runtime, repeats, progress)
     print_rows(f"{report['slide']}, {report['backend']}", [*slides.each_row(report)])
-    console.print(
+    Console().print(
         f"{report['windows']} windows, {report['windows_per_s']:.1f} a second, {report['mm2_per_s']:.2f} mm2/s, "
         f"{report['mpix_per_s']:.1f} MPix/s through the network\n"
         f"{report['share_of_bound']:.0%} of the bound {report['bound_s']:.3f} s from the parts; between mask and files "

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from glassrt.benchmarks.commands.rows import print_rows
+from glassrt.engine.commands.progress import show_status
 
 
 def tissue_command(
@@ -17,8 +17,8 @@ def tissue_command(
     from glassrt.benchmarks.machine import write_report
     from glassrt.benchmarks.tissue import measure_tissue
 
-    with Console().status("") as status:
-        report = measure_tissue(data, status.update)
+    with show_status("bench tissue") as progress:
+        report = measure_tissue(data, progress)
     for title in ("stains", "marks"):
         rows = [
             {

@@ -1,6 +1,7 @@
 """`glassrt score`."""
 
 import contextlib
+import itertools
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ from rich.text import Text
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, Bundle, open_bundle
 from glassrt.engine.commands.interrupt import Interrupt
 from glassrt.engine.commands.options import BACKEND, PRECISION, parse_scales
-from glassrt.engine.commands.progress import Bars
+from glassrt.engine.commands.progress import show_progress
 from glassrt.engine.commands.terminal import PlainTable, printable
 from glassrt.engine.production.batch import Job, score_batch
 from glassrt.engine.results.summary import SUMMARY, Outcome
@@ -75,8 +76,9 @@ def score_command(
     if precision == "auto" and (line := explain_slower(opened, backend, (runtime.name, runtime.precision))):
         console.print(Text(printable(line)))
     job = Job(opened, runtime, out, mpp, map_mpp, readers, tissue)
-    with contextlib.closing(runtime), Bars(console, len(slides)) as bars, Interrupt() as interrupt:
-        outcomes = score_batch(slides, job, lambda path: interrupt.guard(bars.start(path)))
+    numbers = (f"[{number}/{len(slides)}] " if len(slides) > 1 else "" for number in itertools.count(1))
+    with contextlib.closing(runtime), show_progress("windows", batch=True) as shown, Interrupt() as interrupt:
+        outcomes = score_batch(slides, job, lambda path: interrupt.guard(shown.start(next(numbers) + path.name)))
     console.print(summary_table(outcomes, opened))
     print_outcomes(outcomes, job)
     if any(outcome.result is None for outcome in outcomes):
