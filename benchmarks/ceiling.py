@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from glassrt.cuda_kernels.compile import import_cupy
-from glassrt.engine.bundles.bundle import Bundle, RunPrecision
+from glassrt.engine.bundles.bundle import Bundle
+from glassrt.engine.bundles.parts import RunPrecision
 from glassrt.engine.errors import BackendUnavailable, first_line
 from glassrt.engine.runtimes.device import find_device
 

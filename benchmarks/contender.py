@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.bundles.bundle import Bundle, RunPrecision
+from glassrt.engine.bundles.bundle import Bundle
+from glassrt.engine.bundles.parts import RunPrecision
 from glassrt.engine.errors import GlassError, first_line
 
 Probabilities = NDArray[np.float32]

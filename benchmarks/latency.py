@@ -14,11 +14,12 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from glassrt.benchmarks.ceiling import count_gmac, measure_ceiling, measure_gpu_ceiling
-from glassrt.engine.bundles.bundle import Bundle, RunPrecision
+from glassrt.engine.bundles.bundle import Bundle
+from glassrt.engine.bundles.parts import RunPrecision
 from glassrt.engine.errors import GlassError, UsageError
 from glassrt.engine.runtimes.choose import NAMES, PRECISIONS, RUNTIMES, can_run, choose
 from glassrt.engine.runtimes.open import open_backend
-from glassrt.engine.runtimes.protocol import run_windows
+from glassrt.engine.runtimes.protocol import Array, Backend
 from glassrt.engine.runtimes.selftest import check_backend
 
 Report = dict[str, Any]
@@ -157,7 +158,7 @@ def time_settings(
         for each in settings:
             opened.append(open_backend(bundle, each.backend, each.batch, each.threads, each.precision))
             stack.callback(opened[-1].close)
-        calls = [partial(run_windows, backend, example_windows(bundle, backend.batch)) for backend in opened]
+        calls = [partial(backend.infer, example_inputs(bundle, backend)) for backend in opened]
         seconds: list[list[list[float]]] = [[] for _ in settings]  # of calls, by setting and round
         for number in range(ROUNDS):
             for setting, call, rounds in zip(settings, calls, seconds, strict=True):
@@ -203,12 +204,12 @@ def place_of(setting: Setting) -> str:
     return "GPU" if RUNTIMES[setting.backend].target == "gpu" else f"{setting.threads} threads"
 
 
-def example_windows(bundle: Bundle, batch: int) -> np.ndarray:
+def example_inputs(bundle: Bundle, backend: Backend) -> dict[str, Array]:
     """The bundle's example, or noise, as often as a batch holds."""
-    side = bundle.manifest.window
-    stored = bundle.read_example()
-    image = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8) if stored is None else stored[0]
-    return np.repeat(image, batch, axis=0)
+    if known := bundle.read_example():
+        return {name: np.repeat(each, backend.batch, axis=0) for name, each in known.inputs.items()}
+    noise = np.random.default_rng(0)
+    return {spec.name: noise.integers(0, 256, spec.sized(backend.batch)).astype(spec.dtype) for spec in backend.inputs}
 
 
 def closed_loop(call: Callable[[], object], duration: float) -> list[float]:

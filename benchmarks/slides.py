@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from glassrt.benchmarks.regions import read_region
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import GlassError, SlideError
-from glassrt.engine.flow.pipeline import cut_batches, infer_batches
+from glassrt.engine.flow.cut import Batch, cut_batches
+from glassrt.engine.flow.host import infer_batches
 from glassrt.engine.maps.canvas import Canvas
 from glassrt.engine.maps.mapfile import MapFile, MapWriter
 from glassrt.engine.results.figures import Result
@@ -131,7 +132,7 @@ def run_parts(path: Path, bundle: Bundle, backend: Backend, readers: int, parts:
         with parts.time("mask"):
             scope = find_scope(slide, AUTO, readers, bundle.example_window, bundle.manifest.name)
         plan = lay_windows(grid, bundle, scope.searched)
-        kept: list[np.ndarray] = []
+        kept: list[Batch] = []
         with parts.time("read and cut"), ThreadPoolExecutor(readers) as pool:
             for indices, windows in cut_batches(grid, plan, backend.batch, pool, readers, Clock()):
                 if len(indices) == backend.batch and len(kept) * backend.batch < BARE_WINDOWS:
@@ -141,14 +142,14 @@ def run_parts(path: Path, bundle: Bundle, backend: Backend, readers: int, parts:
         times = math.ceil(len(plan.windows) / backend.batch) / len(kept)
         batches = [(np.arange(backend.batch), windows) for windows in kept]
         with parts.time("infer", times), ThreadPoolExecutor(backend.streams) as pool:
-            *_, (_, logits) = infer_batches(backend, batches, pool, Clock())
+            *_, (_, outputs) = infer_batches(backend, batches, pool, Clock())
         map_size = choose_map_size(grid, bundle, None)
         with MapFile(folder / "map.raw", len(bundle.manifest.classes), map_size[1], map_size[0]) as file:
             canvas = Canvas(plan, bundle.manifest.output_stride, map_size, MapWriter(file, scope.tissue).place)
             with parts.time("stitch"):
                 for start in range(0, len(plan.windows), backend.batch):
                     indices = np.arange(start, min(start + backend.batch, len(plan.windows)))
-                    canvas.add(indices, logits[: len(indices)])
+                    canvas.add(indices, {name: values[: len(indices)] for name, values in outputs.items()})
                 canvas.finish()
         (folder / "map.raw").unlink(missing_ok=True)
 

@@ -25,3 +25,21 @@ class Clock:
             elapsed = time.perf_counter() - start
             with self._lock:
                 self.seconds[stage] = self.seconds.get(stage, 0.0) + elapsed
+
+
+class Watch:
+    """What a run tells of itself while it works: the seconds of its stages, and its windows as they are done."""
+
+    def __init__(self, progress: Progress = lambda done, total: None, clock: Clock | None = None) -> None:
+        self.clock = clock or Clock()
+        self._progress = progress
+        self._done = self._total = 0
+
+    def expect(self, windows: int) -> None:
+        """So many windows are to come."""
+        self._total += windows
+
+    def advance(self, windows: int) -> None:
+        """So many more are done."""
+        self._done += windows
+        self._progress(self._done, self._total)

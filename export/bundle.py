@@ -1,7 +1,6 @@
 """A run folder -> a bundle folder."""
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,8 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from glassrt.engine.bundles.bundle import Bundle, ClassInfo, Example, Graph, Manifest, Precision, Target, write_bundle
+from glassrt.engine.bundles.bundle import Bundle, write_bundle
 from glassrt.engine.bundles.checks import TOLERANCES
+from glassrt.engine.bundles.example import Known, store_example
+from glassrt.engine.bundles.manifest import Manifest
+from glassrt.engine.bundles.parts import ClassInfo, Example, Graph, Precision, Target
 from glassrt.engine.errors import BundleError, TrainingError, UsageError
 from glassrt.export.calibration import Calibration, collect_calibration, paint_window
 from glassrt.export.comparison import MadeOn, compare, edge_windows
@@ -83,8 +85,6 @@ def export_run(
     network, config, method, labels = load_run(run)
     exact = export_graph(network, config.window)
     manifest = Manifest(
-        format=1,
-        kind="segmentation",
         name=name,
         classes=tuple(ClassInfo(each, color) for each, color in zip(glas.CLASSES, COLORS, strict=True)),
         mpp=glas.MPP,
@@ -109,7 +109,7 @@ def export_run(
     off = float(np.abs(run_graph(exact, tissue.calibrated[:1]) - logits).max())
     if not off <= TOLERANCES["fp32"].largest * max(1.0, float(np.abs(logits).max())):
         raise BundleError(f"{run}: the exported graph is off by {off:.2g} from what torch computes")
-    example = store_example(tissue.calibrated[:1], logits)
+    example = store_example(Known({"image": tissue.calibrated[:1]}, {"logits": logits}))
     files = {"fp32.onnx": exact, EXAMPLE: example}
     entries = list(manifest.graphs)
     for entry, content in lower_precisions(exact, precisions, tissue):
@@ -117,7 +117,7 @@ def export_run(
         entries.append(entry)
         files[entry.file] = content
     pinned = Example(EXAMPLE, hashlib.sha256(example).hexdigest())
-    finished = msgspec.structs.replace(manifest, graphs=tuple(entries), example=pinned, calibrated=tissue.seen)
+    finished = msgspec.structs.replace(manifest, graphs=tuple(entries), examples=(pinned,), calibrated=tissue.seen)
     return write_bundle(out, finished, files)
 
 
@@ -153,13 +153,6 @@ def refuse_lossy(exact: bytes, entry: Graph, content: bytes, measured: NDArray[n
             f"{'calibrate on more of the tissue, or ' if entry.precision == 'int8' else ''}"
             f"leave {entry.precision} out of --precision"
         )
-
-
-def store_example(image: NDArray[np.uint8], logits: NDArray[np.float32]) -> bytes:
-    """A window and its logits as the file that a manifest names."""
-    stored = io.BytesIO()
-    np.savez_compressed(stored, image=image, logits=logits)
-    return stored.getvalue()
 
 
 def describe_graph(

@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.bundles.bundle import Manifest, Seen
+from glassrt.engine.bundles.manifest import Manifest
+from glassrt.engine.bundles.parts import Seen
 from glassrt.engine.errors import UsageError
-from glassrt.engine.geometry.windows import Indices
+from glassrt.engine.geometry.boxes import Indices
 from glassrt.export.ground import Ground, find_files, open_ground
 
 WANTED = 32

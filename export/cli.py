@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from glassrt.engine.bundles.bundle import is_name, open_bundle
+from glassrt.engine.bundles.bundle import open_bundle
 from glassrt.engine.bundles.checks import Check, record_checks
+from glassrt.engine.bundles.parts import is_name
 from glassrt.engine.commands.options import parse_precisions
 from glassrt.engine.commands.plan import build_plans
 from glassrt.engine.commands.progress import show_status

@@ -6,8 +6,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.bundles.bundle import RunPrecision
 from glassrt.engine.bundles.checks import Check
+from glassrt.engine.bundles.parts import RunPrecision
 from glassrt.engine.runtimes.protocol import Backend, run_windows
 
 Windows = NDArray[np.uint8]

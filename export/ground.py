@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -11,10 +10,11 @@ import numpy as np
 import openslide
 from numpy.typing import NDArray
 
-from glassrt.engine.bundles.bundle import Manifest
+from glassrt.engine.bundles.manifest import Manifest
 from glassrt.engine.errors import SlideError
-from glassrt.engine.flow.pipeline import cut_batch, read_region, scale_part
-from glassrt.engine.geometry.windows import Indices, Plan, Size, grid_boxes, plan
+from glassrt.engine.flow.cut import cut_windows
+from glassrt.engine.geometry.boxes import Indices, Size
+from glassrt.engine.geometry.plan import Plan, plan
 from glassrt.engine.slides.frames import keep_scanned
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.slide import IMAGE_SUFFIXES, Pixels, Slide, open_slide
@@ -47,20 +47,10 @@ class Ground:
     plan: Plan
     usable: Indices
 
-    def cut(self, numbers: Indices) -> list[Pixels]:
-        """Windows `[H, W, 3]` as the engine cuts them: from its whole regions, scaled, reflected at the image's end."""
-        windows = []
+    def cut(self, numbers: Indices) -> Pixels:
+        """Windows `[n, H, W, 3]` as the engine cuts them: from its whole regions, reflected at the image's end."""
         with open_slide(self.path, self.stated_mpp) as slide:
-            grid, clock = GridReader(slide, self.mpp), Clock()
-            for number in numbers.tolist():
-                part = self.plan.parts[int(self.plan.part_of[number])]
-                region: Future[Pixels] = Future()
-                region.set_result(read_region(grid, self.plan, part.cell, clock))
-                scaled: Future[Pixels] = Future()
-                scaled.set_result(scale_part(self.plan, part, region, clock))
-                parts = {int(self.plan.part_of[number]): scaled}
-                windows.append(cut_batch(self.plan, np.array([number]), 1, parts, clock)[0])
-        return windows
+            return cut_windows(GridReader(slide, self.mpp), self.plan, numbers, Clock())["image"]
 
     def split(self, shares: Sequence[int]) -> list["Ground"]:
         """Its windows in strips that share no pixel, their numbers as near to `shares` as can be.
@@ -93,7 +83,7 @@ class Ground:
         return left, top, right, bottom
 
     def _boxes(self, numbers: Indices) -> Indices:
-        return grid_boxes(self.plan.size, self.plan.views, self.plan.window, self.plan.windows[numbers])
+        return self.plan.fine.boxes(self.plan.windows[numbers])
 
     def _base_boxes(self, numbers: Indices) -> Indices:
         scaled = self._boxes(numbers) * np.tile(np.array(self.base_size) / np.array(self.plan.size), 2)
@@ -121,9 +111,9 @@ def open_ground(path: Path, manifest: Manifest) -> Ground | None:
         tissue = keep_scanned(overview.tissue, slide)
         size = (grid.width, grid.height)
         searched = widen(tissue, overview.mpp)
-        laid = plan(size, manifest.scales, manifest.flips, manifest.window, manifest.stride, searched)
+        laid = plan(size, manifest.scales, manifest.flips, manifest.inputs, manifest.stride, searched)
         base_size = slide.level_sizes[0]
-    boxes = grid_boxes(size, laid.views, manifest.window, laid.windows) / np.array([*size, *size])
+    boxes = laid.fine.boxes(laid.windows) / np.array([*size, *size])
     mirrored = np.array([view.flip for view in laid.views])[laid.windows[:, 0]]
     usable = np.flatnonzero((tissue_shares(tissue, boxes) >= LEAST_TISSUE) & ~mirrored)
     mark = fingerprint(path)

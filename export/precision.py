@@ -19,7 +19,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from glassrt.engine.bundles.bundle import Target
+from glassrt.engine.bundles.parts import Target
 from glassrt.engine.runtimes.ort import OrtBackend
 from glassrt.export.comparison import run_each
 from glassrt.export.rounding import Inputs, Rounded, measure_inputs, round_weights

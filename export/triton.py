@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
-from glassrt.engine.bundles.bundle import MANIFEST, Bundle, Graph, Precision
+from glassrt.engine.bundles.bundle import MANIFEST, Bundle
+from glassrt.engine.bundles.parts import Graph, Precision
 from glassrt.engine.errors import OutputError, UsageError
 from glassrt.engine.files import output_errors, prepare_folder, replace_folder
 from glassrt.engine.staging import lock_folder, own_name, remove

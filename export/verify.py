@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from glassrt.engine.bundles.bundle import Bundle, RunPrecision
+from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.checks import Check, Timing
+from glassrt.engine.bundles.parts import RunPrecision
 from glassrt.engine.errors import GlassError, UsageError
 from glassrt.engine.runtimes.choose import RUNTIMES, running
 from glassrt.engine.runtimes.isa import count_cores, processor_name
@@ -48,7 +49,7 @@ def verify(
         wanted, _ = run_with(bundle, "ort", "fp32", windows)
     else:
         wanted = exact(windows)
-        if wanted.shape != (fitting := (len(windows), *bundle.logits_shape)):
+        if wanted.shape != (fitting := bundle.manifest.networks["main"].outputs[0].sized(len(windows))):
             raise UsageError(
                 f"{bundle.path} gives logits {list(fitting[1:])} for a window, what it is compared with "
                 f"{list(wanted.shape[1:])}: name the run that it was exported from with --against"

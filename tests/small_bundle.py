@@ -73,14 +73,14 @@ def make_bundle(folder: Path) -> Path:
     files["example.npz"] = stored.getvalue()
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     manifest = {
-        "format": 1, "kind": "segmentation", "name": "small", "mpp": 0.5, "window": WINDOW, "stride": 24,
+        "format": 2, "kind": "segmentation", "name": "small", "mpp": 0.5, "window": WINDOW, "stride": 24,
         "output_stride": STRIDE, "scales": [0.75, 1.0], "flips": True, "trained": "not at all", "licence": "none",
         "classes": [{"name": "other", "color": [0, 0, 0]}, {"name": "gland", "color": [1, 2, 3]}],
         "graphs": [
             {"file": "fp32.onnx", "sha256": sums["fp32.onnx"], "kept_float": []},
             {"file": "int8_cpu.onnx", "sha256": sums["int8_cpu.onnx"], "precision": "int8", "target": "cpu"},
         ],
-        "example": {"file": "example.npz", "sha256": sums["example.npz"]},
+        "examples": [{"file": "example.npz", "sha256": sums["example.npz"]}],
         "calibrated": [{"fingerprint": "0" * 64, "box": [0, 0, 100, 100]}],
     }  # fmt: skip
     for name, content in files.items():
@@ -104,11 +104,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def make_first_format(manifest: dict[str, Any]) -> None:
+    """Write a manifest as the first format did."""
+    (example,) = manifest.pop("examples")
+    manifest.update(format=1, example=example, verified=[])
+
+
 def pin(folder: Path, name: str, content: bytes) -> None:
     """Replace a file and what the manifest says its sha256 is."""
     (folder / name).write_bytes(content)
     manifest = read_manifest(folder)
-    for entry in (*manifest["graphs"], manifest["example"]):
+    for entry in (*manifest["graphs"], *manifest["examples"]):
         if entry["file"] == name:
             entry["sha256"] = hashlib.sha256(content).hexdigest()
     write_manifest(folder, manifest)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from glassrt.engine.geometry.windows import window_starts
+from glassrt.engine.geometry.views import window_starts
 from glassrt.training.networks.classifier import PatchClassifier
 
 WINDOWS_AT_ONCE = {"cpu": 1, "cuda": 32}  # larger batches leave a CPU's caches and take three times as long

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from glassrt.engine.errors import TrainingError
 
@@ -26,20 +27,33 @@ def check_lattice(side: int, stride: int) -> None:
         raise ValueError(f"stride {stride} must lie in 1..{side}, or pixels are left out")
 
 
+class Validation(Strict, frozen=True, kw_only=True):
+    """When the weights are scored, and after how many scores without a better one training stops; unset: never."""
+
+    every: Count  # in steps
+    patience: Count | UnsetType = UNSET
+
+
 class Schedule(Strict, frozen=True, kw_only=True):
-    """How long and how fast one network learns; see `loop.fit`."""
+    """How long and how fast one network learns; see `loop.fit`.
+
+    What is unset is not written either, so that runs from before a setting existed still know theirs.
+    """
 
     batch: Count
     steps: Count
-    optimiser: Literal["sgd", "adamw"]
+    optimiser: Literal["sgd", "adam", "adamw"]
     learning_rate: Rate
     weight_decay: Weight
     warmup_steps: Number = 0
+    # Shares of the learning rate, each for an equal part of the steps: [1.0, 0.5, 0.2]. Unset: polynomial decay.
+    phases: Annotated[tuple[Rate, ...], msgspec.Meta(min_length=1)] | UnsetType = UNSET
     # Of the running average of the weights that is served; 0 serves the last ones.
     average_decay: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     seed: Number = 1
     save_every: Count = 100
     sample_every: Count = 500
+    validation: Validation | UnsetType = UNSET
 
 
 T = TypeVar("T", bound=Strict)
@@ -61,10 +75,10 @@ def as_toml(config: Strict) -> str:
     return "".join(toml_lines(values))
 
 
-def toml_lines(values: dict[str, object]) -> Iterator[str]:
-    """One line a value; groups come last, as tables."""
+def toml_lines(values: dict[str, object], table: str = "") -> Iterator[str]:
+    """One line a value; groups come last, as tables whose names begin with that of `table`."""
     groups = {name: value for name, value in values.items() if isinstance(value, dict)}
     yield from (f"{name} = {json.dumps(value)}\n" for name, value in values.items() if name not in groups)
     for name, group in groups.items():
-        yield f"\n[{name}]\n"
-        yield from toml_lines(group)
+        yield f"\n[{table}{name}]\n"
+        yield from toml_lines(group, f"{table}{name}.")

@@ -1,50 +1,22 @@
 """The folder of one training run: what it wrote down, where it stands, and what it made."""
 
-import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.tensorboard import SummaryWriter
 
 from glassrt.engine.errors import TrainingError
 from glassrt.engine.files import output_errors, replace_file
-from glassrt.training import checkpoint, pictures
+from glassrt.training import checkpoint
 from glassrt.training.config import Strict, as_toml
+from glassrt.training.log import VALIDATION, Log, cut_table
+from glassrt.training.validation import Best
 from glassrt.training.world import World
-
-
-class Log:
-    """Metrics and pictures of a running training, as CSV, TensorBoard events and JPEG files."""
-
-    def __init__(self, folder: Path, table: TextIO, first: int) -> None:
-        self.samples = folder / "samples"
-        self.table = table
-        self.rows = csv.writer(table)
-        self.board = SummaryWriter(folder / "tensorboard", purge_step=first, max_queue=100)
-
-    def write(self, step: int, loss: float, learning_rate: float) -> None:
-        """One step's figures."""
-        self.rows.writerow([step, f"{loss:.5f}", f"{learning_rate:.3g}"])
-        self.board.add_scalar("loss", loss, step)
-        self.board.add_scalar("learning rate", learning_rate, step)
-
-    def show(self, step: int, picture: NDArray[np.uint8]) -> None:
-        """One picture, RGB `[H, W, 3]`."""
-        pictures.write(picture, self.samples / f"step_{step + 1:06}.jpg")
-        self.board.add_image("sample", picture, step, dataformats="HWC")
-
-    def flush(self) -> None:
-        """Onto the disk."""
-        self.table.flush()
-        self.board.flush()
 
 
 @dataclass(frozen=True)
@@ -76,32 +48,38 @@ class Run:
         if any(metadata.get(name) != value for name, value in self.metadata.items()):
             raise other_run(path)
 
-    def resume(self, network: nn.Module, average: AveragedModel, optimiser: torch.optim.Optimizer) -> int:
-        """Load what `save` wrote, if anything; returns the number of the next step."""
+    def resume(self, network: nn.Module, average: AveragedModel, optimiser: torch.optim.Optimizer) -> tuple[int, Best]:
+        """Load what `save` wrote, if anything; returns the number of the next step and the best so far."""
         if not self.state.exists():
-            return 0
+            return 0, Best()
         tensors, metadata = checkpoint.load(self.state)
         self.check(self.state, metadata)
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimiser": {}}
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimiser": {}, "best": {}}
         for name, value in tensors.items():
             part, key = name.split("/", 1)
             parts[part][key] = value
         checkpoint.load_into(network, parts["network"], self.state)
         checkpoint.load_into(average, parts["average"], self.state)
         checkpoint.restore_optimiser(optimiser, parts["optimiser"])
-        return int(metadata["step"])
+        if not parts["best"]:
+            return int(metadata["step"]), Best()
+        return int(metadata["step"]), Best(float(metadata["score"]), int(metadata["misses"]), parts["best"])
 
-    def save(self, step: int, network: nn.Module, average: AveragedModel, optimiser: torch.optim.Optimizer) -> None:
+    def save(
+        self, step: int, network: nn.Module, average: AveragedModel, optimiser: torch.optim.Optimizer, best: Best
+    ) -> None:
         """All that `resume` needs to go on at `step` as if never stopped."""
         parts: dict[str, dict[str, Any]] = {
             "network": network.state_dict(),
             "average": average.state_dict(),
             "optimiser": checkpoint.flatten_optimiser(optimiser),
+            "best": dict(best.weights),
         }
         if not all_finite(parts["network"]):
             return  # the next step will say so; what was saved before stays
         tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
-        checkpoint.save(self.state, tensors, {"step": str(step), **self.metadata})
+        place = {"step": str(step), "score": repr(best.score), "misses": str(best.misses)}
+        checkpoint.save(self.state, tensors, {**place, **self.metadata})
 
     def finish(self, network: nn.Module) -> None:
         """Write the model; there is nothing to resume any more. Raises TrainingError if weights are no numbers."""
@@ -119,9 +97,8 @@ class Run:
         path = self.folder / "metrics.csv"
         with output_errors(path):
             self.folder.mkdir(parents=True, exist_ok=True)
-            lines = path.read_text().splitlines(keepends=True)[1:] if first and path.exists() else []
-            kept = (line for line in lines if int(line.split(",")[0]) < first)
-            path.write_text("".join(["step,loss,learning_rate\n", *kept]))
+            cut_table(path, first)
+            cut_table(self.folder / VALIDATION, first)
         with open(path, "a", newline="") as table:
             log = Log(self.folder, table, first)
             try:

@@ -41,10 +41,10 @@ class World:
         torch.distributed.all_reduce(total)
         return total.cpu().numpy()
 
-    def part(self, batch: int) -> int:
+    def part(self, batch: int, least: int = 2) -> int:
         """How many of a batch's examples this process draws. Raises TrainingError if they cannot be shared."""
-        if batch % self.size or batch // self.size < 2:
-            raise TrainingError(f"batch = {batch} gives {self.size} processes no equal shares of two or more")
+        if batch % self.size or batch // self.size < least:
+            raise TrainingError(f"batch = {batch} gives {self.size} processes no equal shares of {least} or more")
         return batch // self.size
 
     def mean(self, value: Tensor) -> float:
@@ -53,6 +53,14 @@ class World:
         if self.size > 1:
             torch.distributed.all_reduce(total)
         return float(total) / self.size
+
+    def agree(self, value: float) -> float:
+        """The first process's value."""
+        if self.size == 1:
+            return value
+        told = torch.tensor(value, dtype=torch.float64, device=self.device)
+        torch.distributed.broadcast(told, src=0)
+        return float(told)
 
     def share(self, network: nn.Module) -> nn.Module:
         """The network as all processes train it: gradients averaged, batch norm over every GPU's examples."""

@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from glassrt.engine.bundles.bundle import LARGEST_TEXT, Bundle, RunPrecision, Strict, read_file
+from glassrt.engine.bundles.bundle import Bundle
+from glassrt.engine.bundles.parts import RunPrecision, Strict
+from glassrt.engine.bundles.regular_file import LARGEST_TEXT, read_file
 from glassrt.engine.cache import default_folder, keep, make_folder
 from glassrt.engine.errors import BundleError, OutputError, first_line
 from glassrt.engine.files import readable_json, replace_file

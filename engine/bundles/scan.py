@@ -7,6 +7,8 @@ the file's protobuf fields are walked here, without the data of its tensors; fie
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from glassrt.engine.bundles.tensors import Signature, TensorSpec
+
 MOST_FIELDS = 1_000_000  # walked, in a second; an export of a thousand layers has fifty thousand
 DEEPEST = 64  # messages within one another
 LONGEST_VARINT = 10
@@ -38,21 +40,6 @@ class Span(NamedTuple):
 
     start: int
     end: int
-
-
-class TensorSpec(NamedTuple):
-    """An input or output of a graph; None is a dimension that is free, and a shape that is not told."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | None, ...] | None
-
-
-class Signature(NamedTuple):
-    """What a graph takes and gives."""
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
 
 
 class Reader:

@@ -4,7 +4,7 @@ from typing import get_args
 
 import typer
 
-from glassrt.engine.bundles.bundle import Precision
+from glassrt.engine.bundles.parts import Precision
 from glassrt.engine.errors import UsageError
 from glassrt.engine.runtimes.choose import MOST_WINDOWS, NAMES
 

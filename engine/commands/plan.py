@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, Bundle, Precision, open_bundle
+from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, Bundle, open_bundle
+from glassrt.engine.bundles.parts import Precision
 from glassrt.engine.commands.options import parse_counts, parse_precisions
 from glassrt.engine.errors import UsageError
 from glassrt.engine.runtimes.choose import GPU_BATCH

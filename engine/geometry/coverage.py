@@ -1,9 +1,13 @@
-"""How much of each pixel of a map a mask of the same slide covers, whatever the resolutions of both."""
+"""What a mask covers: how much of each pixel of a map of the same slide, and which boxes of it at all."""
 
 import math
 
 import numpy as np
 from numpy.typing import NDArray
+
+from glassrt.engine.geometry.boxes import bands
+
+SUMMED_PIXELS = 4_000_000  # of a mask summed at a time
 
 Floats = NDArray[np.float64]
 
@@ -36,3 +40,21 @@ def average(values: Floats, places: Floats) -> Floats:
     at = sums[lower] * (1 - weight) + sums[lower + 1] * weight
     means: Floats = np.diff(at, axis=0) / np.diff(places)[:, None]
     return means
+
+
+def holds_tissue(tissue: NDArray[np.bool_], boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether each box (left, top, right, bottom as fractions of the whole) touches a pixel of the mask."""
+    height, width = tissue.shape
+    extent = np.array([width, height])
+    low = np.minimum(np.floor(boxes[:, :2] * extent).astype(np.int64), extent - 1)
+    high = np.maximum(np.ceil(boxes[:, 2:] * extent).astype(np.int64), low + 1)
+    touched = np.zeros(len(boxes), np.bool_)
+    for first, end in bands(height, max(1, SUMMED_PIXELS // width)):
+        sums = np.zeros((end - first + 1, width + 1), np.int32)
+        np.cumsum(tissue[first:end], axis=0, dtype=np.int32, out=sums[1:, 1:])
+        np.cumsum(sums, axis=1, out=sums)
+        reach = np.flatnonzero((low[:, 1] < end) & (high[:, 1] > first))
+        (left, top), (right, bottom) = low[reach].T, high[reach].T
+        top, bottom = np.maximum(top - first, 0), np.minimum(bottom, end) - first
+        touched[reach] |= sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left] > 0
+    return touched

@@ -7,13 +7,15 @@ output stride 16 waits as 1.6 kB, and pixels that no map pixel looks at are neve
 the other classes' logits lie from the first's, so only those differences are kept and upsampled.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.geometry.windows import Indices, Plan, Sampling, bands
+from glassrt.engine.geometry.boxes import Indices, bands
+from glassrt.engine.geometry.plan import Plan
+from glassrt.engine.geometry.sampling import Sampling
 
 Floats = NDArray[np.float32]
 
@@ -71,21 +73,35 @@ class Canvas:
         ranges[:, 1] = np.maximum(ranges[:, 1], ranges[:, 0] + 1)
         return ranges
 
-    def add(self, indices: Indices, logits: Floats) -> None:
-        """Take the logits `[n, C, h, w]` of the plan's windows `indices`; they are copied."""
+    def add(self, indices: Indices, outputs: Mapping[str, Floats]) -> None:
+        """Take the logits `[n, C, h, w]`, the only outputs, of the plan's windows `indices`; they are copied."""
+        (logits,) = outputs.values()
         for index, one in zip(indices.tolist(), logits, strict=True):
             flip = self._plan.views[self._plan.windows[index, 0]].flip
             self._held[index] = one[1:, :, ::-1] - one[:1, :, ::-1] if flip else one[1:] - one[:1]
-            first, last = self._first_band[index], self._last_band[index]
-            self._missing[first : last + 1] -= 1
-            for band in range(first, last + 1):
+            for band in self._arrive(index):
                 self._by_band[band].append(index)
+        self._finish_bands()
+
+    def drop(self, indices: Indices) -> None:
+        """Go without these windows: where no other covers the map, it is not analysed."""
+        for index in indices.tolist():
+            self._arrive(index)
+        self._finish_bands()
+
+    def _arrive(self, index: int) -> range:
+        """Note that a window is waited for no more; returns its bands."""
+        bands = range(self._first_band[index], self._last_band[index] + 1)
+        self._missing[bands.start : bands.stop] -= 1
+        return bands
+
+    def _finish_bands(self) -> None:
         while self._next_band < len(self._bands) and not self._missing[self._next_band]:
             self._finish_band(self._next_band)
             self._next_band += 1
 
     def finish(self) -> None:
-        """Check that every band was handed out: all windows of the plan must have been added."""
+        """Check that every band was handed out: all windows of the plan must have been added or dropped."""
         if self._next_band == 0 and not len(self._plan.windows):
             return
         assert self._next_band == len(self._bands), "a window of the plan was never added"

@@ -11,8 +11,8 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from glassrt.engine.geometry.boxes import bands
 from glassrt.engine.geometry.coverage import cover
-from glassrt.engine.geometry.windows import bands
 from glassrt.engine.maps.canvas import Tile
 
 NOT_ANALYSED = 255

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.geometry.windows import Indices, bands
+from glassrt.engine.geometry.boxes import Indices, bands
 from glassrt.engine.maps.mapfile import MapFile
 
 Mask = NDArray[np.bool_]

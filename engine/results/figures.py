@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from glassrt.engine.bundles.bundle import Bundle
-from glassrt.engine.geometry.windows import Plan
+from glassrt.engine.geometry.plan import Plan
 from glassrt.engine.maps.mapfile import MapWriter
 from glassrt.engine.results.origin import describe_origin
 from glassrt.engine.runtimes.protocol import Backend

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from glassrt.engine.bundles.bundle import LARGEST_TEXT, read_file
+from glassrt.engine.bundles.regular_file import LARGEST_TEXT, read_file
 from glassrt.engine.errors import BundleError, FolderTaken
 from glassrt.engine.files import is_same_file, output_errors
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from glassrt.engine.bundles.bundle import read_file
+from glassrt.engine.bundles.regular_file import read_file
 from glassrt.engine.errors import BundleError, OutputError
 from glassrt.engine.files import is_same_file, output_errors, replace_file
 from glassrt.engine.results.figures import Result

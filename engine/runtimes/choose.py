@@ -8,8 +8,9 @@ from functools import cache
 from importlib.util import find_spec
 from typing import NamedTuple
 
-from glassrt.engine.bundles.bundle import Bundle, RunPrecision, Target, graph_precision
+from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.checks import Check, Timing, read_checks
+from glassrt.engine.bundles.parts import RunPrecision, Target, graph_precision
 from glassrt.engine.errors import BackendUnavailable, GlassError, UsageError, first_line
 from glassrt.engine.runtimes.device import Device, explain_unused, find_device, has_device
 from glassrt.engine.runtimes.isa import count_cores, processor_name

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from glassrt.cuda_kernels.compile import CudaUnavailable, import_cupy
-from glassrt.engine.bundles.bundle import Strict
+from glassrt.engine.bundles.parts import Strict
 from glassrt.engine.errors import BackendUnavailable
 
 DRIVER = Path("/proc/driver/nvidia/version")

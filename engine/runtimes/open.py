@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from glassrt.engine.bundles.bundle import Bundle, Precision, RunPrecision, graph_precision
+from glassrt.engine.bundles.bundle import Bundle
+from glassrt.engine.bundles.parts import Precision, Role, RunPrecision, graph_precision
 from glassrt.engine.errors import BackendUnavailable, UsageError
 from glassrt.engine.runtimes.choose import MOST_WINDOWS, RUNTIMES, choose, choose_batch, told_plainly
 from glassrt.engine.runtimes.products import find_fault
@@ -23,8 +24,9 @@ def open_backend(
     precision: str = "fp32",
     tested: bool = True,
     throughput: bool = False,
+    role: Role = "main",
 ) -> Backend:
-    """A backend with one of the bundle's graphs loaded for `batch` windows at a time; the caller closes it.
+    """A backend with the graph of a bundle's network loaded for `batch` windows at a time; the caller closes it.
 
     `auto` as the name takes the fastest runtime that runs here; as the precision, the fastest that the bundle was
     verified for with it. `threads` 0 uses every core. It has given the bundle's example by then, unless it is not to be
@@ -43,15 +45,15 @@ def open_backend(
         if fault := find_fault(bundle, name, chosen):
             raise BackendUnavailable(fault)
         if name in ("tensorrt", "tensorrt-rtx"):
-            return open_plan_backend(bundle, name, batch, cast(Precision, chosen), tested)
-        return try_out(bundle, load_graph(bundle, name, batch, threads, chosen, throughput), tested)
+            return open_plan_backend(bundle, name, batch, cast(Precision, chosen), tested, role)
+        return try_out(bundle, load_graph(bundle, name, batch, threads, chosen, throughput, role), tested, role)
 
 
 def load_graph(
-    bundle: Bundle, name: str, batch: int, threads: int, precision: RunPrecision, throughput: bool
+    bundle: Bundle, name: str, batch: int, threads: int, precision: RunPrecision, throughput: bool, role: Role
 ) -> Backend:
     """A backend that loads ONNX itself."""
-    graph = bundle.read_graph(graph_precision(precision), RUNTIMES[name].target)
+    graph = bundle.read_graph(graph_precision(precision), RUNTIMES[name].target, role)
     if name == "openvino":
         from glassrt.engine.runtimes.openvino import OpenVinoBackend
 
@@ -62,29 +64,29 @@ def load_graph(
 
 
 def open_plan_backend(
-    bundle: Bundle, name: str, batch: int, precision: Precision, tested: bool = True
+    bundle: Bundle, name: str, batch: int, precision: Precision, tested: bool = True, role: Role = "main"
 ) -> "TensorRtBackend":
     """A backend that runs a plan, which is built again if a kept one does not load or fails its example."""
     from glassrt.engine.runtimes.plans import open_plan, require_device
     from glassrt.engine.runtimes.tensorrt import TensorRtBackend
 
     require_device(name)  # else a plan would be built that cannot run
-    plan = open_plan(bundle, name, precision, batch)
+    plan = open_plan(bundle, name, precision, batch, role=role)
     try:
-        return try_out(bundle, TensorRtBackend(plan), tested)
+        return try_out(bundle, TensorRtBackend(plan), tested, role)
     except BackendUnavailable as error:
         if plan.built:
             raise
         reason = f"failed ({error})"
-    plan = open_plan(bundle, name, precision, batch, unusable=reason)
-    return try_out(bundle, TensorRtBackend(plan), tested)
+    plan = open_plan(bundle, name, precision, batch, unusable=reason, role=role)
+    return try_out(bundle, TensorRtBackend(plan), tested, role)
 
 
-def try_out(bundle: Bundle, backend: Running, tested: bool) -> Running:
+def try_out(bundle: Bundle, backend: Running, tested: bool, role: Role) -> Running:
     """The backend, if it is not to be tested or gives the bundle's example; else it is closed. Raises as that does."""
     if tested:
         try:
-            check_backend(bundle, backend)
+            check_backend(bundle, backend, role)
         except BaseException:
             backend.close()
             raise

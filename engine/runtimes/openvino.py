@@ -8,10 +8,11 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from glassrt.engine.bundles.bundle import RunPrecision
+from glassrt.engine.bundles.parts import RunPrecision
+from glassrt.engine.bundles.tensors import TensorSpec
 from glassrt.engine.errors import BackendUnavailable, BundleError
 from glassrt.engine.runtimes.isa import cpu_isa
-from glassrt.engine.runtimes.protocol import check_input, tell_failure
+from glassrt.engine.runtimes.protocol import check_inputs, tell_failure
 from glassrt.engine.runtimes.signal_stack import keep_signal_stack
 
 
@@ -47,14 +48,12 @@ class OpenVinoBackend:
                 shape = port.partial_shape
                 shape[0] = batch
                 model.reshape({port: shape})
-            self._shapes = {
-                port.any_name: (tuple(port.shape), np.dtype(port.element_type.to_dtype())) for port in model.inputs
-            }
             with keep_signal_stack():
                 compiled = core.compile_model(model, "CPU", config)
         except RuntimeError as error:
             told = [line for line in str(error).splitlines() if line.strip()] or ["it is no ONNX graph"]
             raise BundleError(f"OpenVINO {self.version} cannot load the graph: {told[-1]}") from error
+        self.inputs, self.outputs = (tuple(map(describe, ports)) for ports in (model.inputs, model.outputs))
         self.device = ", ".join(compiled.get_property("EXECUTION_DEVICES"))
         self.isa = cpu_isa(limited=True)
         self.streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
@@ -63,8 +62,7 @@ class OpenVinoBackend:
             self._idle.put(compiled.create_infer_request())
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
-        for name, (shape, dtype) in self._shapes.items():
-            check_input(name, inputs[name], shape, dtype)
+        check_inputs(self.inputs, inputs)
         request = self._idle.get()
         try:
             results = request.infer(dict(inputs), share_inputs=True)
@@ -76,6 +74,11 @@ class OpenVinoBackend:
 
     def close(self) -> None:
         del self._idle
+
+
+def describe(port: Any) -> TensorSpec:
+    """An input or output of a model whose batch is fixed."""
+    return TensorSpec(port.any_name, np.dtype(port.element_type.to_dtype()).name, tuple(port.shape))
 
 
 def has_bfloat16() -> bool:

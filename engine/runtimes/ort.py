@@ -13,13 +13,14 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from glassrt.engine.bundles.bundle import RunPrecision
+from glassrt.engine.bundles.parts import RunPrecision
+from glassrt.engine.bundles.tensors import TensorSpec
 from glassrt.engine.cache import check_contents, default_folder, make_folder
 from glassrt.engine.errors import BackendUnavailable, BundleError, first_line
 from glassrt.engine.runtimes.device import find_device
 from glassrt.engine.runtimes.isa import cpu_isa
 from glassrt.engine.runtimes.plans import WORKSPACE_BYTES
-from glassrt.engine.runtimes.protocol import check_input, tell_failure
+from glassrt.engine.runtimes.protocol import check_inputs, tell_failure
 
 SUFFIX = "ExecutionProvider"
 PROVIDERS = {"ort": "CPU", "ort-cuda": "CUDA", "ort-tensorrt": "Tensorrt"}
@@ -27,7 +28,7 @@ REINSTALL = "pip uninstall -y onnxruntime, then pip install 'glassrt[gpu]'"
 CUDA_LIBRARIES = ("cudart", "nvrtc", "cublasLt", "cublas", "curand", "cudnn")  # as cuda-pathfinder calls them
 REQUANTISE = "WeightBiasQuantization"  # would put layers that were left in float32 into eight bits all the same
 TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10")
-TYPES: dict[str, np.dtype[Any]] = {"tensor(uint8)": np.dtype(np.uint8), "tensor(float)": np.dtype(np.float32)}
+TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
 class OrtBackend:
@@ -72,16 +73,17 @@ class OrtBackend:
         self.device, self.isa = ("CPU", cpu_isa()) if name == "ort" else (find_device().name, find_device().isa)
         self._binding = self._session.io_binding()
         memory = "cpu" if name == "ort" else "cuda"
-        self._inputs: dict[str, Any] = {each.name: allocate(each, memory) for each in self._session.get_inputs()}
-        self._outputs: dict[str, Any] = {each.name: allocate(each, memory) for each in self._session.get_outputs()}
+        self.inputs = tuple(map(describe, self._session.get_inputs()))
+        self.outputs = tuple(map(describe, self._session.get_outputs()))
+        self._inputs: dict[str, Any] = {spec.name: allocate(spec, memory) for spec in self.inputs}
+        self._outputs: dict[str, Any] = {spec.name: allocate(spec, memory) for spec in self.outputs}
         for key, value in self._inputs.items():
             self._binding.bind_ortvalue_input(key, value)
         for key, value in self._outputs.items():
             self._binding.bind_ortvalue_output(key, value)
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
-        for name, value in self._inputs.items():
-            check_input(name, inputs[name], tuple(value.shape()), TYPES[value.data_type()])
+        check_inputs(self.inputs, inputs)
         try:
             for name, value in self._inputs.items():
                 value.update_inplace(inputs[name])
@@ -113,14 +115,19 @@ def start_on_gpu(
         raise BackendUnavailable(explain(name, first_line(error))) from error
 
 
-def allocate(tensor: Any, memory: str) -> Any:
-    """Memory for an input or output of a session. Raises BundleError."""
+def describe(tensor: Any) -> TensorSpec:
+    """An input or output of a session whose batch is fixed. Raises BundleError."""
     if tensor.type not in TYPES or not all(isinstance(length, int) for length in tensor.shape):
         raise BundleError(
             f"the graph's {tensor.name} is {tensor.type} {tensor.shape}; a bundle's are uint8 in and float32 out, "
             "of fixed shape but for the batch"
         )
-    return onnxruntime.OrtValue.ortvalue_from_shape_and_type(tensor.shape, TYPES[tensor.type], memory, 0)
+    return TensorSpec(tensor.name, TYPES[tensor.type], tuple(tensor.shape))
+
+
+def allocate(spec: TensorSpec, memory: str) -> Any:
+    """Memory for an input or output of a session."""
+    return onnxruntime.OrtValue.ortvalue_from_shape_and_type(spec.sized(0), np.dtype(spec.dtype), memory, 0)
 
 
 def explain(name: str, why: str) -> str:

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from glassrt.engine.bundles.bundle import Bundle, Precision, Strict
+from glassrt.engine.bundles.bundle import Bundle
+from glassrt.engine.bundles.parts import Precision, Role, Strict
+from glassrt.engine.bundles.tensors import TensorSpec
 from glassrt.engine.cache import default_folder, keep, make_folder, read
 from glassrt.engine.errors import BackendUnavailable, BundleError
 from glassrt.engine.runtimes.device import Device, find_device
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-INPUT = "image"
 WORKSPACE_BYTES = 4 << 30  # of the GPU's memory, at most, while layers run
 RECIPE = 2  # goes up whenever engines are built otherwise
 # What TensorRT-RTX builds for, with a GPU or without: it compiles kernels for the device when it loads an engine. It
@@ -33,8 +34,8 @@ LOGGER = logging.getLogger("glassrt")
 
 
 class Key(Strict, frozen=True):
-    """All that a plan depends on; `graph` is the sha256 of the ONNX file, `window` its side in pixels, `recipe` the way
-    that this module builds.
+    """All that a plan depends on; `graph` is the sha256 of the ONNX file, `inputs` what it takes but for the batch,
+    `recipe` the way that this module builds.
     """
 
     graph: str
@@ -42,7 +43,7 @@ class Key(Strict, frozen=True):
     version: str
     device: Device
     precision: Precision
-    window: int
+    inputs: tuple[TensorSpec, ...]
     batch: int
     recipe: int = RECIPE
 
@@ -80,6 +81,7 @@ def open_plan(
     batch: int,
     folder: Path | None = None,
     unusable: str = "",
+    role: Role = "main",
 ) -> Plan:
     """The plan of a bundle's graph for `batch` windows at a time, built unless `folder` keeps it already.
 
@@ -88,9 +90,9 @@ def open_plan(
     or OutputError.
     """
     tensorrt = import_flavour(flavour)
-    graph = bundle.find_graph(precision, "gpu")
-    device, window = choose_device(flavour), bundle.manifest.window
-    key = Key(graph.sha256, flavour, tensorrt.__version__, device, precision, window, batch)
+    graph = bundle.find_graph(precision, "gpu", role)
+    device, inputs = choose_device(flavour), bundle.manifest.networks[role].inputs
+    key = Key(graph.sha256, flavour, tensorrt.__version__, device, precision, inputs, batch)
     path = (folder or default_folder()) / f"{bundle.manifest.name}-{precision}-batch{batch}-{key.digest}.plan"
     try:
         if unusable:
@@ -102,7 +104,7 @@ def open_plan(
         LOGGER.warning("%s %s: building it again", path, error)
     make_folder(path.parent)  # before minutes of work that could not be kept
     timings = path.parent / f"{flavour}-{timing_digest(key)}.timing"
-    engine, measured = build_engine(tensorrt, bundle.read_graph(precision, "gpu"), key, read_timings(timings))
+    engine, measured = build_engine(tensorrt, bundle.read_graph(precision, "gpu", role), key, read_timings(timings))
     keep(path, msgspec.msgpack.encode(Entry(key, hashlib.sha256(engine).hexdigest(), engine)))
     if measured:
         keep(timings, measured)
@@ -148,9 +150,10 @@ def build_engine(tensorrt: Any, graph: bytes, key: Key, timings: bytes = b"") ->
     config.clear_flag(tensorrt.BuilderFlag.TF32)  # float32 is to mean float32
     if hasattr(tensorrt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # without it RTX may refuse to be captured
         config.set_flag(tensorrt.BuilderFlag.REQUIRE_USER_ALLOCATION)
-    shape = (key.batch, key.window, key.window, 3)
     profile = builder.create_optimization_profile()
-    profile.set_shape(INPUT, shape, shape, shape)
+    for spec in key.inputs:
+        shape = spec.sized(key.batch)
+        profile.set_shape(spec.name, shape, shape, shape)
     config.add_optimization_profile(profile)
     tuned = key.flavour == "tensorrt"  # RTX tunes when it runs
     if tuned and not ((known := config.create_timing_cache(timings)) and config.set_timing_cache(known, False)):

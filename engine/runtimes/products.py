@@ -11,7 +11,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.bundles.bundle import Bundle, RunPrecision
+from glassrt.engine.bundles.bundle import Bundle
+from glassrt.engine.bundles.parts import RunPrecision
 from glassrt.engine.errors import GlassError
 from glassrt.engine.runtimes.isa import cpu_isa
 from glassrt.engine.runtimes.protocol import Backend

@@ -1,12 +1,13 @@
 """What every runtime offers, whatever it computes with."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.bundles.bundle import RunPrecision
+from glassrt.engine.bundles.parts import RunPrecision
+from glassrt.engine.bundles.tensors import TensorSpec
 from glassrt.engine.errors import UsageError, first_line
 
 Array = NDArray[Any]
@@ -15,8 +16,9 @@ Array = NDArray[Any]
 class Backend(Protocol):
     """Runs one graph at one fixed batch size.
 
-    Inputs and outputs are contiguous; outputs are the caller's own. Up to `streams` threads may call `infer` at once.
-    `device` is what really computes, with the instructions `isa`, in `precision`; `version` is the runtime's.
+    `inputs` and `outputs` are what the graph takes and gives, every length told. Arrays are contiguous; outputs are the
+    caller's own. Up to `streams` threads may call `infer` at once. `device` is what really computes, with the
+    instructions `isa`, in `precision`; `version` is the runtime's.
     """
 
     name: str
@@ -26,6 +28,8 @@ class Backend(Protocol):
     precision: RunPrecision
     batch: int
     streams: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
 
     def infer(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]: ...
 
@@ -33,15 +37,18 @@ class Backend(Protocol):
 
 
 def run_windows(backend: Backend, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Logits `[N, C, h, w]` of windows `[N, H, W, 3]`, N being the backend's batch."""
-    (logits,) = backend.infer({"image": windows}).values()
-    return logits
+    """What a network of one input and one output gives for windows `[N, H, W, 3]`, N being the backend's batch."""
+    (image,) = backend.inputs
+    (given,) = backend.infer({image.name: windows}).values()
+    return given
 
 
-def check_input(name: str, given: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Raise UsageError unless an input is what the graph takes: runtimes would take its bytes for something else."""
-    if given.shape != shape or given.dtype != dtype:
-        raise UsageError(f"{name}: expected {dtype} {list(shape)}, got {given.dtype} {list(given.shape)}")
+def check_inputs(wanted: Iterable[TensorSpec], given: Mapping[str, Array]) -> None:
+    """Raise UsageError unless inputs are what the graph takes: runtimes would take their bytes for something else."""
+    for spec in wanted:
+        found = given[spec.name]
+        if found.shape != spec.shape or found.dtype != spec.dtype:
+            raise UsageError(f"{spec.name}: expected {spec}, got {found.dtype} {list(found.shape)}")
 
 
 def tell_failure(backend: Backend, error: Exception) -> str:

@@ -1,47 +1,58 @@
 """Whether an opened runtime computes what its bundle says: the stored example, run once before anything else."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.checks import TOLERANCES
+from glassrt.engine.bundles.parts import Role
 from glassrt.engine.errors import BackendUnavailable, BundleError
-from glassrt.engine.runtimes.protocol import Backend, run_windows
+from glassrt.engine.runtimes.protocol import Backend
+
+Classes = NDArray[np.int64]
 
 
-def check_backend(bundle: Bundle, backend: Backend) -> None:
-    """Run the bundle's example, or a blank window where it has none, through a backend that was just opened.
+def check_backend(bundle: Bundle, backend: Backend, role: Role = "main") -> None:
+    """Run the example of a bundle's network, or blank inputs where it has none, through a backend that was just opened.
 
-    Raises BundleError when the graph does not fit the manifest, BackendUnavailable when the logits are further from
+    Raises BundleError when the graph does not fit the manifest, BackendUnavailable when the outputs are further from
     the exact ones, or more of their classes differ, than the backend's precision allows.
     """
-    manifest = bundle.manifest
-    side = manifest.window // manifest.output_stride
-    image = np.zeros((1, manifest.window, manifest.window, 3), np.uint8)
-    image, exact = bundle.read_example() or (image, None)
-    logits = run_windows(backend, np.repeat(image, backend.batch, axis=0))
-    fitting = (backend.batch, len(manifest.classes), side, side)
-    if logits.shape != fitting:
-        raise BundleError(
-            f"{bundle.path}: the graph gives logits {list(logits.shape)}, its manifest means {list(fitting)}: "
-            "export or download the bundle again"
-        )
-    if exact is None:
+    network, known = bundle.manifest.networks[role], bundle.read_example(role)
+    inputs = known.inputs if known else {spec.name: np.zeros(spec.sized(1), spec.dtype) for spec in network.inputs}
+    outputs = backend.infer({name: np.repeat(each, backend.batch, axis=0) for name, each in inputs.items()})
+    outputs = network.name_outputs(outputs)
+    for spec in network.outputs:
+        if outputs[spec.name].shape != (fitting := spec.sized(backend.batch)):
+            raise BundleError(
+                f"{bundle.path}: the graph gives {spec.name} {list(outputs[spec.name].shape)}, its manifest means "
+                f"{list(fitting)}: export or download the bundle again"
+            )
+    if known is None:
         return
     allowed = TOLERANCES[backend.precision]
-    largest = float(np.abs(logits - exact).max())  # NaN wherever the logits are
-    wanted = exact.argmax(1)
-    flipped = int((logits.argmax(1) != wanted).sum(axis=(1, 2)).max())
-    close = largest <= allowed.largest * max(1.0, float(np.abs(exact).max()))
-    if not close or flipped > most_flips(wanted.size, allowed.flips):
+    off = {name: float(np.abs(outputs[name] - exact).max()) for name, exact in known.outputs.items()}  # NaN stays
+    close = all(
+        off[name] <= allowed.largest * max(1.0, float(np.abs(exact).max())) for name, exact in known.outputs.items()
+    )
+    flipped, places = count_flips(bundle.manifest.classify(outputs), bundle.manifest.classify(known.outputs))
+    if not close or flipped > most_flips(places, allowed.flips):
         raise BackendUnavailable(
             f"{backend.name} {backend.version} in {backend.precision} on {backend.device} ({backend.isa}) does not "
-            f"compute what {bundle.path} should give: its stored example is off by {largest:.2g}, "
-            f"{flipped / wanted.size:.2%} of it in another class; choose another --backend or --precision"
+            f"compute what {bundle.path} should give: its stored example is off by {max(off.values()):.2g}, "
+            f"{flipped / places:.2%} of it in another class; choose another --backend or --precision"
         )
+
+
+def count_flips(found: Classes | None, wanted: Classes | None) -> tuple[int, int]:
+    """Most places of one of the windows `[N, ...]` whose class is not the one `wanted` `[1, ...]`, and their number."""
+    if found is None or wanted is None:
+        return 0, 1
+    return int((found != wanted).reshape(len(found), -1).sum(axis=1).max()), wanted.size
 
 
 def most_flips(cells: int, share: float) -> int:
-    """Logits of one window that may be of another class where `share` of many windows' may: the share of them, and one
+    """Places of one window that may be of another class where `share` of many windows' may: the share of them, and one
     that lies between two classes.
     """
     return int(cells * share) + 1

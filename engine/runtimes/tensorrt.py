@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glassrt.cuda_kernels.compile import import_cupy
-from glassrt.engine.bundles.bundle import RunPrecision
+from glassrt.engine.bundles.parts import RunPrecision
+from glassrt.engine.bundles.tensors import TensorSpec
 from glassrt.engine.errors import BackendUnavailable, first_line
 from glassrt.engine.runtimes.device import find_device
 from glassrt.engine.runtimes.plans import Plan, import_flavour, start_logger
-from glassrt.engine.runtimes.protocol import Array, check_input, tell_failure
+from glassrt.engine.runtimes.protocol import Array, check_inputs, tell_failure
 
 POISON = 0xFF  # NaN as a float: what a launch leaves unwritten must not look like the results of the one before
 
@@ -26,6 +27,11 @@ class Bound(NamedTuple):
     name: str
     pinned: Array
     memory: Any
+
+    @property
+    def spec(self) -> TensorSpec:
+        """What a caller gives or gets of it."""
+        return TensorSpec(self.name, self.pinned.dtype.name, self.pinned.shape)
 
 
 class TensorRtBackend:
@@ -60,12 +66,13 @@ class TensorRtBackend:
         with self._stream:  # memory that CuPy gives out again is free in the order of one stream alone
             for index in range(self._engine.num_io_tensors):
                 self._bind(tensorrt, cupy, self._engine.get_tensor_name(index))
+        self.inputs, self.outputs = (tuple(each.spec for each in bound) for bound in (self._inputs, self._outputs))
         self._graph: Any = None
         self._graph = self._capture()
 
     def infer(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        check_inputs(self.inputs, inputs)
         for bound in self._inputs:
-            check_input(bound.name, inputs[bound.name], bound.pinned.shape, bound.pinned.dtype)
             bound.pinned[...] = inputs[bound.name]
         for bound in self._outputs:
             bound.pinned.view(np.uint8).fill(POISON)

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.geometry.windows import Box
+from glassrt.engine.geometry.boxes import Box
 from glassrt.engine.slides.slide import Slide
 
 WHOLE = "the whole slide"

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from glassrt.engine.geometry.views import shrink
 from glassrt.engine.slides.slide import Pixels, Size, Slide
 
 PATCH = 128  # grid pixels interpolated at a time
@@ -28,11 +29,13 @@ class GridReader:
     """A slide resampled to `mpp`: the grid of `width` x `height` pixels, read region by region.
 
     Reads from the nearest finer level: averaged over whole blocks of level pixels, then bilinear with
-    half-pixel centres. A slide already at `mpp` is read as it is. Regions must lie inside the grid.
+    half-pixel centres. A slide already at `mpp` is read as it is. Regions must lie inside the grid. With a `factor` its
+    pixels are so many times as large.
     """
 
     slide: Slide
     mpp: float
+    factor: float = 1.0
     width: int = field(init=False)
     height: int = field(init=False)
     level: int = field(init=False)
@@ -42,7 +45,7 @@ class GridReader:
         ratio = self.mpp / self.slide.mpp
         if abs(ratio - 1) < SAME_MPP:
             ratio = 1.0
-        width, height = (max(1, math.floor(side / ratio + 0.5)) for side in (base_width, base_height))
+        width, height = shrink(shrink((base_width, base_height), ratio), self.factor)
         finer = [
             index
             for index, size in enumerate(self.slide.level_sizes)
@@ -51,6 +54,20 @@ class GridReader:
         object.__setattr__(self, "width", width)
         object.__setattr__(self, "height", height)
         object.__setattr__(self, "level", finer[-1] if finer else 0)
+
+    @property
+    def name(self) -> str:
+        """The slide's."""
+        return self.slide.name
+
+    @property
+    def base_size(self) -> Size:
+        """Width and height of the slide's level 0."""
+        return self.slide.level_sizes[0]
+
+    def at(self, factor: float) -> "GridReader":
+        """The same slide in pixels that are `factor` times as large as these."""
+        return self if factor == 1 else GridReader(self.slide, self.mpp, self.factor * factor)
 
     def read(self, x: int, y: int, width: int, height: int) -> Pixels:
         """RGB `[height, width, 3]` of the region whose first grid pixel is (x, y); owned by the caller."""

@@ -10,7 +10,7 @@ import openslide
 from numpy.typing import NDArray
 
 from glassrt.engine.errors import GlassError, SlideError
-from glassrt.engine.geometry.windows import Box
+from glassrt.engine.geometry.boxes import Box
 from glassrt.engine.slides.pictures.colours import over_white
 from glassrt.engine.slides.resolution import choose_mpp
 from glassrt.engine.slides.tiff_resolution import Stated, read_stated

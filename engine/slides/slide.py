@@ -10,7 +10,7 @@ import openslide
 from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError
-from glassrt.engine.geometry.windows import Box
+from glassrt.engine.geometry.boxes import Box
 from glassrt.engine.slides.openslide_file import OpenSlideSlide
 from glassrt.engine.slides.pictures.images import read_picture
 from glassrt.engine.slides.resolution import check_mpp, choose_mpp

@@ -17,7 +17,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError, first_line
-from glassrt.engine.geometry.windows import Box
+from glassrt.engine.geometry.boxes import Box
 from glassrt.engine.slides.tiff_pages import check_pictures, check_samples, check_transparency, list_pages, size_of
 
 Pixels = NDArray[np.uint8]

@@ -10,6 +10,7 @@ from pathlib import Path
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.files import output_errors, replace_folder
+from glassrt.engine.flow.host import HostRunner
 from glassrt.engine.maps.mapfile import MapFile, MapWriter
 from glassrt.engine.maps.regions import find_regions
 from glassrt.engine.results.figures import Result, physical_mpp, summarise
@@ -23,7 +24,7 @@ from glassrt.engine.slides.slide import Pixels, Slide
 from glassrt.engine.slides.tissue.annotations import AUTO
 from glassrt.engine.slides.tissue.scope import Tissue, find_scope
 from glassrt.engine.tasks.segment import DEFAULT_READERS, lay_windows, segment
-from glassrt.engine.watch import Clock, Progress
+from glassrt.engine.watch import Clock, Progress, Watch
 
 COARSEST_RATIO = 4.0  # a slide coarser than this many times the bundle's mpp shows none of what it learned
 MAP_PIXELS_PER_LOGIT = 4  # of the default map: finer than the network sees, coarse enough to store
@@ -68,7 +69,8 @@ def score(
         planes = len(bundle.manifest.classes)
         map_file = stack.enter_context(MapFile(folder / "map.raw", planes, map_size[1], map_size[0]))
         writer = MapWriter(map_file, scope.tissue)
-        segment(grid, windows, bundle, backend, map_size, writing(writer.place), readers, clock, progress)
+        runner = HostRunner(backend, readers)
+        segment(grid, windows, bundle, runner, map_size, writing(writer.place), Watch(progress, clock))
         writing(writer.finish)()
         with clock.time("write"), output_errors(out):
             counts = write_outputs(folder, slide, bundle, map_file, scope.thumbnail)

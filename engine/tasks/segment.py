@@ -6,13 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.bundles.bundle import Bundle
-from glassrt.engine.flow.pipeline import infer_windows
-from glassrt.engine.geometry.windows import Indices, Plan, plan
+from glassrt.engine.flow.host import HostRunner
+from glassrt.engine.flow.runner import Runner
+from glassrt.engine.geometry.plan import Plan, plan
 from glassrt.engine.maps.canvas import Canvas, Tile
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.slide import ArraySlide
-from glassrt.engine.watch import Clock, Progress
+from glassrt.engine.watch import Watch
 
 DEFAULT_READERS = 2
 MOST_READERS = 64
@@ -21,35 +22,24 @@ MOST_READERS = 64
 def lay_windows(grid: GridReader, bundle: Bundle, tissue: NDArray[np.bool_] | None = None) -> Plan:
     """The windows of a grid under the bundle's scales and flips; without those that hold no tissue."""
     test = bundle.manifest
-    return plan((grid.width, grid.height), test.scales, test.flips, test.window, test.stride, tissue)
+    return plan((grid.width, grid.height), test.scales, test.flips, test.inputs, test.stride, tissue)
 
 
 def segment(
     grid: GridReader,
     windows: Plan,
     bundle: Bundle,
-    backend: Backend,
+    runner: Runner,
     map_size: tuple[int, int],
-    sink: Callable[[Tile], None],
-    readers: int = DEFAULT_READERS,
-    clock: Clock | None = None,
-    progress: Progress = lambda done, total: None,
+    place: Callable[[Tile], None],
+    watch: Watch | None = None,
 ) -> None:
-    """Run the planned windows and hand finished tiles of the map to `sink`, from top to bottom.
+    """Run the planned windows and hand finished tiles of the map to `place`, from top to bottom.
 
-    `map_size` is (width, height); memory does not grow with it. `clock` collects seconds per stage.
+    `map_size` is (width, height); memory does not grow with it.
     """
-    canvas = Canvas(windows, bundle.manifest.output_stride, map_size, sink)
-    total, done = len(windows.windows), 0
-
-    def consume(indices: Indices, logits: NDArray[np.float32]) -> None:
-        nonlocal done
-        canvas.add(indices, logits)
-        done += len(indices)
-        progress(done, total)
-
-    infer_windows(grid, windows, backend, readers, consume, clock or Clock())
-    canvas.finish()
+    canvas = Canvas(windows, bundle.manifest.output_stride, map_size, place)
+    runner.run(grid, windows, canvas, watch or Watch())
 
 
 def segment_image(pixels: NDArray[np.uint8], mpp: float, bundle: Bundle, backend: Backend) -> NDArray[np.float32]:
@@ -65,5 +55,6 @@ def segment_image(pixels: NDArray[np.uint8], mpp: float, bundle: Bundle, backend
         height, width = tile.analysed.shape
         probabilities[:, tile.top : tile.top + height, tile.left : tile.left + width] = tile.probabilities
 
-    segment(grid, lay_windows(grid, bundle), bundle, backend, (grid.width, grid.height), place)
+    runner = HostRunner(backend, DEFAULT_READERS)
+    segment(grid, lay_windows(grid, bundle), bundle, runner, (grid.width, grid.height), place)
     return probabilities

@@ -12,11 +12,13 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
+from known import image_and_logits
 
 from glassrt.benchmarks import latency
 from glassrt.benchmarks.ceiling import count_gmac, measure_ceiling, measure_gpu_ceiling, require_cublas
 from glassrt.benchmarks.latency import Setting, closed_loop, lay_settings, open_loop, percentiles
 from glassrt.engine.bundles.bundle import Bundle, open_bundle
+from glassrt.engine.bundles.example import Known
 from glassrt.engine.errors import BackendUnavailable, UsageError
 from glassrt.engine.runtimes.device import has_device
 
@@ -101,8 +103,8 @@ def test_combinations_that_no_runtime_has_are_left_out() -> None:
 
 
 def test_a_runtime_that_computes_something_else_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    image, logits = BUNDLE.read_example() or pytest.fail("no example")
-    monkeypatch.setattr(Bundle, "read_example", lambda self: (image, logits + 1))
+    image, logits = image_and_logits(BUNDLE)
+    monkeypatch.setattr(Bundle, "read_example", lambda *_: Known({"image": image}, {"logits": logits + 1}))
     monkeypatch.setattr(latency, "measure_ceiling", lambda *arguments: {})
     with pytest.raises(BackendUnavailable, match="does not compute what"):
         latency.measure_latency(BUNDLE, [Setting("ort", "fp32", 1, 0)], 0.1)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from known import image_and_logits
 from odd_contenders import build_broken, build_dying, build_wrong
 
 from glassrt.benchmarks import peers, regions, tiatoolbox, torch_peers
@@ -54,7 +55,7 @@ def test_the_plain_torch_statement_equals_the_engine_at_scales_and_flips() -> No
 
 
 def test_the_torch_network_is_the_bundles() -> None:
-    image, logits = BUNDLE.read_example() or pytest.fail("no example")
+    image, logits = image_and_logits(BUNDLE)
     network = torch_peers.rebuild_network(BUNDLE)
     with torch.inference_mode():
         found = network(torch.from_numpy(image).permute(0, 3, 1, 2).float()).numpy()

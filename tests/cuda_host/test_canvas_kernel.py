@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from glassrt.cuda_kernels import canvas
 from glassrt.cuda_kernels.canvas import Band, View
-from glassrt.engine.geometry.windows import Plan, plan
+from glassrt.engine.geometry.plan import InputSpec, Plan, plan
 from glassrt.engine.maps.canvas import Canvas, Tile
 from glassrt.engine.maps.mapfile import MapFile, MapWriter
 
@@ -20,7 +20,7 @@ DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bf
 
 def lay_plan(tissue: bool) -> Plan:
     mask = np.random.default_rng(3).random((6, 8)) < 0.4 if tissue else None
-    return plan((150, 110), (0.75, 1, 1.5), True, WINDOW, STRIDE, mask)
+    return plan((150, 110), (0.75, 1, 1.5), True, (InputSpec("image", WINDOW),), STRIDE, mask)
 
 
 def compose_on_cpu(laid: Plan, logits: NDArray[Any], map_size: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -35,7 +35,7 @@ def compose_on_cpu(laid: Plan, logits: NDArray[Any], map_size: tuple[int, int]) 
         analysed[where] = tile.analysed
 
     made = Canvas(laid, WINDOW // SIDE, map_size, place)
-    made.add(np.arange(len(logits)), logits.astype(np.float32))
+    made.add(np.arange(len(logits)), {"logits": logits.astype(np.float32)})
     made.finish()
     return probabilities, analysed
 

@@ -9,7 +9,7 @@ from plain_statement import resize
 
 from glassrt.cuda_kernels import windows
 from glassrt.cuda_kernels.windows import Frame
-from glassrt.engine.geometry.windows import plan
+from glassrt.engine.geometry.plan import InputSpec, plan
 
 SCALES = (0.75, 1, 1.25, 1.5, 1.75, 2, 2.5, 3)
 
@@ -34,7 +34,7 @@ def stated_window(pixels: NDArray[np.uint8], place: NDArray[np.int32], window: i
 
 def lay_places(size: tuple[int, int], window: int) -> NDArray[np.int32]:
     """The windows of the multi-scale test, at most 60 of them."""
-    laid = plan((size[1], size[0]), SCALES, True, window, max(1, window * 4 // 5))
+    laid = plan((size[1], size[0]), SCALES, True, (InputSpec("image", window),), max(1, window * 4 // 5))
     views = [laid.views[view] for view in laid.windows[:, 0]]
     rows = [(x, y, v.width, v.height, v.flip) for v, (_, x, y) in zip(views, laid.windows.tolist(), strict=True)]
     return np.array(rows, np.int32)[:: max(1, len(rows) // 60)]

@@ -14,7 +14,9 @@ import tifffile
 from made_tiffs import encode, stained, write_tiles
 from numpy.typing import NDArray
 
-from glassrt.engine.bundles.bundle import Manifest, Seen, open_bundle
+from glassrt.engine.bundles.bundle import open_bundle
+from glassrt.engine.bundles.manifest import Manifest
+from glassrt.engine.bundles.parts import Seen
 from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.flow.pipeline import cut_batches
 from glassrt.engine.slides.grid import GridReader

@@ -15,10 +15,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from known import image_and_logits
 from onnx import TensorProto, helper, numpy_helper
 
-from glassrt.engine.bundles.bundle import Bundle, Precision, open_bundle, write_bundle
+from glassrt.engine.bundles.bundle import Bundle, open_bundle, write_bundle
 from glassrt.engine.bundles.checks import TOLERANCES
+from glassrt.engine.bundles.parts import Precision
 from glassrt.engine.cache import keep, make_folder
 from glassrt.engine.errors import BackendUnavailable, BundleError, OutputError
 from glassrt.engine.runtimes import plans
@@ -280,7 +282,7 @@ def test_the_network_of_the_paper_exports_and_builds_in_every_precision(
     monkeypatch.setattr(exporting, "refuse_lossy", lambda *_: None)  # nor to keep
     monkeypatch.setattr(exporting, "collect_calibration", partial(collect_calibration, wanted=8))
     bundle = export_run(tmp_path, tmp_path / "paper.glass", "paper", ("fp32", "fp16", "int8"), demo_slide.parent)
-    windows, _ = bundle.read_example() or pytest.fail("no example")
+    windows, _ = image_and_logits(bundle)
     logits = run_windows(open_backend(bundle, "ort"), windows)
     assert np.abs(logits - infer_exactly(network, windows)).max() < 1e-4
     for name in PRECISIONS:

@@ -17,8 +17,9 @@ import small_bundle
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from glassrt.engine.bundles.bundle import SHIPPED, Bundle, RunPrecision, named_files, open_bundle, write_bundle
+from glassrt.engine.bundles.bundle import SHIPPED, Bundle, named_files, open_bundle, write_bundle
 from glassrt.engine.bundles.checks import Check, read_checks, record_checks
+from glassrt.engine.bundles.parts import RunPrecision
 from glassrt.engine.errors import BackendUnavailable, BundleError, GlassError, OutputError, UsageError
 from glassrt.engine.runtimes.choose import choose
 from glassrt.engine.runtimes.isa import cpu_isa

@@ -1,35 +1,288 @@
-"""The arithmetic that training runs in."""
+"""The loop on tasks that train in a second: bags, two inputs, named losses, validation, stops and resumes."""
 
-from types import SimpleNamespace
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from glassrt.training.loop import half_precision
+from glassrt.engine.errors import TrainingError
+from glassrt.training import checkpoint
+from glassrt.training.batches import stack
+from glassrt.training.config import Schedule, Validation
+from glassrt.training.loop import Bags, Example, Group, Random, Task, fit
+from glassrt.training.run import Run
+from glassrt.training.world import World
+
+ALONE = World(0, 1, torch.device("cpu"))
 
 
-@pytest.mark.parametrize(("generation", "half"), [(7, False), (8, True), (9, True)], ids=["Turing", "Ampere", "Hopper"])
-def test_a_gpu_that_would_emulate_bfloat16_trains_in_float32(
-    generation: int, half: bool, monkeypatch: pytest.MonkeyPatch
+def schedule(**changes: object) -> Schedule:
+    """A constant rate of 0.1, and what a test changes."""
+    plain = {
+        "batch": 2,
+        "steps": 12,
+        "optimiser": "sgd",
+        "learning_rate": 0.1,
+        "weight_decay": 0.0,
+        "phases": (1.0,),
+    }
+    return Schedule(**(plain | changes))  # type: ignore[arg-type]
+
+
+def no_picture(network: nn.Module, inputs: Any, labels: Tensor) -> np.ndarray:
+    return np.zeros((8, 8, 3), np.uint8)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as table:
+        return list(csv.DictReader(table))
+
+
+class AttentionPool(nn.Module):
+    """One logit a bag: features of its images, weighted by a softmax over the bag."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.encoder = nn.Conv2d(3, 8, 4, stride=4)
+        self.dropout = nn.Dropout(dropout)
+        self.attention, self.classifier = nn.Linear(8, 1), nn.Linear(8, 1)
+
+    def forward(self, bags: Bags) -> Tensor:
+        features = self.dropout(self.encoder(bags.pixels / 255).relu().mean((2, 3)))
+        pooled = [(part * self.attention(part).softmax(0)).sum(0) for part in features.split(bags.sizes)]
+        return self.classifier(torch.stack(pooled)).squeeze(1)
+
+
+def draw_bag(number: int, random: Random) -> Example:
+    """One to six grey images; in every second bag one of them is red."""
+    bag = np.repeat(random.integers(60, 200, (int(random.integers(1, 7)), 8, 8, 1), dtype=np.uint8), 3, axis=3)
+    if number % 2:
+        bag[random.integers(len(bag))] = (230, 20, 20)
+    return Example(bag, np.array(number % 2, np.float32), f"bag {number}")
+
+
+def bag_loss(network: nn.Module, bags: Bags, labels: Tensor, step: int) -> Tensor:
+    return F.binary_cross_entropy_with_logits(network(bags), labels)
+
+
+def bag_accuracy(network: nn.Module) -> float:
+    bags = [draw_bag(number, np.random.default_rng(-number)) for number in range(-40, 0)]
+    found = network(stack([each.pixels for each in bags], ALONE.device)) > 0
+    return float((found.numpy() == [each.label for each in bags]).mean())
+
+
+def bag_task(dropout: float = 0.0) -> Task[Bags]:
+    return Task(lambda: AttentionPool(dropout), draw_bag, bag_loss, no_picture, bag_accuracy, least=1)
+
+
+def test_a_bag_among_others_gives_what_it_gives_alone() -> None:
+    network = AttentionPool(0.0)
+    bags = [np.asarray(draw_bag(number, np.random.default_rng(number)).pixels) for number in range(8)]
+    assert len({len(bag) for bag in bags}) > 2
+    together = network(stack(bags, ALONE.device))
+    alone = torch.cat([network(stack([bag], ALONE.device)) for bag in bags])
+    assert torch.allclose(together, alone, atol=1e-6)
+
+
+@pytest.mark.parametrize(("batch", "steps"), [(1, 240), (4, 120)])
+def test_bags_of_different_lengths_are_learnt(tmp_path: Path, batch: int, steps: int) -> None:
+    settings = schedule(
+        batch=batch, steps=steps, optimiser="adam", learning_rate=0.02, validation=Validation(every=steps)
+    )
+    fit(bag_task(), settings, Run(tmp_path, {}), ALONE)
+    (row,) = rows(tmp_path / "validation.csv")
+    assert row["step"] == str(steps - 1)
+    assert float(row["score"]) > 0.9
+
+
+class TwoInputs(nn.Module):
+    """One number from a fine and a coarser view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.context = nn.Conv2d(3, 1, 1), nn.Conv2d(3, 1, 1)
+
+    def forward(self, fine: Tensor, context: Tensor) -> Tensor:
+        return (self.fine(fine / 255).mean((1, 2, 3)) + self.context(context / 255).mean((1, 2, 3))).float()
+
+
+def test_two_inputs_reach_the_network_by_name(tmp_path: Path) -> None:
+    """The label is the difference of the two views' brightness, so neither is enough and they cannot be swapped."""
+
+    def draw(number: int, random: Random) -> Example:
+        fine, context = (np.full((side, side, 3), random.integers(256), np.uint8) for side in (8, 4))
+        return Example(
+            {"fine": fine, "context": context}, np.array((fine.mean() - context.mean()) / 255, np.float32), str(number)
+        )
+
+    def loss(network: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor, step: int) -> Tensor:
+        return (network(**inputs) - labels).square().mean()
+
+    fit(Task(TwoInputs, draw, loss, no_picture), schedule(batch=8, steps=100), Run(tmp_path, {}), ALONE)
+    weights, _ = checkpoint.load(tmp_path / "model.safetensors")
+    assert float(weights["fine.weight"].sum()) == pytest.approx(1, abs=0.1)
+    assert float(weights["context.weight"].sum()) == pytest.approx(-1, abs=0.1)
+
+
+class Slider(nn.Module):
+    """Two weights at 0. A loss that is their sum lets SGD with momentum slide each to -0.1, -0.29, -0.561, -0.9049,
+    -1.31441, -1.782969, -2.3046721 and on, at rate 0.1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
+
+
+def draw_nothing(number: int, random: Random) -> Example:
+    return Example(np.zeros((1, 1, 3), np.uint8), np.zeros(()), str(number))
+
+
+def slide(network: nn.Module, pixels: Tensor, labels: Tensor, step: int) -> Mapping[str, Tensor]:
+    assert isinstance(network, Slider)
+    return {"one": network.first + 1, "two": network.second * 2}
+
+
+def nearness(network: nn.Module) -> float:
+    """The higher, the nearer the first weight is to -0.9."""
+    assert isinstance(network, Slider)
+    assert not network.training
+    assert not torch.is_grad_enabled()
+    return -abs(float(network.first) + 0.9)
+
+
+SLIDE: Task[Tensor] = Task(Slider, draw_nothing, slide, no_picture, nearness)
+
+
+def test_the_sum_of_named_losses_is_minimised_and_each_is_logged(tmp_path: Path) -> None:
+    """The second weight slides twice as far as the first."""
+    fit(SLIDE._replace(validate=None), schedule(steps=3), Run(tmp_path, {}), ALONE)
+    assert rows(tmp_path / "metrics.csv") == [
+        {"step": "0", "loss": "1.00000", "learning_rate": "0.1", "one": "1.00000", "two": "0.00000"},
+        {"step": "1", "loss": "0.50000", "learning_rate": "0.1", "one": "0.90000", "two": "-0.40000"},
+        {"step": "2", "loss": "-0.45000", "learning_rate": "0.1", "one": "0.71000", "two": "-1.16000"},
+    ]
+    weights, _ = checkpoint.load(tmp_path / "model.safetensors")
+    assert float(weights["second"]) == pytest.approx(2 * float(weights["first"])) == pytest.approx(-1.122)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.value for event in events.Scalars("two")] == pytest.approx([0, -0.4, -1.16])
+
+
+def test_groups_of_parameters_learn_at_their_own_rates(tmp_path: Path) -> None:
+    def groups(network: nn.Module) -> list[Group]:
+        assert isinstance(network, Slider)
+        return [Group([network.first], 0.1), Group([network.second], 1.0)]
+
+    settings = schedule(steps=4, phases=(1.0, 0.5))
+    fit(SLIDE._replace(validate=None, groups=groups), settings, Run(tmp_path, {}), ALONE)
+    weights, _ = checkpoint.load(tmp_path / "model.safetensors")
+    # Velocities of 1, 1.9, 2.71 and 3.439 times the gradients 1 and 2, half as fast after two steps.
+    assert float(weights["first"]) == pytest.approx(-0.01 * (1 + 1.9) - 0.005 * (2.71 + 3.439))
+    assert float(weights["second"]) == pytest.approx(2 * (-0.1 * (1 + 1.9) - 0.05 * (2.71 + 3.439)))
+
+
+@pytest.mark.parametrize(
+    ("validation", "validated", "last", "served"),
+    [
+        (Validation(every=2, patience=1), [1, 3, 5], 5, -0.9049),
+        (Validation(every=2, patience=2), [1, 3, 5, 7], 7, -0.9049),
+        (Validation(every=3, patience=1), [2, 5], 5, -0.561),
+        (Validation(every=2), [1, 3, 5, 7, 9, 11], 11, -0.9049),
+        (Validation(every=5), [4, 9, 11], 11, -1.31441),
+        (Validation(every=100), [11], 11, -5.5419),  # 12 - 9 * (1 - 0.9 ** 12)
+    ],
+)
+def test_training_stops_in_time_and_serves_the_best_weights(
+    tmp_path: Path, validation: Validation, validated: list[int], last: int, served: float
 ) -> None:
-    """What torch reads off a device is set; what it makes of that is its own."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=generation))
-    with half_precision(torch.device("cuda:0")):
-        assert torch.is_autocast_enabled("cuda") == half
+    fit(SLIDE, schedule(validation=validation), Run(tmp_path, {}), ALONE)
+    assert [int(row["step"]) for row in rows(tmp_path / "validation.csv")] == validated
+    assert [int(row["step"]) for row in rows(tmp_path / "metrics.csv")] == list(range(last + 1))
+    weights, _ = checkpoint.load(tmp_path / "model.safetensors")
+    assert float(weights["first"]) == pytest.approx(served, abs=1e-4)
+    assert not (tmp_path / "state.safetensors").exists()
+    assert [picture.name for picture in (tmp_path / "samples").iterdir()] == [f"step_{last + 1:06}.jpg"]
 
 
-def test_cpus_train_in_float32() -> None:
-    with half_precision(torch.device("cpu")):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+def stop(task: Task[Any], settings: Schedule, folder: Path, after: int) -> None:
+    """A run that is interrupted when step `after` is done."""
+
+    def progress(step: int, loss: float) -> None:
+        if step == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(task, settings, Run(folder, {}), ALONE, progress)
 
 
-@pytest.mark.gpu
-def test_products_on_a_gpu_have_the_type_that_it_computes_in() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    ones = torch.ones(16, 16, device="cuda")
-    wanted = torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float32
-    with half_precision(ones.device):
-        assert (ones @ ones).dtype == wanted
+def content(folder: Path) -> dict[str, bytes | str]:
+    """All that a finished run is: its weights, bit for bit, and its tables."""
+    weights, _ = checkpoint.load(folder / "model.safetensors")
+    tables = {name: (folder / name).read_text() for name in ("metrics.csv", "validation.csv")}
+    return tables | {name: value.numpy().tobytes() for name, value in weights.items()}
+
+
+PATIENT = schedule(save_every=2, validation=Validation(every=2, patience=2))
+DROPOUT = schedule(
+    optimiser="adamw", average_decay=0.7, save_every=5, batch=3, learning_rate=0.01, validation=Validation(every=3)
+)
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "after"),
+    [
+        pytest.param(SLIDE, PATIENT, 0, id="nothing saved"),
+        pytest.param(SLIDE, PATIENT, 4, id="the best weights saved"),
+        pytest.param(SLIDE, PATIENT, 6, id="patience half gone"),
+        pytest.param(bag_task(0.5), DROPOUT, 5, id="dropout, averaged weights"),
+        pytest.param(bag_task(0.5), DROPOUT, 10, id="saved twice"),
+    ],
+)
+def test_a_stopped_run_ends_as_if_it_never_was(tmp_path: Path, task: Task[Any], settings: Schedule, after: int) -> None:
+    fit(task, settings, Run(tmp_path / "straight", {}), ALONE)
+    stop(task, settings, tmp_path / "broken", after)
+    with open(tmp_path / "broken" / "metrics.csv", "a") as table:
+        table.write("1")  # what was left of a row when the process was killed
+    fit(task, settings, Run(tmp_path / "broken", {}), ALONE)
+    assert content(tmp_path / "broken") == content(tmp_path / "straight")
+
+
+def test_a_state_from_before_there_was_validation_goes_on(tmp_path: Path) -> None:
+    task, settings = SLIDE._replace(validate=None), schedule(save_every=2)
+    stop(task, settings, tmp_path / "broken", 4)
+    state = tmp_path / "broken" / "state.safetensors"
+    tensors, metadata = checkpoint.load(state)
+    assert set(metadata) - {"score", "misses"} == {"step"}
+    checkpoint.save(state, tensors, {"step": metadata["step"]})
+    fit(task, settings, Run(tmp_path / "broken", {}), ALONE)
+    fit(task, settings, Run(tmp_path / "straight", {}), ALONE)
+    first, second = (checkpoint.load(tmp_path / name / "model.safetensors")[0] for name in ("broken", "straight"))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "says"),
+    [
+        ({}, schedule(), r"set every in \[validation\]"),
+        ({"validate": None}, schedule(validation=Validation(every=1)), r"leave out \[validation\]"),
+        ({}, schedule(validation=Validation(every=1), batch=1), "batch = 1 gives 1 processes no equal shares of 2"),
+        (
+            {"validate": lambda network: float("nan")},
+            schedule(validation=Validation(every=2)),
+            "the validation score became nan",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    tmp_path: Path, changes: dict[str, Any], settings: Schedule, says: str
+) -> None:
+    with pytest.raises(TrainingError, match=says):
+        fit(SLIDE._replace(**changes), settings, Run(tmp_path, {}), ALONE)
+    assert not (tmp_path / "model.safetensors").exists()

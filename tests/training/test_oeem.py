@@ -16,7 +16,6 @@ from glassrt.export.bundle import export_run
 from glassrt.training import augment, checkpoint
 from glassrt.training.cli import CONFIGS
 from glassrt.training.config import load_config
-from glassrt.training.loop import shuffled
 from glassrt.training.methods import oeem, segment
 from glassrt.training.methods.oeem import OeemConfig
 from glassrt.training.run import Run
@@ -43,12 +42,6 @@ def short(classify_steps: int, segment_steps: int) -> OeemConfig:
 
 def silent(name: str, steps: int) -> segment.Progress:
     return lambda step, loss: None
-
-
-def test_each_draw_of_an_epoch_is_another_one() -> None:
-    epochs = [[shuffled(number, 7, 1) for number in range(start, start + 7)] for start in (0, 7)]
-    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
-    assert epochs[0] != epochs[1]
 
 
 @pytest.mark.parametrize("colour", augment.COLOURS)

@@ -81,7 +81,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from glassrt.training.config import Schedule
+from glassrt.training.config import Schedule, Validation
 from glassrt.training.loop import Example, Task, fit
 from glassrt.training.run import Run
 from glassrt.training.world import join_world
@@ -93,10 +93,15 @@ def draw(number, random):
 def loss(network, pixels, labels, step):
     return (network(pixels / 255).mean((2, 3)) - labels / 255).square().mean()
 
-schedule = Schedule(batch=4, steps=5, optimiser="sgd", learning_rate=0.1, weight_decay=0.0, sample_every=100)
+schedule = Schedule(
+    batch=4, steps=9, optimiser="sgd", learning_rate=0.1, weight_decay=0.0, sample_every=100,
+    validation=Validation(every=2, patience=1),
+)
 picture = lambda network, pixels, labels: np.zeros((8, 8, 3), np.uint8)
 with join_world() as world:
-    fit(Task(lambda: nn.Conv2d(3, 3, 3), draw, loss, picture), schedule, Run(Path(sys.argv[1]), {}), world)
+    scores = iter([1.0, 2.0, 1.0, 3.0, 4.0] if world.leads else [1.0, 0.0])  # the first process's count
+    task = Task(lambda: nn.Conv2d(3, 3, 3), draw, loss, picture, lambda network: next(scores, 0.0))
+    fit(task, schedule, Run(Path(sys.argv[1]), {}), world)
 """
 
 
@@ -106,7 +111,9 @@ def torchrun(*arguments: str) -> list[str]:
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    """A network without batch norm ends with the same weights: each process learns from all gradients."""
+    """A network without batch norm ends with the same weights: each process learns from all gradients, and they stop
+    together.
+    """
     (tmp_path / "toy.py").write_text(TOY)
     environment = {"OMP_NUM_THREADS": "1", "PATH": str(BIN)}
     for name, start in (("alone", [sys.executable]), ("both", torchrun())):
@@ -115,6 +122,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     assert all(torch.allclose(alone[name], both[name], atol=1e-6) for name in alone)
     rows = [(tmp_path / name / "metrics.csv").read_text() for name in ("alone", "both")]
     assert rows[0] == rows[1]
+    assert len(rows[0].splitlines()) == 1 + 6
 
 
 @pytest.mark.slow

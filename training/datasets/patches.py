@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.geometry.windows import window_starts
+from glassrt.engine.geometry.views import window_starts
 
 PRESENT_SHARE = 0.05
 Scalar = TypeVar("Scalar", bound=np.generic)

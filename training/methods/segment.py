@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glassrt.engine.errors import DatasetError
-from glassrt.engine.geometry.windows import window_starts
+from glassrt.engine.geometry.views import window_starts
 from glassrt.training import augment, losses, pictures
 from glassrt.training.config import Number, Schedule, Share, Weight, check_lattice
 from glassrt.training.datasets import glas

@@ -11,7 +11,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError, first_line
-from glassrt.engine.geometry.windows import Box
+from glassrt.engine.geometry.boxes import Box
 from glassrt.engine.slides.pictures.colours import (
     UPRIGHT,
     check_opacity,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError
-from glassrt.engine.geometry.windows import bands
+from glassrt.engine.geometry.boxes import bands
 from glassrt.engine.slides.grid import GridReader, average_blocks
 from glassrt.engine.slides.pictures.colours import check_stain
 from glassrt.engine.slides.slide import Pixels, Slide

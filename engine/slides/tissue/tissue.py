@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.geometry.windows import bands
+from glassrt.engine.geometry.boxes import bands
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]

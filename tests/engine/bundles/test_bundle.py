@@ -20,6 +20,7 @@ from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, SHIPPED, Bundle, open_
 from glassrt.engine.bundles.checks import read_checks
 from glassrt.engine.errors import BundleError, UsageError
 from glassrt.engine.runtimes.choose import choose
+from glassrt.engine.runtimes.open import open_backend
 
 
 @pytest.fixture
@@ -60,8 +61,19 @@ def test_shipped_bundles_open_by_name() -> None:
         (lambda m: m["classes"][0].update(name="gland"), "named twice"),
         (lambda m: m["classes"][1].update(name="Tissue"), "'tissue' has the name of an area that summary.csv gives"),
         (lambda m: m["classes"][1].update(name="analysed"), "'analysed' has the name of an area"),
-        (lambda m: m.update(format=2), r"at `\$.format`"),
-        (lambda m: m.update(kind="poem"), r"at `\$.kind`"),
+        (lambda m: m.update(format=0), r"at `\$.format`"),
+        (lambda m: m.update(format="2"), r"Expected `int`, got `str` - at `\$.format`"),
+        (lambda m: m.pop("format"), "missing required field `format`"),
+        (
+            lambda m: m.update(format=3, kind="poem"),
+            "format 3 is of a later version of GlassRT, .*: pip install --upgrade",
+        ),
+        (lambda m: m.update(kind="poem"), r"'poem' at `\$.kind` is no kind of bundle .* \(segmentation\): pip install"),
+        (lambda m: m.update(kind=7), r"Expected `str`, got `int` - at `\$.kind`"),
+        (lambda m: m.pop("kind"), "missing required field `kind`"),
+        (lambda m: m["graphs"][0].update(role="head"), r"at `\$.graphs\[0\].role`"),
+        (lambda m: m.update(examples=2 * m["examples"]), "an example is named twice"),
+        (lambda m: m.update(verified=[]), "unknown field `verified`"),
         (lambda m: m.update(name="../escaped"), "name '../escaped' must be letters"),
         (lambda m: m.update(name="x" * 65), "64 at most"),
         (lambda m: m.update(name='a"b'), "must be letters"),
@@ -232,9 +244,38 @@ def test_the_identity_is_the_hash_of_the_manifest(copy: Path) -> None:
     assert bundle.sha256 == hashlib.sha256((copy / "manifest.json").read_bytes()).hexdigest()
 
 
+def test_a_bundle_of_the_first_format_is_read_and_runs(small: Path) -> None:
+    today = open_bundle(small)
+    edit(small, small_bundle.make_first_format)
+    bundle = open_bundle(small)
+    assert bundle.manifest == today.manifest
+    assert bundle.sha256 != today.sha256
+    open_backend(bundle, "ort").close()  # which gives the example
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda m: m.update(examples=[]), "unknown field `examples`"),
+        (lambda m: m.update(kind="poem"), r"at `\$.kind`"),
+        (lambda m: m["example"].update(file="../x.npz"), r"plain name of an .npz file in the bundle - at `\$.example`"),
+        (lambda m: m.update(stride=999), "pixels would be left out"),
+        (lambda m: m.update(verified=7), r"at `\$.verified`"),
+    ],
+)
+def test_a_malformed_manifest_of_the_first_format_is_refused_with_the_place(
+    small: Path, change: Callable[[dict], object], says: str
+) -> None:
+    edit(small, small_bundle.make_first_format)
+    edit(small, change)
+    with pytest.raises(BundleError, match=says):
+        open_bundle(small)
+
+
 def test_checks_within_an_old_manifest_are_not_believed(small: Path) -> None:
     checks = json.loads((small / "checks.json").read_text())
     (small / "checks.json").unlink()
+    edit(small, small_bundle.make_first_format)
     edit(small, lambda manifest: manifest.update(verified=checks))
     bundle = open_bundle(small)
     assert read_checks(bundle) == ()

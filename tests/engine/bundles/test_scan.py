@@ -13,7 +13,8 @@ import small_bundle
 from onnx import TensorProto, helper, numpy_helper
 
 from glassrt.engine.bundles.bundle import SHIPPED, open_bundle
-from glassrt.engine.bundles.scan import TensorSpec, scan_graph
+from glassrt.engine.bundles.scan import scan_graph
+from glassrt.engine.bundles.tensors import TensorSpec
 from glassrt.engine.errors import BundleError
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.export.triton import write_repository

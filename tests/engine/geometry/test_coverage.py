@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from glassrt.engine.geometry.boxes import bands
 from glassrt.engine.geometry.coverage import cover
-from glassrt.engine.geometry.windows import bands
 from glassrt.engine.maps.canvas import Tile
 from glassrt.engine.maps.mapfile import MapFile, MapWriter
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from shapely.geometry import Polygon, shape
 from shapely.geometry.polygon import LinearRing
 
-from glassrt.engine.bundles.bundle import ClassInfo
+from glassrt.engine.bundles.parts import ClassInfo
 from glassrt.engine.maps.mapfile import NOT_ANALYSED, MapFile
 from glassrt.engine.maps.regions import find_regions
 from glassrt.engine.results.outputs import draw_overlay, write_map, write_png, write_regions

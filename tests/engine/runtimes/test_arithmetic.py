@@ -10,11 +10,13 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from known import image_and_logits
 from limited import KINDS, run_emulated, run_limited
 from onnx import numpy_helper
 
-from glassrt.engine.bundles.bundle import SHIPPED, Bundle, RunPrecision, named_files, open_bundle, write_bundle
+from glassrt.engine.bundles.bundle import SHIPPED, Bundle, named_files, open_bundle, write_bundle
 from glassrt.engine.bundles.checks import Check, Timing, record_checks
+from glassrt.engine.bundles.parts import RunPrecision
 from glassrt.engine.errors import BackendUnavailable
 from glassrt.engine.runtimes import isa
 from glassrt.engine.runtimes.choose import choose, choose_batch, explain_slower, find_version
@@ -37,7 +39,8 @@ from glassrt.engine.runtimes.protocol import run_windows
 found = {}
 for name in sys.argv[2:]:
     bundle = open_bundle(name)
-    image, exact = bundle.read_example()
+    known = bundle.read_example()
+    image, exact = known.inputs["image"], known.outputs["logits"]
     logits = run_windows(open_backend(bundle, sys.argv[1], precision="int8", threads=1), image)
     found[name] = [int((logits.argmax(1) != exact.argmax(1)).sum()), float(np.abs(logits - exact).max())]
 print(json.dumps(found))
@@ -144,14 +147,14 @@ def test_a_runtime_that_cuts_off_is_seen(bits: int, largest: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_shipped_int8_computes_the_same_on_every_kind_of_processor(kind: str) -> None:
     for name, (flips, largest) in run_limited(kind, EXAMPLE, "openvino", *NAMES).items():
-        _, exact = open_bundle(name).read_example() or pytest.fail("no example")
+        _, exact = image_and_logits(open_bundle(name))
         assert flips <= 4
         assert largest < 0.2 * np.abs(exact).max()
 
 
 def test_shipped_int8_computes_the_same_through_ort_on_avx2() -> None:
     for name, (flips, largest) in run_emulated(EXAMPLE, "ort", *NAMES).items():
-        _, exact = open_bundle(name).read_example() or pytest.fail("no example")
+        _, exact = image_and_logits(open_bundle(name))
         assert flips <= 4
         assert largest < 0.2 * np.abs(exact).max()
 

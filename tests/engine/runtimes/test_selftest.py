@@ -11,17 +11,11 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 import pytest
+from known import image_and_logits
 
-from glassrt.engine.bundles.bundle import (
-    DEFAULT_BUNDLE,
-    SHIPPED,
-    Bundle,
-    Example,
-    RunPrecision,
-    open_bundle,
-    write_bundle,
-)
+from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, SHIPPED, Bundle, open_bundle, write_bundle
 from glassrt.engine.bundles.checks import Check, record_checks
+from glassrt.engine.bundles.parts import Example, RunPrecision
 from glassrt.engine.errors import BackendUnavailable, BundleError, UsageError
 from glassrt.engine.runtimes import choose as choosing
 from glassrt.engine.runtimes import device, plans, tensorrt
@@ -37,14 +31,14 @@ GRAPH = BUNDLE.find_graph()
 def remake(folder: Path, logits: Callable[[np.ndarray], np.ndarray] | None = None, **changes: object) -> Bundle:
     """The shipped bundle in float32 with another manifest, and its example's logits changed or no example at all."""
     files = {GRAPH.file: BUNDLE.read_graph()}
-    example = None
+    examples: tuple[Example, ...] = ()
     if logits is not None:
-        image, exact = BUNDLE.read_example() or pytest.fail("the shipped bundle has no example")
+        image, exact = image_and_logits(BUNDLE)
         stored = io.BytesIO()
         np.savez(stored, image=image, logits=logits(exact))
         files["example.npz"] = stored.getvalue()
-        example = Example("example.npz", hashlib.sha256(stored.getvalue()).hexdigest())
-    manifest = msgspec.structs.replace(BUNDLE.manifest, graphs=(GRAPH,), example=example, **changes)
+        examples = (Example("example.npz", hashlib.sha256(stored.getvalue()).hexdigest()),)
+    manifest = msgspec.structs.replace(BUNDLE.manifest, graphs=(GRAPH,), examples=examples, **changes)
     return write_bundle(folder / "made.glass", manifest, files)
 
 
@@ -153,9 +147,9 @@ def test_the_drivers_version_is_read_where_linux_tells_it(tmp_path: Path, monkey
     ids=["no archive", "other names", "objects", "another size", "floats", "no logits"],
 )
 def test_an_example_that_is_none_is_told(tmp_path: Path, spoil: Callable[[np.ndarray, np.ndarray], bytes]) -> None:
-    content = spoil(*(BUNDLE.read_example() or pytest.fail("the shipped bundle has no example")))
+    content = spoil(*image_and_logits(BUNDLE))
     example = Example("example.npz", hashlib.sha256(content).hexdigest())
-    manifest = msgspec.structs.replace(BUNDLE.manifest, graphs=(GRAPH,), example=example)
+    manifest = msgspec.structs.replace(BUNDLE.manifest, graphs=(GRAPH,), examples=(example,))
     files = {GRAPH.file: BUNDLE.read_graph(), "example.npz": content}
     with pytest.raises(BundleError, match=r"example\.npz (holds no example|has \d+ bytes)"):
         open_backend(write_bundle(tmp_path / "made.glass", manifest, files), "ort")

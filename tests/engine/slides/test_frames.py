@@ -11,7 +11,7 @@ from made_tiffs import MPP, write_pages, write_scn
 from shapely.geometry import shape
 
 from glassrt.engine import ArraySlide, open_bundle, open_slide, score
-from glassrt.engine.geometry.windows import Box
+from glassrt.engine.geometry.boxes import Box
 from glassrt.engine.slides.frames import keep_scanned
 
 PLACE, WHOLE = (1500, 1000), (3000, 2000)

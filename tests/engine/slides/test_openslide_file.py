@@ -10,7 +10,7 @@ import tifffile
 from made_tiffs import Pixels, stained, write_pages, write_scn
 
 from glassrt.engine.errors import GlassError, SlideError
-from glassrt.engine.geometry.windows import Box
+from glassrt.engine.geometry.boxes import Box
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.openslide_file import read_bounds
 from glassrt.engine.slides.pictures.colours import over_white

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from plain_statement import multi_scale_test, slide_windows, softmax
 
 from glassrt.engine.bundles.bundle import Bundle, open_bundle
-from glassrt.engine.flow.pipeline import infer_windows
+from glassrt.engine.flow.host import HostRunner
 from glassrt.engine.maps.canvas import Canvas, Tile
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend, run_windows
@@ -14,7 +14,7 @@ from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.pictures.images import read_image
 from glassrt.engine.slides.slide import ArraySlide, open_slide
 from glassrt.engine.tasks.segment import lay_windows, segment, segment_image
-from glassrt.engine.watch import Clock
+from glassrt.engine.watch import Watch
 
 PAPER_SCALES = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 MPP = 0.62005
@@ -75,10 +75,27 @@ def test_a_slide_in_bands_equals_the_slide_as_one_image(demo_slide: Path, bundle
             height, width = tile.analysed.shape
             probabilities[:, tile.top : tile.top + height, tile.left : tile.left + width] = tile.probabilities
 
-        segment(grid, lay_windows(grid, bundle), bundle, open_backend(bundle), (grid.width, grid.height), place)
+        runner = HostRunner(open_backend(bundle), 2)
+        segment(grid, lay_windows(grid, bundle), bundle, runner, (grid.width, grid.height), place)
         whole = grid.read(0, 0, grid.width, grid.height)
     expected = softmax(slide_windows(whole, network, 320, 256))
     assert np.abs(probabilities - expected).max() < 1e-3
+
+
+class Noting:
+    """Takes the numbers of windows alone."""
+
+    def __init__(self, numbers: list[int]) -> None:
+        self.numbers = numbers
+
+    def add(self, indices: NDArray[np.int64], outputs: object) -> None:
+        self.numbers.extend(indices.tolist())
+
+    def drop(self, indices: NDArray[np.int64]) -> None:
+        pytest.fail("nothing is missing")
+
+    def finish(self) -> None:
+        pass
 
 
 def test_no_window_is_computed_twice_and_none_is_left_out(demo_slide: Path, bundle: Bundle) -> None:
@@ -87,7 +104,7 @@ def test_no_window_is_computed_twice_and_none_is_left_out(demo_slide: Path, bund
         grid = GridReader(slide, MPP)
         windows = lay_windows(grid, bundle.replace((1.0, 0.75), False))
         backend = open_backend(bundle, "ort", batch=3)
-        infer_windows(grid, windows, backend, 2, lambda indices, logits: run.extend(indices.tolist()), Clock())
+        HostRunner(backend, 2).run(grid, windows, Noting(run), Watch())
     assert sorted(run) == list(range(len(windows.windows)))
 
 
@@ -105,7 +122,7 @@ def test_a_map_of_any_size_samples_the_same_logits(
         height, width = tile.analysed.shape
         probabilities[:, tile.top : tile.top + height, tile.left : tile.left + width] = tile.probabilities
 
-    segment(grid, lay_windows(grid, bundle), bundle, open_backend(bundle), map_size, place)
+    segment(grid, lay_windows(grid, bundle), bundle, HostRunner(open_backend(bundle), 2), map_size, place)
     logits = slide_windows(image, network, 320, 256)
     expected = softmax(resize(resize(logits, 1, map_size[1]), 2, map_size[0]))
     assert np.abs(probabilities - expected).max() < 1e-4
@@ -129,7 +146,7 @@ def test_the_canvas_takes_windows_in_any_order_and_leaves_skipped_ones_out(bundl
 
         canvas = Canvas(windows, 16, (2000, 1500), place)
         for index in order:
-            canvas.add(np.array([index]), logits[index][None])
+            canvas.add(np.array([index]), {"logits": logits[index][None]})
         canvas.finish()
         maps.append(result)
     assert np.array_equal(maps[0], maps[1], equal_nan=True)

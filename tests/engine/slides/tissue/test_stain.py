@@ -23,9 +23,9 @@ def warning(pixels: np.ndarray, mpp: float) -> str:
 
 @pytest.mark.parametrize("bundle", ["glas-glands", "glas-glands-weak"])
 def test_the_shipped_examples_are_haematoxylin_and_eosin(bundle: str) -> None:
-    example = open_bundle(bundle).read_example()
+    example = open_bundle(bundle).example_window
     assert example is not None
-    window = shrink(example[0][0], 2.0)
+    window = shrink(example, 2.0)
     share = share_beyond(window.reshape(-1, 3), find_glass([window]))
     assert share is not None
     assert share < 0.05

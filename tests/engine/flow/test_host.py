@@ -3,7 +3,7 @@
 import hashlib
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,21 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from known import image_and_logits
 from onnx import TensorProto, helper, numpy_helper
 
 from glassrt.engine import open_bundle, score
-from glassrt.engine.bundles.bundle import Bundle, Graph, write_bundle
+from glassrt.engine.bundles.bundle import Bundle, write_bundle
+from glassrt.engine.bundles.parts import Graph
 from glassrt.engine.errors import SlideError
-from glassrt.engine.flow.pipeline import infer_batches, infer_windows
+from glassrt.engine.flow.host import HostRunner, infer_batches
 from glassrt.engine.runtimes.isa import count_cores
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend, run_windows
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.slide import ArraySlide
 from glassrt.engine.tasks.segment import lay_windows, segment_image
-from glassrt.engine.watch import Clock
+from glassrt.engine.watch import Clock, Watch
 
 BUNDLE = open_bundle()
 
@@ -50,17 +52,17 @@ class Counting:
         pass
 
 
-def number_windows(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def number_windows(count: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     for number in range(count):
-        yield np.array([number]), np.full((1, 2, 2, 3), number, np.uint8)
+        yield np.array([number]), {"image": np.full((1, 2, 2, 3), number, np.uint8)}
 
 
 def test_calls_run_at_once_and_come_back_in_order() -> None:
     backend = Counting()
     with ThreadPoolExecutor(2) as pool:
         found = [
-            (int(index[0]), float(logits[0, 0]))
-            for index, logits in infer_batches(backend, number_windows(8), pool, Clock())
+            (int(index[0]), float(outputs["logits"][0, 0]))
+            for index, outputs in infer_batches(backend, number_windows(8), pool, Clock())
         ]
     assert found == [(number, number) for number in range(8)]
 
@@ -68,9 +70,9 @@ def test_calls_run_at_once_and_come_back_in_order() -> None:
 def test_the_network_works_while_its_logits_are_taken() -> None:
     backend, ahead = Counting(), []
     with ThreadPoolExecutor(2) as pool:
-        for _, logits in infer_batches(backend, number_windows(8), pool, Clock()):
+        for _, outputs in infer_batches(backend, number_windows(8), pool, Clock()):
             time.sleep(0.1)
-            ahead.append(max(backend.calls) - int(logits[0, 0]))
+            ahead.append(max(backend.calls) - int(outputs["logits"][0, 0]))
     assert ahead == [4, 4, 4, 4, 3, 2, 1, 0]
 
 
@@ -80,6 +82,20 @@ def test_a_network_that_fails_ends_it() -> None:
     with ThreadPoolExecutor(2) as pool, pytest.raises(RuntimeError, match="no more"):
         list(infer_batches(backend, number_windows(20), pool, Clock()))
     assert max(backend.calls) < 14
+
+
+class Failing:
+    """What takes logits, and fails as it is told."""
+
+    def __init__(self, fail_in: Callable[[str], None]) -> None:
+        self.fail_in = fail_in
+
+    def add(self, indices: object, outputs: object) -> None:
+        self.fail_in("what takes its logits")
+
+    def drop(self, indices: object) -> None: ...
+
+    def finish(self) -> None: ...
 
 
 @pytest.mark.parametrize("who", ["the network", "what takes its logits", "the reader"])
@@ -107,7 +123,7 @@ def test_a_failure_of_any_thread_ends_all(who: str, monkeypatch: pytest.MonkeyPa
     windows = lay_windows(grid, BUNDLE.replace((1.0, 2.0), True))
     before = threading.active_count()
     with pytest.raises(RuntimeError, match=f"{who} failed"):
-        infer_windows(grid, windows, backend, 2, lambda indices, logits: fail_in("what takes its logits"), Clock())
+        HostRunner(backend, 2).run(grid, windows, Failing(fail_in), Watch())
     assert threading.active_count() == before
     backend.close()
 
@@ -136,7 +152,7 @@ def test_throughput_may_take_larger_batches_and_more_calls_at_once() -> None:
 
 @pytest.mark.parametrize("name", ["ort", "openvino"])
 def test_outputs_are_the_callers_own(name: str) -> None:
-    window, _ = BUNDLE.read_example() or pytest.fail("no example")
+    window, _ = image_and_logits(BUNDLE)
     backend: Backend = open_backend(BUNDLE, name)
     first = run_windows(backend, window)
     kept = first.copy()
@@ -166,7 +182,7 @@ def write_rooted(folder: Path) -> Bundle:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     content = model.SerializeToString()
     entry = Graph("fp32.onnx", hashlib.sha256(content).hexdigest())
-    manifest = msgspec.structs.replace(BUNDLE.manifest, name="rooted", graphs=(entry,), example=None)
+    manifest = msgspec.structs.replace(BUNDLE.manifest, name="rooted", graphs=(entry,), examples=())
     return write_bundle(folder / "rooted.glass", manifest, {"fp32.onnx": content})
 
 

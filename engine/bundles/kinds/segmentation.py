@@ -1,0 +1,62 @@
+"""Segmentation: a window in, the logits of each class over it out."""
+
+import unicodedata
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from glassrt.engine.bundles.kinds.shared import Shared
+from glassrt.engine.bundles.parts import ClassInfo, Role, Scale, Step, check_distinct
+from glassrt.engine.bundles.tensors import Signature, TensorSpec
+
+LARGEST_LOGITS = 1 << 28  # bytes of one window's logits
+OF_THE_SLIDE = {"tissue", "analysed"}  # what summary.csv names its areas of a whole slide after
+
+
+class Segmentation(Shared, frozen=True, kw_only=True, tag="segmentation"):
+    """What a segmentation network tells apart, and the multi-scale test that it is run in.
+
+    Class 0 is the background: it has an area but no regions. `output_stride` is input pixels per logit.
+    """
+
+    classes: Annotated[tuple[ClassInfo, ...], msgspec.Meta(min_length=2, max_length=255)]
+    output_stride: Step
+    scales: Annotated[tuple[Scale, ...], msgspec.Meta(min_length=1, max_length=32)]
+    flips: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_logits(self.window, self.output_stride, len(self.classes))
+        names = [unicodedata.normalize("NFKC", each.name).casefold() for each in self.classes]
+        check_distinct("a class is", names)
+        if taken := OF_THE_SLIDE & {*names[1:]}:
+            raise ValueError(
+                f"class {min(taken)!r} has the name of an area that summary.csv gives of every slide; rename it"
+            )
+        check_distinct("a scale is", self.scales)
+
+    @property
+    def networks(self) -> Mapping[Role, Signature]:
+        side = self.window // self.output_stride
+        image = TensorSpec("image", "uint8", (None, self.window, self.window, 3))
+        logits = TensorSpec("logits", "float32", (None, len(self.classes), side, side))
+        return {"main": Signature((image,), (logits,))}
+
+    def classify(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
+        """The likeliest class of each logit `[N, h, w]`."""
+        (logits,) = outputs.values()
+        classes: NDArray[np.int64] = logits.argmax(1)
+        return classes
+
+
+def check_logits(window: int, output_stride: int, classes: int) -> None:
+    """Raise ValueError for logits that do not tile a window, or that nobody could hold."""
+    if window % output_stride:
+        raise ValueError(f"window {window} is no multiple of output_stride {output_stride}")
+    if 4 * classes * (window // output_stride) ** 2 > LARGEST_LOGITS:
+        raise ValueError(
+            f"logits of {classes} classes for window {window} at output_stride {output_stride} are too many"
+        )
