@@ -42,10 +42,11 @@ def measure_reading(
     seconds: dict[tuple[str, str, int], list[float]] = {}
     cases = [*product(readers, places.items(), threads)]
     for number in range(rounds + 1):
+        turn = f"round {number} of {rounds}" if number else "warming up"
         for name, (placing, corners), count in cases[number:] + cases[:number]:
-            progress(f"round {number + 1} of {rounds}: {name}, {placing}, {count} threads")
+            progress(f"{turn}: {name}, {placing}, {count} thread{'s' if count > 1 else ''}")
             taken = time_reading(path, name, corners, count)
-            if number:  # the first round warms up
+            if number:
                 seconds.setdefault((name, placing, count), []).append(taken)
     size = len(places["off tiles"]) * WINDOW**2 / 1e6
     rows = [

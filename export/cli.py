@@ -13,7 +13,9 @@ from rich.text import Text
 from glassrt.engine.bundles.bundle import open_bundle
 from glassrt.engine.bundles.checks import Check, record_checks
 from glassrt.engine.bundles.parts import is_name
-from glassrt.engine.commands.main import build_plans, parse_precisions
+from glassrt.engine.commands.options import parse_precisions
+from glassrt.engine.commands.plan import build_plans
+from glassrt.engine.commands.progress import show_status
 from glassrt.engine.commands.terminal import PlainTable
 from glassrt.engine.errors import BundleError, GlassError, UsageError
 from glassrt.engine.files import readable_json, replace_file
@@ -90,12 +92,11 @@ def verify_command(
             from glassrt.export.bundle import open_network
         exact = open_network(against)
     windows = collect_windows(tiles, opened.manifest, told=tell)
-    console = Console()
-    with console.status("verifying") as status:
-        left_out: list[GlassError] = []
-        checks = verify(opened, windows, exact, data, status.update, left_out.append, tell)
+    left_out: list[GlassError] = []
+    with show_status("verify", "verifying") as progress:
+        checks = verify(opened, windows, exact, data, progress, left_out.append, tell)
     kept = record_checks(opened, checks)
-    console.print(check_table(checks))
+    Console().print(check_table(checks))
     for error in left_out:
         tell(f"left out: {error}")
     print(f"{kept}: {len(checks)} checks of {opened.sha256}")

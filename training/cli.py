@@ -8,22 +8,16 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, open_bundle
-from glassrt.engine.commands.main import BACKEND, PRECISION, parse_scales
+from glassrt.engine.commands.options import BACKEND, PRECISION, parse_scales
+from glassrt.engine.commands.progress import show_progress
 from glassrt.engine.commands.terminal import PlainTable
 from glassrt.engine.errors import UsageError
 from glassrt.engine.files import readable_json, replace_file
 from glassrt.engine.runtimes.open import open_backend
 
 CONFIGS = Path(__file__).parent / "configs"
-METRIC_COLUMNS = (
-    TextColumn("{task.description}", markup=False),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TimeRemainingColumn(),
-)
 
 train_app = typer.Typer(help="Train networks.", no_args_is_help=True)
 
@@ -98,15 +92,14 @@ def missing_packages(extra: str = "train") -> Iterator[None]:
 
 @contextmanager
 def bars(shown: bool) -> Iterator[Callable[[str, int], Callable[[int, float], None]]]:
-    """Make a progress bar for each stage, of its name and steps; what is yielded returns the bar's setter."""
-    with Progress(*METRIC_COLUMNS, TextColumn("{task.fields[loss]}"), disable=not shown) as progress:
+    """Show how far each stage is, of its name and steps; what is yielded returns what to tell step and loss."""
+    with show_progress("steps", shown=shown) as progress:
 
         def stage(name: str, steps: int) -> Callable[[int, float], None]:
-            task = progress.add_task(name, total=steps, loss="")
+            advance = progress.start(name, steps)
 
             def update(step: int, loss: float) -> None:
-                text = "" if math.isnan(loss) else f"loss {loss:.3f}"
-                progress.update(task, completed=step + 1, loss=text, refresh=False)
+                advance(step + 1, steps, "" if math.isnan(loss) else f"loss {loss:.3f}")
 
             return update
 
@@ -137,11 +130,8 @@ def evaluate_command(
 
     opened = open_bundle(bundle).replace(parse_scales(scales), flip)
     runtime = open_backend(opened, backend, precision=precision, throughput=True)
-    with closing(runtime), Progress(*METRIC_COLUMNS) as bars:
-        task = bars.add_task(f"{dataset} {split}", total=None)
-        report = evaluate(
-            opened, runtime, dataset, data, split, lambda done, total: bars.update(task, completed=done, total=total)
-        )
+    with closing(runtime), show_progress("images") as progress:
+        report = evaluate(opened, runtime, dataset, data, split, progress.start(f"{dataset} {split}"))
     table = PlainTable(f"{opened.manifest.name} on {dataset} {split}, {report['images']} images, {report['backend']}")
     for name in report["scores"]:
         table.add_column(name, justify="right")

@@ -12,8 +12,8 @@ import typer
 from known import image_and_logits
 from odd_contenders import build_broken, build_dying, build_wrong
 
-from glassrt.benchmarks import cli as commands
 from glassrt.benchmarks import peers, regions, tiatoolbox, torch_peers
+from glassrt.benchmarks.commands.peers import peers_command
 from glassrt.benchmarks.contender import Build
 from glassrt.engine import open_bundle
 from glassrt.engine.errors import BundleError, GlassError
@@ -94,7 +94,7 @@ def test_a_contender_that_disagrees_is_left_out_and_the_others_are_timed(
     monkeypatch.setattr(peers, "BUILDS", (peers.build_exact, build_wrong, torch_peers.build_monai_channels_last))
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(typer.Exit) as ended:
-        commands.peers_command(demo_slide, rounds=1, json=tmp_path / "peers.json")
+        peers_command(demo_slide, rounds=1, json=tmp_path / "peers.json")
     assert ended.value.exit_code == 1
     told = capsys.readouterr()
     assert re.search(r"left out: wrong gives .* another class than GlassRT fp32 .*: its speed means nothing", told.err)

@@ -1,0 +1,1 @@
+"""`glassrt bench`: one file a command."""

@@ -1,0 +1,61 @@
+"""`glassrt info`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from glassrt.engine.bundles.bundle import Bundle, open_bundle
+from glassrt.engine.bundles.checks import read_checks
+from glassrt.engine.commands.terminal import PlainTable
+from glassrt.engine.slides.slide import Slide, open_slide
+
+
+def info_command(
+    path: Annotated[Path, typer.Argument(help="A slide, an image or a bundle folder.", show_default=False)],
+    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel, for files that do not say.")] = None,
+) -> None:
+    """Describe a slide or a bundle."""
+    table = PlainTable(show_header=False)
+    if path.is_dir():
+        describe_bundle(table, open_bundle(path))
+    else:
+        with open_slide(path, mpp) as slide:
+            describe_slide(table, slide)
+    Console().print(table)
+
+
+def describe_bundle(table: PlainTable, bundle: Bundle) -> None:
+    """Fill `table` with what a bundle's manifest says; its graphs are checked against their sha256."""
+    manifest = bundle.manifest
+    table.add_row("bundle", f"{manifest.name} ({manifest.kind})")
+    table.add_row("classes", ", ".join(info.name for info in manifest.classes))
+    table.add_row("resolution", f"{manifest.mpp:g} µm per pixel")
+    table.add_row("windows", f"{manifest.window} px, stride {manifest.stride}, output stride {manifest.output_stride}")
+    scales = ", ".join(f"{scale:g}" for scale in manifest.scales)
+    table.add_row("scales", f"{scales}{', mirrored too' if manifest.flips else ''}")
+    for graph in manifest.graphs:
+        size = len(bundle.read_graph(graph.precision, graph.target))
+        kept = f", {len(graph.kept_float)} layers in float32" if graph.kept_float else ""
+        device = "" if graph.target == "any" else f" for {graph.target}"
+        table.add_row("graph", f"{graph.file}: {graph.precision}{device}{kept}, {size / 1e6:.1f} MB, sha256 matches")
+    table.add_row("trained", manifest.trained)
+    table.add_row("licence", manifest.licence)
+    for check in read_checks(bundle):
+        passed = "passed" if check.passed else "FAILED"
+        figures = f"largest difference {check.largest:.2g}, {check.flips:.2%} of pixels change class"
+        made_on = f"{check.backend} {check.version} on {check.device}, {check.isa}"
+        table.add_row(f"{check.precision} through", f"{made_on}: {passed}, {figures}")
+    table.add_row("sha256", bundle.sha256)
+
+
+def describe_slide(table: PlainTable, slide: Slide) -> None:
+    """Fill `table` with a slide's source, size, resolution and levels."""
+    width, height = slide.level_sizes[0]
+    table.add_row("slide", slide.name)
+    table.add_row("read by", slide.source)
+    table.add_row("resolution", f"{slide.mpp:g} µm per pixel")
+    table.add_row("size", f"{width} x {height} px, {width * slide.mpp / 1e3:.2f} x {height * slide.mpp / 1e3:.2f} mm")
+    for level, size in enumerate(slide.level_sizes):
+        table.add_row(f"level {level}", f"{size[0]} x {size[1]} px, {slide.mpp * width / size[0]:.3g} µm per pixel")

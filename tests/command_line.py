@@ -1,0 +1,22 @@
+"""The command as users run it, in a process of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+GLASSRT = str(Path(sys.executable).with_name("glassrt"))
+
+
+def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # type: ignore[call-overload, no-any-return]
+        [GLASSRT, *map(str, arguments)], capture_output=True, text=True, timeout=300, **options
+    )
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], code: int, *says: str) -> None:
+    assert done.returncode == code, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("glassrt: ")
+    for text in says:
+        assert text in lines[0]
