@@ -14,7 +14,7 @@ import openslide
 from numpy.typing import NDArray
 
 from glassrt.engine.errors import GlassError, SlideError
-from glassrt.engine.slides.slide import open_slide
+from glassrt.engine.slides.readers import open_slide
 
 Pixels = NDArray[np.uint8]
 Read = Callable[[int, int], Pixels]  # of a window by its upper left corner
@@ -69,7 +69,7 @@ def lay_windows(path: Path) -> dict[str, list[tuple[int, int]]]:
     Those of one kind do not overlap; off the tiles, a window touches a row and a column of tiles more.
     """
     with open_slide(path, ANY_MPP) as ours:
-        width, height = ours.level_sizes[0]
+        width, height = ours.levels[0].size
     if openslide.OpenSlide.detect_format(path) is None:
         raise SlideError(f"{path}: an image is read whole; choose a slide to time reading")
     with openslide.OpenSlide(path) as slide:

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.slides.grid import GridReader
-from glassrt.engine.slides.slide import open_slide
-from glassrt.engine.slides.tissue.overview import find_tissue
+from glassrt.engine.slides.readers import open_slide
+from glassrt.engine.slides.tissue.survey import find_tissue
 
 LONGEST = 4096  # pixels of the region's side, at most
 

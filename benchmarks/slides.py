@@ -24,7 +24,9 @@ from glassrt.engine.results.figures import Result
 from glassrt.engine.runtimes.isa import count_cores
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
-from glassrt.engine.slides.slide import ArraySlide, Slide, open_slide
+from glassrt.engine.slides.array import ArraySlide
+from glassrt.engine.slides.readers import open_slide
+from glassrt.engine.slides.slide import Slide
 from glassrt.engine.slides.tissue.annotations import AUTO
 from glassrt.engine.slides.tissue.scope import find_scope
 from glassrt.engine.tasks.scoring import score

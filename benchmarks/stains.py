@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from glassrt.engine.slides.array import ArraySlide
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.pictures.images import read_image
-from glassrt.engine.slides.slide import ArraySlide, open_slide
+from glassrt.engine.slides.readers import open_slide
 from glassrt.engine.slides.tissue.tissue import TISSUE_MPP, soften
 
 Pixels = NDArray[np.uint8]

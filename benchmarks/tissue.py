@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from glassrt.benchmarks.stains import MARKS, STAINS, WHITE, Picture, mark_picture, read_tissue, shrink, stained
+from glassrt.engine.slides.array import ArraySlide
 from glassrt.engine.slides.pictures.images import read_image
-from glassrt.engine.slides.slide import ArraySlide
-from glassrt.engine.slides.tissue.overview import Overview, look_over
 from glassrt.engine.slides.tissue.stain import MOST_BEYOND, share_beyond
+from glassrt.engine.slides.tissue.survey import Survey, look_over
 from glassrt.engine.slides.tissue.tissue import TISSUE_MPP
 
 AS_SCANNED = "as scanned"
@@ -27,13 +27,13 @@ class Tally:
     def __init__(self) -> None:
         self.tissue = self.missed = self.nothing = self.taken = self.pictures = self.foreign = 0
 
-    def add(self, picture: Picture, overview: Overview) -> None:
+    def add(self, picture: Picture, survey: Survey) -> None:
         """Count one picture."""
         self.tissue += int(picture.tissue.sum())
-        self.missed += int((picture.tissue & ~overview.tissue).sum())
+        self.missed += int((picture.tissue & ~survey.tissue).sum())
         self.nothing += int(picture.nothing.sum())
-        self.taken += int((picture.nothing & overview.tissue).sum())
-        beyond = share_beyond(overview.colours, overview.glass)
+        self.taken += int((picture.nothing & survey.tissue).sum())
+        beyond = share_beyond(survey.colours, survey.glass)
         self.pictures += 1
         self.foreign += beyond is not None and beyond > MOST_BEYOND
 
@@ -69,7 +69,7 @@ def measure_tissue(data: Path, progress: Callable[[str], None]) -> dict[str, Any
     return {"stains": rows, "marks": [tally.row("", mark) for mark, tally in marks.items()]}
 
 
-def look(picture: Picture) -> Overview:
+def look(picture: Picture) -> Survey:
     """What the engine finds in a picture."""
     return look_over(ArraySlide(picture.pixels, TISSUE_MPP), 1)
 

@@ -14,7 +14,8 @@ from glassrt.engine.bundles.bundle import open_bundle
 from glassrt.engine.errors import GlassError
 from glassrt.engine.results.figures import Result
 from glassrt.engine.runtimes.open import open_backend
-from glassrt.engine.slides.slide import ArraySlide, open_slide
+from glassrt.engine.slides.array import ArraySlide
+from glassrt.engine.slides.readers import open_slide
 from glassrt.engine.tasks.scoring import score
 from glassrt.engine.tasks.segment import segment_image
 

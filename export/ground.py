@@ -17,8 +17,10 @@ from glassrt.engine.geometry.boxes import Indices, Size
 from glassrt.engine.geometry.plan import Plan, plan
 from glassrt.engine.slides.frames import keep_scanned
 from glassrt.engine.slides.grid import GridReader
-from glassrt.engine.slides.slide import IMAGE_SUFFIXES, Pixels, Slide, open_slide
-from glassrt.engine.slides.tissue.overview import look_over, refuse_doubtful
+from glassrt.engine.slides.image_file import IMAGE_SUFFIXES
+from glassrt.engine.slides.readers import open_slide
+from glassrt.engine.slides.slide import Pixels, Slide
+from glassrt.engine.slides.tissue.survey import look_over, refuse_doubtful
 from glassrt.engine.slides.tissue.tissue import widen
 from glassrt.engine.tasks.segment import DEFAULT_READERS
 from glassrt.engine.tasks.segmentation import COARSEST_RATIO
@@ -104,15 +106,15 @@ def open_ground(path: Path, manifest: Manifest) -> Ground | None:
             return None
         try:
             grid = GridReader(slide, manifest.mpp)
-            overview = look_over(slide, DEFAULT_READERS)
-            refuse_doubtful(overview, slide.name)
+            survey = look_over(slide, DEFAULT_READERS)
+            refuse_doubtful(survey, slide.name)
         except SlideError:
             return None  # as it would not be scored
-        tissue = keep_scanned(overview.tissue, slide)
+        tissue = keep_scanned(survey.tissue, slide)
         size = (grid.width, grid.height)
-        searched = widen(tissue, overview.mpp)
+        searched = widen(tissue, survey.mpp)
         laid = plan(size, manifest.scales, manifest.flips, manifest.inputs, manifest.stride, searched)
-        base_size = slide.level_sizes[0]
+        base_size = slide.levels[0].size
     boxes = laid.fine.boxes(laid.windows) / np.array([*size, *size])
     mirrored = np.array([view.flip for view in laid.views])[laid.windows[:, 0]]
     usable = np.flatnonzero((tissue_shares(tissue, boxes) >= LEAST_TISSUE) & ~mirrored)

@@ -22,7 +22,8 @@ from small_bundle import make_bundle
 
 from glassrt.engine.bundles.bundle import Bundle, open_bundle
 from glassrt.engine.errors import GlassError
-from glassrt.engine.slides.slide import Slide, open_slide
+from glassrt.engine.slides.readers import open_slide
+from glassrt.engine.slides.slide import Slide
 from glassrt.engine.tasks.scoring import score
 
 DEMO_SLIDE = Path(__file__).with_name("slides") / "CMU-1-Small-Region.svs"
@@ -90,9 +91,9 @@ def attempt(path: Path, bundle: Bundle, out: Path) -> list[str]:
     """What reading a file and scoring it, tissue found and tissue given, come to."""
     try:
         with open_slide(path, 0.5) as slide:
-            width, height = (min(side, MOST_READ) for side in slide.level_sizes[0])
+            width, height = (min(side, MOST_READ) for side in slide.levels[0].size)
             outcomes = [f"pixels {digest(slide.read_level(0, (0, 0), (width, height)).tobytes())}"]
-            for tissue in ("auto", "all") if (width, height) == slide.level_sizes[0] else ():
+            for tissue in ("auto", "all") if (width, height) == slide.levels[0].size else ():
                 outcomes.append(score_once(slide, bundle, out, tissue))
             return outcomes
     except GlassError as error:

@@ -9,7 +9,8 @@ from rich.console import Console
 from glassrt.engine.bundles.bundle import Bundle, open_bundle
 from glassrt.engine.bundles.checks import read_checks
 from glassrt.engine.commands.terminal import PlainTable
-from glassrt.engine.slides.slide import Slide, open_slide
+from glassrt.engine.slides.readers import open_slide
+from glassrt.engine.slides.slide import Slide
 
 
 def info_command(
@@ -52,10 +53,11 @@ def describe_bundle(table: PlainTable, bundle: Bundle) -> None:
 
 def describe_slide(table: PlainTable, slide: Slide) -> None:
     """Fill `table` with a slide's source, size, resolution and levels."""
-    width, height = slide.level_sizes[0]
+    width, height = slide.levels[0].size
     table.add_row("slide", slide.name)
     table.add_row("read by", slide.source)
     table.add_row("resolution", f"{slide.mpp:g} µm per pixel")
     table.add_row("size", f"{width} x {height} px, {width * slide.mpp / 1e3:.2f} x {height * slide.mpp / 1e3:.2f} mm")
-    for level, size in enumerate(slide.level_sizes):
-        table.add_row(f"level {level}", f"{size[0]} x {size[1]} px, {slide.mpp * width / size[0]:.3g} µm per pixel")
+    for number, level in enumerate(slide.levels):
+        across, down = level.size
+        table.add_row(f"level {number}", f"{across} x {down} px, {slide.mpp * level.scale[0]:.3g} µm per pixel")

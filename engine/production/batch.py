@@ -14,7 +14,7 @@ from glassrt.engine.results.origin import RESULT, refuse_other
 from glassrt.engine.results.summary import SUMMARY, Outcome, Summary
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.openslide_file import read_series
-from glassrt.engine.slides.slide import open_slide
+from glassrt.engine.slides.readers import open_slide
 from glassrt.engine.slides.tissue.annotations import AUTO, check_tissue, choose_mask
 from glassrt.engine.staging import PREFIX
 from glassrt.engine.tasks.request import make_request

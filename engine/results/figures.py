@@ -79,7 +79,7 @@ def summarise(
     """The figures of a finished slide; `regions` counts them for each class, `request` is the request's digest."""
     manifest, (width, height) = bundle.manifest, written.size
     map_mpp = physical_mpp(slide, width, height)
-    base_width, base_height = slide.level_sizes[0]
+    base_width, base_height = slide.levels[0].size
     tissue_mm2 = base_width * base_height * slide.mpp**2 / 1e6 * float(scope.tissue.mean())
     analysed = max(1, int(written.pixels.sum()))
     in_tissue = float(written.tissue_pixels.sum())
@@ -97,7 +97,7 @@ def summarise(
             "name": slide.name,
             **describe_origin(slide.path),
             "source": slide.source,
-            "size": slide.level_sizes[0],
+            "size": slide.levels[0].size,
             "mpp": slide.mpp,
         },
         bundle={
@@ -132,7 +132,7 @@ def summarise(
 
 def physical_mpp(slide: Slide, width: int, height: int) -> float:
     """Micrometres per pixel of a picture of the whole slide, `width` x `height`."""
-    base_width, base_height = slide.level_sizes[0]
+    base_width, base_height = slide.levels[0].size
     return slide.mpp * math.sqrt(base_width * base_height / (width * height))
 
 

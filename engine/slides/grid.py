@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from glassrt.engine.geometry.boxes import Size
 from glassrt.engine.geometry.views import shrink
-from glassrt.engine.slides.slide import Pixels, Size, Slide
+from glassrt.engine.slides.slide import Pixels, Slide
 
 PATCH = 128  # grid pixels interpolated at a time
 MAX_READ_SIDE = 4096  # level pixels of one read: 64 MB as RGBA
@@ -41,14 +42,14 @@ class GridReader:
     level: int = field(init=False)
 
     def __post_init__(self) -> None:
-        base_width, base_height = self.slide.level_sizes[0]
+        base_width, base_height = self.slide.levels[0].size
         ratio = self.mpp / self.slide.mpp
         if abs(ratio - 1) < SAME_MPP:
             ratio = 1.0
         width, height = shrink(shrink((base_width, base_height), ratio), self.factor)
         finer = [
             index
-            for index, size in enumerate(self.slide.level_sizes)
+            for index, (size, *_) in enumerate(self.slide.levels)
             if size[0] >= FINER * width and size[1] >= FINER * height
         ]
         object.__setattr__(self, "width", width)
@@ -63,7 +64,7 @@ class GridReader:
     @property
     def base_size(self) -> Size:
         """Width and height of the slide's level 0."""
-        return self.slide.level_sizes[0]
+        return self.slide.levels[0].size
 
     def at(self, factor: float) -> "GridReader":
         """The same slide in pixels that are `factor` times as large as these."""
@@ -71,7 +72,7 @@ class GridReader:
 
     def read(self, x: int, y: int, width: int, height: int) -> Pixels:
         """RGB `[height, width, 3]` of the region whose first grid pixel is (x, y); owned by the caller."""
-        level_width, level_height = self.slide.level_sizes[self.level]
+        level_width, level_height = self.slide.levels[self.level].size
         across = Resampling(level_width, self.width)
         down = Resampling(level_height, self.height)
         pixels = np.empty((height, width, 3), np.uint8)
@@ -83,7 +84,7 @@ class GridReader:
 
     def read_strips(self, threads: int) -> Iterator[Pixels]:
         """RGB `[rows, width, 3]` of the whole grid from top to bottom; no more than a strip a thread waits."""
-        patch = Resampling(self.slide.level_sizes[self.level][1], self.height).patch
+        patch = Resampling(self.slide.levels[self.level].size[1], self.height).patch
         rows = -(-STRIP // patch) * patch  # on the lattice of patches, so that nothing is read twice
         waiting: deque[Future[Pixels]] = deque()
         with ThreadPoolExecutor(threads) as pool:

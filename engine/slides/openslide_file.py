@@ -7,23 +7,25 @@ from typing import Self
 import cv2
 import numpy as np
 import openslide
-from numpy.typing import NDArray
 
 from glassrt.engine.errors import GlassError, SlideError
-from glassrt.engine.geometry.boxes import Box
+from glassrt.engine.geometry.boxes import Box, Size
 from glassrt.engine.slides.pictures.colours import over_white
 from glassrt.engine.slides.resolution import choose_mpp
+from glassrt.engine.slides.slide import Pixels, lay_levels
 from glassrt.engine.slides.tiff_resolution import Stated, read_stated
 from glassrt.engine.slides.tiff_tiles import TiffTiles, open_tiles
-
-Pixels = NDArray[np.uint8]
-Size = tuple[int, int]
 
 SIDE_ROUNDING = 1.5  # pixels by which a level's sides may differ from level 0's over one factor
 MOST_TILE_PIXELS = 2**28  # a gigabyte as RGBA; where memory does not suffice, OpenSlide ends the whole process
 SAMPLE_SIDE = 64
 SHIFTED_TOLERANCE = 4  # grey levels, where OpenSlide interpolates between pixels
 MARGIN = 2  # pixels at the edge of an interpolated sample, whose neighbours were not read
+
+
+def open_openslide(path: Path, mpp: float | None) -> "OpenSlideSlide | None":
+    """The slide at `path`, None if it is none for OpenSlide. Raises as `open_slide`."""
+    return None if openslide.OpenSlide.detect_format(path) is None else OpenSlideSlide(path, mpp)
 
 
 class OpenSlideSlide:
@@ -42,8 +44,9 @@ class OpenSlideSlide:
             check_tiles(properties, len(sizes), path)
             self._levels = even_levels(sizes)
             self._downsamples = self._file.level_downsamples
-            self.level_sizes: tuple[Size, ...] = tuple(sizes[level] for level in self._levels)
-            self._tiles = open_tiles(path, vendor, sizes[0], self.level_sizes)
+            even = [sizes[level] for level in self._levels]
+            self.levels = lay_levels(even, [read_tile(properties, level) for level in self._levels])
+            self._tiles = open_tiles(path, vendor, sizes[0], tuple(even))
             stated = (read_stated(path) if vendor == "generic-tiff" else None) or read_properties(properties)
             self.mpp = choose_mpp(stated.x, stated.y, mpp, str(path), stated.doubt)
             self.bounds = read_bounds(properties, sizes[0])
@@ -111,6 +114,9 @@ class OpenSlideSlide:
         base_x, base_y = self._base_xy(level, level_xy)
         return base_x / downsample - level_xy[0], base_y / downsample - level_xy[1]
 
+    def overview(self) -> None:
+        """None: no file says which part of level 0 its pictures of the glass show."""
+
     def close(self) -> None:
         if self._tiles is not None:
             self._tiles.close()
@@ -140,11 +146,15 @@ def read_series(path: Path) -> str:
 def check_tiles(properties: Mapping[str, str], levels: int, path: Path) -> None:
     """Raise SlideError where a level's tiles are larger than any scanner writes."""
     for level in range(levels):
-        width, height = (
-            int(properties.get(f"openslide.level[{level}].tile-{side}", 0)) for side in ("width", "height")
-        )
+        width, height = read_tile(properties, level) or (0, 0)
         if width * height > MOST_TILE_PIXELS:
             raise SlideError(f"{path}: claims tiles of {width} x {height} pixels, which none has; copy the slide again")
+
+
+def read_tile(properties: Mapping[str, str], level: int) -> Size | None:
+    """Width and height of a level's tiles; None where it has none."""
+    width, height = (int(properties.get(f"openslide.level[{level}].tile-{side}", 0)) for side in ("width", "height"))
+    return (width, height) if width and height else None
 
 
 def even_levels(sizes: tuple[Size, ...]) -> tuple[int, ...]:

@@ -1,24 +1,32 @@
-"""Slides: what OpenSlide opens, plain images, arrays in memory."""
+"""What every slide offers, whatever it is read from."""
 
-import os
-import stat
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
-import openslide
 from numpy.typing import NDArray
 
-from glassrt.engine.errors import SlideError
-from glassrt.engine.geometry.boxes import Box
-from glassrt.engine.slides.openslide_file import OpenSlideSlide
-from glassrt.engine.slides.pictures.images import read_picture
-from glassrt.engine.slides.resolution import check_mpp, choose_mpp
+from glassrt.engine.geometry.boxes import Box, Size
 
 Pixels = NDArray[np.uint8]
-Size = tuple[int, int]
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+
+class Level(NamedTuple):
+    """One resolution of a slide: `size` (width, height), `scale` level-0 pixels that one of its pixels spans along x
+    and y, `tile` the size of a stored tile, None where there are none.
+    """
+
+    size: Size
+    scale: tuple[float, float]
+    tile: Size | None = None
+
+
+class Overview(NamedTuple):
+    """A picture of a slide as a whole, RGB `[h, w, 3]`, and the part of level 0 that it shows."""
+
+    pixels: Pixels
+    frame: Box
 
 
 class Slide(Protocol):
@@ -31,11 +39,14 @@ class Slide(Protocol):
     path: Path | None  # of its file as it was given; None for what has none
     source: str
     mpp: float
-    level_sizes: tuple[Size, ...]
+    levels: tuple[Level, ...]
     bounds: Box | None
 
     def read_level(self, level: int, level_xy: tuple[int, int], size: Size) -> Pixels:
         """RGB `[h, w, 3]` of a region that lies inside the level; owned by the caller."""
+
+    def overview(self) -> Overview | None:
+        """What was seen of the slide before its levels, where tissue is then looked for; None to look in the levels."""
 
     def close(self) -> None: ...
 
@@ -44,54 +55,10 @@ class Slide(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
 
-class ArraySlide:
-    """An image in memory as a slide of one level: uint8 RGB `[H, W, 3]` at `mpp` micrometres per pixel."""
-
-    def __init__(
-        self, pixels: Pixels, mpp: float, name: str = "array", source: str = "memory", path: Path | None = None
-    ) -> None:
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
-            raise SlideError(f"{name}: expected uint8 [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
-        self.pixels, self.name, self.source, self.path = pixels, name, source, path
-        self.mpp = check_mpp(mpp, name)
-        self.level_sizes: tuple[Size, ...] = ((pixels.shape[1], pixels.shape[0]),)
-        self.bounds: Box | None = None
-
-    def read_level(self, level: int, level_xy: tuple[int, int], size: Size) -> Pixels:
-        x, y = level_xy
-        return self.pixels[y : y + size[1], x : x + size[0]]
-
-    def close(self) -> None:
-        """Nothing to free: the caller owns the array."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-
-def open_slide(path: Path | str, mpp: float | None = None) -> Slide:
-    """The slide or image at `path`; the caller closes it.
-
-    `mpp` (micrometres per pixel of the full resolution) replaces what the file says; most plain images say nothing.
-    Raises SlideError for a missing, broken or unscaled file.
-    """
-    path = Path(path)
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError as error:
-        raise SlideError(f"{path} does not exist") from error
-    except OSError as error:
-        raise SlideError(f"{path}: cannot be reached ({error.strerror})") from error
-    if not stat.S_ISREG(mode):
-        raise SlideError(f"{path}: not a file")
-    if not os.access(path, os.R_OK):
-        raise SlideError(f"{path}: no permission to read it")
-    if openslide.OpenSlide.detect_format(path) is not None:
-        return OpenSlideSlide(path, mpp)
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        raise SlideError(f"{path}: not a slide that OpenSlide reads, nor a PNG, JPEG, BMP or TIFF image")
-    picture = read_picture(path)
-    mpp = choose_mpp(picture.mpp_x, picture.mpp_y, mpp, str(path), picture.doubt)
-    return ArraySlide(picture.pixels, mpp, path.stem, f"{picture.form} image", path)
+def lay_levels(sizes: Sequence[Size], tiles: Sequence[Size | None] = ()) -> tuple[Level, ...]:
+    """Levels of these sizes, all of which show the whole of the first; their tiles' sizes, if any are known."""
+    width, height = sizes[0]
+    return tuple(
+        Level(size, (width / size[0], height / size[1]), tiles[index] if tiles else None)
+        for index, size in enumerate(sizes)
+    )

@@ -11,8 +11,8 @@ from glassrt.engine.flow.runner import Runner
 from glassrt.engine.geometry.plan import Plan, plan
 from glassrt.engine.maps.canvas import Canvas, Tile
 from glassrt.engine.runtimes.protocol import Backend
+from glassrt.engine.slides.array import ArraySlide
 from glassrt.engine.slides.grid import GridReader
-from glassrt.engine.slides.slide import ArraySlide
 from glassrt.engine.watch import Watch
 
 DEFAULT_READERS = 2

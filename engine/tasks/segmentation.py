@@ -100,7 +100,7 @@ def write_outputs(folder: Path, slide: Slide, bundle: Bundle, map_file: MapFile,
     """Write map, regions and overlay; returns the number of regions of each class."""
     classes = bundle.manifest.classes
     map_mpp = physical_mpp(slide, map_file.width, map_file.height)
-    base_width, base_height = slide.level_sizes[0]
+    base_width, base_height = slide.levels[0].size
     to_base = (base_width / map_file.width, base_height / map_file.height)
     shown = shown_part(slide)
     # What is smaller than one logit lies below the network's resolution.
@@ -108,7 +108,7 @@ def write_outputs(folder: Path, slide: Slide, bundle: Bundle, map_file: MapFile,
     with ThreadPoolExecutor(1, thread_name_prefix="writer") as pool:
         picture = draw_overlay(thumbnail, map_file, classes)
         if slide.bounds is not None:
-            draw_box(picture, slide.bounds, slide.level_sizes[0])
+            draw_box(picture, slide.bounds, slide.levels[0].size)
         overlay = pool.submit(write_png, folder / "overlay.png", picture)
         write_map(folder / "map.ome.tif", map_file, classes, map_mpp, (-shown.left * slide.mpp, -shown.top * slide.mpp))
         regions = find_regions(map_file, map_mpp, smallest)

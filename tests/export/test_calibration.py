@@ -18,11 +18,12 @@ from glassrt.engine.bundles.bundle import open_bundle
 from glassrt.engine.bundles.manifest import Manifest
 from glassrt.engine.bundles.parts import Seen
 from glassrt.engine.errors import SlideError, UsageError
-from glassrt.engine.flow.pipeline import cut_batches
+from glassrt.engine.flow.cut import cut_batches
+from glassrt.engine.slides.array import ArraySlide
 from glassrt.engine.slides.grid import GridReader
-from glassrt.engine.slides.slide import ArraySlide, open_slide
-from glassrt.engine.slides.tissue.overview import look_over
+from glassrt.engine.slides.readers import open_slide
 from glassrt.engine.slides.tissue.scope import find_scope
+from glassrt.engine.slides.tissue.survey import look_over
 from glassrt.engine.tasks.segment import lay_windows
 from glassrt.engine.tasks.segmentation import open_grid
 from glassrt.engine.watch import Clock
@@ -146,7 +147,9 @@ def test_windows_are_those_that_the_engine_cuts(demo_slide: Path, scales: tuple[
     with open_slide(demo_slide) as slide, ThreadPoolExecutor(2) as pool:
         grid = open_grid(slide, bundle)
         plan = lay_windows(grid, bundle, find_scope(slide, "auto", 2).searched)
-        served = {window.tobytes() for _, batch in cut_batches(grid, plan, 1, pool, 2, Clock()) for window in batch}
+        served = {
+            window.tobytes() for _, batch in cut_batches(grid, plan, 1, pool, 2, Clock()) for window in batch["image"]
+        }
     assert [window.tobytes() in served for window in windows] == [True] * 8
 
 

@@ -21,7 +21,7 @@ from glassrt.engine.errors import BundleError, TrainingError, UsageError
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import run_windows
 from glassrt.engine.slides.grid import GridReader
-from glassrt.engine.slides.slide import open_slide
+from glassrt.engine.slides.readers import open_slide
 from glassrt.export import bundle as exporting
 from glassrt.export.bundle import describe_graph, export_run, lower_precisions, open_network
 from glassrt.export.calibration import collect_calibration, collect_windows

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError
 from glassrt.engine.slides.pictures.colours import check_opacity, over_white
-from glassrt.engine.slides.pictures.picture import Picture, check_extent
+from glassrt.engine.slides.pictures.picture import Picture, check_extent, read_content
 
 Pixels = NDArray[np.uint8]
 
+BMP = b"BM"
 FILE_HEADER, INFO_HEADER, MASKED_HEADER = 14, 40, 56
 NO_COMPRESSION, MASKS, MASKS_WITH_ALPHA = 0, 3, 6
 BYTES = {0xFF << shift: shift // 8 for shift in (0, 8, 16, 24)}  # the byte of a pixel that a mask selects
@@ -37,8 +38,9 @@ class Header(NamedTuple):
         return -(-self.width * self.bits // 32) * 4
 
 
-def read_bmp(path: Path, content: bytes) -> Picture:
+def read_bmp(path: Path) -> Picture:
     """A BMP file with 24 or 32 bits a pixel, or with a palette."""
+    content = read_content(path)
     header = read_header(path, content)
     check_extent(path, header.width, header.height, max(3, header.bits // 8))
     whole_rows = max(0, len(content) - header.start) // header.stride

@@ -12,6 +12,7 @@ Pixels = NDArray[np.uint8]
 Samples = NDArray[np.uint8] | NDArray[np.uint16]
 
 UPRIGHT = 1
+GREY = "is grey, so no stain can be told; save it in colour"
 DIMMEST_WHITE = 2**15  # of 16 bits: cameras give 10 to 15, which would look black
 HOT_SHARE = 0.001  # of samples, which may be brighter than white: faults of the camera, marks of a program
 BAND = 512  # rows converted at a time, so that wide temporaries stay small

@@ -39,6 +39,7 @@ from glassrt.engine.slides.tiff_tiles import JPEG, RGB, YCBCR, decode_jpeg
 
 Pixels = NDArray[np.uint8]
 
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PALETTE = 3  # photometric
 # Those whose decoders tell of damage. LZW and PackBits have no checksum: what they give is counted.
 COMPRESSIONS = (1, 5, JPEG, 8, 32946, 32773, 50000, 34925)  # and none, deflate twice, zstd, LZMA

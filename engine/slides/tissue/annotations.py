@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.files import is_same_file
-from glassrt.engine.slides.slide import Size, Slide
+from glassrt.engine.geometry.boxes import Box, Size
+from glassrt.engine.slides.frames import place_part
+from glassrt.engine.slides.slide import Slide
 from glassrt.engine.slides.tissue.mask_images import read_picture
 from glassrt.engine.slides.tissue.outlines import draw
 from glassrt.engine.slides.tissue.tissue import Mask
@@ -26,7 +28,7 @@ def read_mask(path: Path, slide: Slide, origin: tuple[int, int] = (0, 0), size: 
     """A mask over the whole slide from a file. Raises SlideError for one that is malformed, empty or does not fit."""
     if slide.path is not None and is_same_file(str(path), slide.path):
         raise SlideError(f"{path}: is the slide itself; name a mask of its tissue")
-    whole = slide.level_sizes[0]
+    whole = slide.levels[0].size
     shown = size or whole
     suffix = path.suffix.lower()
     try:
@@ -39,7 +41,8 @@ def read_mask(path: Path, slide: Slide, origin: tuple[int, int] = (0, 0), size: 
             raise SlideError(f"{path}: a mask of tissue ends in one of {known}")
     except OSError as error:
         raise SlideError(f"{path}: the mask cannot be read ({error.strerror or error})") from error
-    return mask if shown == whole else place(mask, whole, origin, shown)
+    frame = Box(*origin, origin[0] + shown[0], origin[1] + shown[1])
+    return place_part(mask, frame, whole, False)
 
 
 def check_tissue(tissue: str, slides: Sequence[Path]) -> None:
@@ -87,14 +90,3 @@ def check_mask(mask: NDArray[Any], shown: Size, name: str) -> Mask:
     if not marked.any():
         raise SlideError(f"{name}: marks no tissue: every pixel is 0")
     return marked
-
-
-def place(mask: Mask, whole: Size, origin: tuple[int, int], shown: Size) -> Mask:
-    """A mask over a part of the slide as one over all of it."""
-    across, down = mask.shape[1] / shown[0], mask.shape[0] / shown[1]
-    left, top = round(origin[0] * across), round(origin[1] * down)
-    height, width = max(top + 1, round(whole[1] * down)), max(left + 1, round(whole[0] * across))
-    placed = np.zeros((height, width), np.bool_)
-    part = mask[: height - top, : width - left]
-    placed[top : top + part.shape[0], left : left + part.shape[1]] = part
-    return placed

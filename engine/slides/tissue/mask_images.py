@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError, first_line
 from glassrt.engine.slides.pictures.colours import UPRIGHT, turn_upright
-from glassrt.engine.slides.pictures.images import PIXELS, PNG, png_chunks, read_exif
+from glassrt.engine.slides.pictures.exif import read_exif
+from glassrt.engine.slides.pictures.png import PIXELS, PNG, png_chunks
 from glassrt.engine.slides.pictures.tiff import check_depth
 from glassrt.engine.slides.tiff_pages import orientation, size_of
 

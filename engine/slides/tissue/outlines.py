@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError
-from glassrt.engine.slides.slide import Size
+from glassrt.engine.geometry.boxes import Size
 from glassrt.engine.slides.tissue.tissue import TISSUE_MPP, Mask
 
 MOST_BYTES = 2**30  # of GeoJSON

@@ -9,8 +9,8 @@ from glassrt.engine.slides.frames import keep_scanned, shown_part
 from glassrt.engine.slides.pictures.colours import check_stain
 from glassrt.engine.slides.slide import Pixels, Slide
 from glassrt.engine.slides.tissue.annotations import ALL, AUTO, check_mask, read_mask
-from glassrt.engine.slides.tissue.overview import look_over, refuse_doubtful
 from glassrt.engine.slides.tissue.stain import compare_stain
+from glassrt.engine.slides.tissue.survey import look_over, refuse_doubtful
 from glassrt.engine.slides.tissue.tissue import Mask, widen
 
 Tissue = str | Path | Mask
@@ -41,21 +41,21 @@ def find_scope(slide: Slide, tissue: Tissue, readers: int, example: Pixels | Non
     the slide and, with `auto`, for what is no bright-field picture.
     """
     given = None if isinstance(tissue, str) and tissue in (AUTO, ALL) else read_given(tissue, slide)
-    overview = look_over(slide, readers)
+    survey = look_over(slide, readers)
     if tissue_is(tissue, AUTO):
-        refuse_doubtful(overview, str(slide.path or slide.name))
-    check_stain(overview.thumbnail, slide.path or slide.name)
-    doubts = [overview.doubt] if overview.doubt else []
-    if example is not None and (stain := compare_stain(overview.colours, overview.glass, example, name)):
+        refuse_doubtful(survey, str(slide.path or slide.name))
+    check_stain(survey.thumbnail, slide.path or slide.name)
+    doubts = [survey.doubt] if survey.doubt else []
+    if example is not None and (stain := compare_stain(survey.colours, survey.glass, example, name)):
         doubts.append(stain)
     if given is not None:
         source = "mask" if isinstance(tissue, np.ndarray) else str(tissue)
-        return Scope(overview.thumbnail, given, given, source, tuple(doubts))
+        return Scope(survey.thumbnail, given, given, source, tuple(doubts))
     if tissue_is(tissue, ALL):
-        whole = keep_scanned(np.ones(overview.tissue.shape if slide.bounds else (1, 1), np.bool_), slide)
-        return Scope(overview.thumbnail, whole, whole, ALL, tuple(doubts))
-    found = keep_scanned(overview.tissue, slide)
-    return Scope(overview.thumbnail, found, widen(found, overview.mpp), AUTO, tuple(doubts))
+        whole = keep_scanned(np.ones(survey.tissue.shape if slide.bounds else (1, 1), np.bool_), slide)
+        return Scope(survey.thumbnail, whole, whole, ALL, tuple(doubts))
+    found = keep_scanned(survey.tissue, slide)
+    return Scope(survey.thumbnail, found, widen(found, survey.mpp), AUTO, tuple(doubts))
 
 
 def tissue_is(tissue: Tissue, word: str) -> bool:
@@ -68,4 +68,4 @@ def read_given(tissue: Tissue, slide: Slide) -> Mask:
     if isinstance(tissue, str | Path):
         shown = shown_part(slide)
         return read_mask(Path(tissue), slide, (shown.left, shown.top), shown.size)
-    return check_mask(tissue, slide.level_sizes[0], "the mask")
+    return check_mask(tissue, slide.levels[0].size, "the mask")

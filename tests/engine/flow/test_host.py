@@ -22,8 +22,8 @@ from glassrt.engine.flow.host import HostRunner, infer_batches
 from glassrt.engine.runtimes.isa import count_cores
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend, run_windows
+from glassrt.engine.slides.array import ArraySlide
 from glassrt.engine.slides.grid import GridReader
-from glassrt.engine.slides.slide import ArraySlide
 from glassrt.engine.tasks.segment import lay_windows, segment_image
 from glassrt.engine.watch import Clock, Watch
 

@@ -193,7 +193,7 @@ LARGE_MAP = """
 import sys
 from pathlib import Path
 import numpy as np
-from glassrt.engine.bundles.bundle import ClassInfo
+from glassrt.engine.bundles.parts import ClassInfo
 from glassrt.engine.maps.mapfile import MapFile
 from glassrt.engine.results.outputs import write_map
 
@@ -227,7 +227,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 import numpy as np
-from glassrt.engine.bundles.bundle import ClassInfo
+from glassrt.engine.bundles.parts import ClassInfo
 from glassrt.engine.maps.mapfile import MapFile
 from glassrt.engine.results.outputs import write_json, write_map, write_png, write_regions
 from glassrt.engine.maps.regions import find_regions

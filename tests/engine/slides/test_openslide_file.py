@@ -11,10 +11,12 @@ from made_tiffs import Pixels, stained, write_pages, write_scn
 
 from glassrt.engine.errors import GlassError, SlideError
 from glassrt.engine.geometry.boxes import Box
+from glassrt.engine.slides.array import ArraySlide
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.openslide_file import read_bounds
 from glassrt.engine.slides.pictures.colours import over_white
-from glassrt.engine.slides.slide import ArraySlide, open_slide
+from glassrt.engine.slides.readers import open_slide
+from glassrt.engine.slides.slide import lay_levels
 
 SLOPE = 8  # grey levels a pixel: one pixel off is more than what interpolating by an eighth of one changes
 SEPARATE = {"planarconfig": "separate"}  # planes of one colour: left to OpenSlide
@@ -59,7 +61,7 @@ def test_the_pixels_asked_for_are_the_ones_obtained(
 ) -> None:
     levels = write_pyramid(tmp_path / "a.tiff", sizes, **options)
     with open_slide(tmp_path / "a.tiff") as slide:
-        assert slide.level_sizes == tuple(sizes)
+        assert tuple(level.size for level in slide.levels) == tuple(sizes)
         for level, (width, height) in enumerate(sizes):
             size = min(100, width), min(100, height)
             spare = width - size[0], height - size[1]
@@ -78,7 +80,7 @@ def test_levels_of_another_shape_are_left_out(tmp_path: Path, options: dict[str,
     sizes = [(4000, 3000), second, (500, 375)]
     levels = write_pyramid(tmp_path / "a.tiff", sizes, **options)
     with open_slide(tmp_path / "a.tiff") as slide:
-        assert slide.level_sizes == (sizes[0], sizes[2])
+        assert tuple(level.size for level in slide.levels) == (sizes[0], sizes[2])
         assert GridReader(slide, slide.mpp * 4).level == 0
         assert np.array_equal(slide.read_level(0, (1777, 1333), (50, 40)), levels[0][1333:1373, 1777:1827])
         assert np.array_equal(slide.read_level(1, (177, 133), (50, 40)), levels[2][133:173, 177:227])
@@ -86,7 +88,7 @@ def test_levels_of_another_shape_are_left_out(tmp_path: Path, options: dict[str,
 
 def test_a_level_must_be_fine_enough_along_both_axes() -> None:
     class Tall(ArraySlide):
-        level_sizes = ((400, 4000), (101, 960), (10, 100))  # type: ignore[assignment]
+        levels = lay_levels([(400, 4000), (101, 960), (10, 100)])
 
         def __init__(self) -> None:
             self.mpp, self.name = 0.5, "tall"
@@ -102,7 +104,7 @@ def test_bounds_are_the_scanned_part_and_the_rest_is_white(tmp_path: Path) -> No
     pixels = stained(*SCN_SIZE)
     path = write_scn(tmp_path / "a.scn", pixels, SCN_PLACE, SCN_WHOLE)
     with open_slide(path) as slide:
-        assert slide.level_sizes[0] == SCN_WHOLE
+        assert slide.levels[0].size == SCN_WHOLE
         assert slide.bounds == Box(1500, 1000, 2400, 1700)
         expected = np.full((*SCN_WHOLE[::-1], 3), 255, np.uint8)
         expected[1000:1700, 1500:2400] = pixels

@@ -9,9 +9,11 @@ import tifffile
 from plain_statement import resize
 
 from glassrt.engine.errors import GlassError, SlideError
+from glassrt.engine.slides.array import ArraySlide
 from glassrt.engine.slides.grid import MAX_READ_SIDE, GridReader, scale_exactly
 from glassrt.engine.slides.pictures.images import read_image
-from glassrt.engine.slides.slide import ArraySlide, open_slide
+from glassrt.engine.slides.readers import open_slide
+from glassrt.engine.slides.slide import lay_levels
 
 
 def test_a_slide_at_its_own_resolution_is_read_as_openslide_reads_it(demo_slide: Path) -> None:
@@ -115,7 +117,7 @@ def test_a_thumbnail_of_a_slide_without_a_pyramid_takes_small_reads() -> None:
     asked = []
 
     class Bare:
-        name, source, mpp, level_sizes = "bare", "test", 0.25, ((100_000, 30_000),)
+        name, source, mpp, levels = "bare", "test", 0.25, lay_levels([(100_000, 30_000)])
 
         def read_level(self, level: int, level_xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
             asked.append(size)
@@ -142,7 +144,7 @@ def test_a_damaged_header_is_read_or_told(data: Path, tmp_path: Path) -> None:
         damaged.write_bytes(content)
         try:
             with open_slide(damaged, mpp=0.5) as slide:
-                for level, (width, height) in enumerate(slide.level_sizes):
+                for level, ((width, height), *_) in enumerate(slide.levels):
                     assert slide.read_level(level, (0, 0), (min(width, 64), min(height, 64))).dtype == np.uint8
         except SlideError:
             told += 1

@@ -11,7 +11,7 @@ from made_tiffs import APERIO, Pixels, stained, write_pages
 
 from glassrt.engine.errors import SlideError
 from glassrt.engine.slides import tiff_pages
-from glassrt.engine.slides.slide import open_slide
+from glassrt.engine.slides.readers import open_slide
 
 WIDTH, HEIGHT = 1000, 800
 FULL, SECOND = stained(WIDTH, HEIGHT), stained(WIDTH, HEIGHT, 1)
@@ -81,7 +81,7 @@ REFUSED: dict[str, tuple[str, Pages, str]] = {
 def test_the_slide_is_read_beside_what_belongs_to_it(tmp_path: Path, case: str) -> None:
     name, pages, levels = GOOD[case]
     with open_slide(write_pages(tmp_path / name, pages)) as slide:
-        assert slide.level_sizes == ((1000, 800), (500, 400), (250, 200))[:levels]
+        assert tuple(level.size for level in slide.levels) == ((1000, 800), (500, 400), (250, 200))[:levels]
         assert slide.mpp == pytest.approx(0.5)
         assert np.array_equal(slide.read_level(0, (0, 0), (WIDTH, HEIGHT)), FULL)
 
@@ -117,7 +117,7 @@ def test_turned_pictures_are_refused_whatever_they_show(
         open_slide(path)
     upright = [(274, 3, 1, 1, True)]
     with open_slide(write_pages(path, [(pixels, {})], compression=compression, extratags=upright)) as slide:
-        assert slide.level_sizes == ((WIDTH, HEIGHT),)
+        assert tuple(level.size for level in slide.levels) == ((WIDTH, HEIGHT),)
 
 
 def next_page(content: bytes, offset: int) -> int:

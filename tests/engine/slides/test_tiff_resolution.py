@@ -8,7 +8,7 @@ import tifffile
 from made_tiffs import stained
 
 from glassrt.engine.errors import SlideError
-from glassrt.engine.slides.slide import open_slide
+from glassrt.engine.slides.readers import open_slide
 
 LAYOUTS: dict[str, dict[str, Any]] = {"tiles": {"tile": (64, 64)}, "strips": {"rowsperstrip": 32}}
 TAGS = {"resolutionunit": "CENTIMETER"}

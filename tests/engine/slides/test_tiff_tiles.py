@@ -13,7 +13,7 @@ from made_tiffs import APERIO, COMPRESSION, Pixels, cut_tiles, encode, stained, 
 
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, open_bundle
 from glassrt.engine.errors import SlideError
-from glassrt.engine.slides.slide import open_slide
+from glassrt.engine.slides.readers import open_slide
 from glassrt.engine.tasks.scoring import score
 
 WIDTH, HEIGHT = 700, 600

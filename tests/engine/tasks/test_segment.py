@@ -10,9 +10,10 @@ from glassrt.engine.flow.host import HostRunner
 from glassrt.engine.maps.canvas import Canvas, Tile
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend, run_windows
+from glassrt.engine.slides.array import ArraySlide
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.pictures.images import read_image
-from glassrt.engine.slides.slide import ArraySlide, open_slide
+from glassrt.engine.slides.readers import open_slide
 from glassrt.engine.tasks.segment import lay_windows, segment, segment_image
 from glassrt.engine.watch import Watch
 

@@ -18,7 +18,7 @@ from made_images import FORMS, HEIGHT, write
 
 from glassrt.engine.errors import SlideError
 from glassrt.engine.slides.pictures.images import read_image
-from glassrt.engine.slides.slide import open_slide
+from glassrt.engine.slides.readers import open_slide
 
 UNCOMPRESSED = ("BMP", "BMP with masks", "strips")
 IN_STRIPS = [form for form in FORMS if form.startswith("strips")]
@@ -142,7 +142,9 @@ ssize_t read(int descriptor, void *buffer, size_t count) {
     return real(descriptor, buffer, count);
 }
 """
-OPEN = "import sys; from glassrt.engine.slides.slide import open_slide; from glassrt.engine.errors import SlideError\n"
+OPEN = (
+    "import sys; from glassrt.engine.slides.readers import open_slide; from glassrt.engine.errors import SlideError\n"
+)
 OPEN += "try: open_slide(sys.argv[1], 0.5)\nexcept SlideError as error: print(error)"
 
 

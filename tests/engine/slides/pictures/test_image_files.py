@@ -23,7 +23,7 @@ from made_images import (
 from PIL import Image
 
 from glassrt.engine.errors import GlassError, SlideError
-from glassrt.engine.slides.slide import open_slide
+from glassrt.engine.slides.readers import open_slide
 
 
 def animated_png() -> bytes:
@@ -92,7 +92,7 @@ def test_smaller_copies_beside_the_picture_are_left_aside(tmp_path: Path) -> Non
         file.write(PLAIN, resolution=(20_000, 20_000), **stated)
         file.write(SMALL, resolution=(4000, 4000), subfiletype=1, **stated)
     with open_slide(write(tmp_path, "a.tif", content.getvalue())) as slide:
-        assert slide.level_sizes == ((WIDTH, HEIGHT),)
+        assert tuple(level.size for level in slide.levels) == ((WIDTH, HEIGHT),)
         assert slide.mpp == pytest.approx(0.5)
 
 
@@ -238,4 +238,4 @@ def test_what_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
 def test_a_link_to_an_image_is_followed(tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to(write(tmp_path, "a.png", pillow(PLAIN, "PNG")))
     with open_slide(tmp_path / "link.png", 0.5) as slide:
-        assert slide.level_sizes == ((WIDTH, HEIGHT),)
+        assert tuple(level.size for level in slide.levels) == ((WIDTH, HEIGHT),)

@@ -33,7 +33,7 @@ from PIL import Image
 from glassrt.engine import open_bundle, score
 from glassrt.engine.errors import SlideError
 from glassrt.engine.slides.pictures.images import read_image
-from glassrt.engine.slides.slide import open_slide
+from glassrt.engine.slides.readers import open_slide
 
 SHARE = ALPHA[..., None] / 255
 ON_WHITE = PLAIN * SHARE + 255 * (1 - SHARE)
@@ -169,7 +169,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
 def test_images_are_read_as_viewers_show_them(tmp_path: Path, case: str) -> None:
     name, content, tolerance = SEEN[case]
     with open_slide(write(tmp_path, name, content), 0.5) as slide:
-        assert slide.level_sizes == ((WIDTH, HEIGHT),)
+        assert tuple(level.size for level in slide.levels) == ((WIDTH, HEIGHT),)
         read = slide.read_level(0, (0, 0), (WIDTH, HEIGHT))
     assert read.dtype == np.uint8
     assert np.abs(read.astype(int) - PLAIN).max() <= tolerance

@@ -10,7 +10,9 @@ import pytest
 import tifffile
 
 from glassrt.engine.errors import SlideError, UsageError
-from glassrt.engine.slides.slide import ArraySlide, open_slide
+from glassrt.engine.slides.array import ArraySlide
+from glassrt.engine.slides.readers import open_slide
+from glassrt.engine.slides.slide import lay_levels
 from glassrt.engine.slides.tissue.annotations import check_tissue, choose_mask, read_mask
 
 SLIDE = ArraySlide(np.full((600, 1000, 3), 240, np.uint8), 2.0)
@@ -62,7 +64,7 @@ class Large(ArraySlide):
 
     def __init__(self) -> None:
         super().__init__(np.zeros((1, 1, 3), np.uint8), 0.25)
-        self.level_sizes = ((100_000, 80_000),)
+        self.levels = lay_levels([(100_000, 80_000)])
 
 
 def square(x: float, y: float, side: float) -> list[list[float]]:

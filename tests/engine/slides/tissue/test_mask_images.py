@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 
 from glassrt.engine.errors import SlideError
-from glassrt.engine.slides.slide import ArraySlide
+from glassrt.engine.slides.array import ArraySlide
 from glassrt.engine.slides.tissue.annotations import read_mask
 
 SLIDE = ArraySlide(np.full((600, 1000, 3), 240, np.uint8), 2.0)

@@ -6,9 +6,9 @@ import pytest
 from glassrt.benchmarks.stains import STAINS, shrink, stained
 from glassrt.engine import ArraySlide, open_bundle
 from glassrt.engine.slides.pictures.images import read_image
-from glassrt.engine.slides.slide import open_slide
-from glassrt.engine.slides.tissue.overview import look_over
+from glassrt.engine.slides.readers import open_slide
 from glassrt.engine.slides.tissue.stain import compare_stain, share_beyond
+from glassrt.engine.slides.tissue.survey import look_over
 from glassrt.engine.slides.tissue.tissue import find_glass
 
 BUNDLE = open_bundle()
@@ -17,8 +17,8 @@ WINDOW = BUNDLE.example_window
 
 def warning(pixels: np.ndarray, mpp: float) -> str:
     assert WINDOW is not None
-    overview = look_over(ArraySlide(pixels, mpp), 1)
-    return compare_stain(overview.colours, overview.glass, WINDOW, BUNDLE.manifest.name)
+    survey = look_over(ArraySlide(pixels, mpp), 1)
+    return compare_stain(survey.colours, survey.glass, WINDOW, BUNDLE.manifest.name)
 
 
 @pytest.mark.parametrize("bundle", ["glas-glands", "glas-glands-weak"])
@@ -41,7 +41,7 @@ def test_no_real_haematoxylin_and_eosin_is_warned_of(data: Path) -> None:
             warned.append(path.name)
     assert len(warned) <= 2, warned
     with open_slide(data / "slides" / "CMU-1-Small-Region.svs") as slide:
-        assert not warning(slide.read_level(0, (0, 0), slide.level_sizes[0]), slide.mpp)
+        assert not warning(slide.read_level(0, (0, 0), slide.levels[0].size), slide.mpp)
     for path in (data / "slides" / "tissue").glob("tissue-*.png"):
         assert not warning(read_image(path), 4.0)
 
@@ -49,7 +49,7 @@ def test_no_real_haematoxylin_and_eosin_is_warned_of(data: Path) -> None:
 @pytest.mark.parametrize("name", ["DAB, haematoxylin", "DAB in nuclei alone", "Masson trichrome", "Giemsa"])
 def test_other_stains_are_warned_of(data: Path, demo_slide: Path, name: str) -> None:
     with open_slide(demo_slide) as slide:
-        skin = slide.read_level(0, (0, 0), slide.level_sizes[0])
+        skin = slide.read_level(0, (0, 0), slide.levels[0].size)
     tile = read_image(data / "slides" / "tissue" / "tissue-level2-1784-6289-5880-10386.png")
     for pixels, mpp in ((skin, 0.499), (tile, 4.0)):
         assert "not stained like the example in glas-glands" in warning(stained(pixels, mpp, STAINS[name]).pixels, 8.0)

@@ -6,9 +6,10 @@ import pytest
 from numpy.typing import NDArray
 
 from glassrt.benchmarks.stains import MARKS, STAINS, Picture, mark_picture, shrink, stained
+from glassrt.engine.slides.array import ArraySlide
 from glassrt.engine.slides.pictures.images import read_image
-from glassrt.engine.slides.slide import ArraySlide, open_slide
-from glassrt.engine.slides.tissue.overview import look_over
+from glassrt.engine.slides.readers import open_slide
+from glassrt.engine.slides.tissue.survey import look_over
 from glassrt.engine.slides.tissue.tissue import drop_small, find_glass
 
 TILE_MPP = 4.0
@@ -67,7 +68,7 @@ def test_gland_images_are_nearly_all_tissue_under_any_light(data: Path, gain: tu
 def test_tissue_is_found_in_every_stain(data: Path, demo_slide: Path, name: str) -> None:
     """Skin and lymph node, with glass around, in colours made of theirs."""
     with open_slide(demo_slide) as slide:
-        skin = slide.read_level(0, (0, 0), slide.level_sizes[0])
+        skin = slide.read_level(0, (0, 0), slide.levels[0].size)
     for pixels, mpp in ((skin, 0.499), (tile(data, "tissue-level2-3000-7666-7096-11763"), TILE_MPP)):
         picture = stained(pixels, mpp, STAINS[name])
         found = mask(picture.pixels)
@@ -96,7 +97,7 @@ def test_what_was_not_scanned_moves_nothing(
 ) -> None:
     """Black, white and grey surroundings of a scan, small and large, whatever the tint of its glass."""
     with open_slide(demo_slide) as slide:
-        pixels = (slide.read_level(0, (0, 0), slide.level_sizes[0]) * light).astype(np.uint8)
+        pixels = (slide.read_level(0, (0, 0), slide.levels[0].size) * light).astype(np.uint8)
     plain = mask(pixels, 0.499).mean() * pixels.shape[0] * pixels.shape[1]
     wide = np.pad(pixels, ((around, around), (around, around), (0, 0)), constant_values=level)
     assert mask(wide, 0.499).mean() * wide.shape[0] * wide.shape[1] == pytest.approx(plain, rel=0.04)
@@ -107,7 +108,7 @@ def test_dim_and_yellow_light_and_darker_corners_move_nothing(
     demo_slide: Path, light: tuple[float, float, float]
 ) -> None:
     with open_slide(demo_slide) as slide:
-        pixels = slide.read_level(0, (0, 0), slide.level_sizes[0])
+        pixels = slide.read_level(0, (0, 0), slide.levels[0].size)
     plain = mask(pixels, 0.499).mean()
     corner = 1 - 0.15 * np.linspace(0, 1, len(pixels))[:, None, None]
     assert mask((pixels * light).astype(np.uint8), 0.499).mean() == pytest.approx(plain, rel=0.05)

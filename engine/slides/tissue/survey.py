@@ -9,15 +9,18 @@ from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError
 from glassrt.engine.geometry.boxes import bands
+from glassrt.engine.slides.array import ArraySlide
+from glassrt.engine.slides.frames import place_part
 from glassrt.engine.slides.grid import GridReader, average_blocks
 from glassrt.engine.slides.pictures.colours import check_stain
-from glassrt.engine.slides.slide import Pixels, Slide
+from glassrt.engine.slides.slide import Overview, Pixels, Slide
 from glassrt.engine.slides.tissue.tissue import HALO, TISSUE_MPP, Glass, Judged, Mask, clean, find_glass, judge
 
 THUMBNAIL_SIDE = 1024
 MOST_PIXELS = 2**27  # of a mask, a byte each; a slide beyond 100 x 80 mm gets larger ones
 SAMPLES, SAMPLE_SIDE = 8, 64  # pieces across and down, from which glass is learned; pixels of each
 COLUMNS = 1024  # judged at a time, for the memory of what is measured of them
+WHITE = 255  # of what an overview does not show
 COLOURS = 20_000  # stained pixels that are kept
 # Shares by which a picture without glass is known not to be in bright field: its darkest pixels, and of the others
 # those that are dim (a quarter at most of the densest stain, more than half of fluorescence) or green (inverted).
@@ -26,7 +29,7 @@ FEWEST_PIXELS = 16  # that can show that there is neither glass nor tissue
 DIM, GREENER = 110, 8  # levels: of the brightest channel; of green above the others
 
 
-class Overview(NamedTuple):
+class Survey(NamedTuple):
     """A slide as a whole.
 
     `thumbnail` is RGB of about 1,024 pixels, `tissue` a mask of the whole at about `mpp` micrometres per pixel, without
@@ -41,40 +44,57 @@ class Overview(NamedTuple):
     doubt: str
 
 
-def find_tissue(slide: Slide, readers: int = 2) -> Overview:
-    """The slide's overview. Raises SlideError where it is no bright-field picture."""
-    overview = look_over(slide, readers)
-    refuse_doubtful(overview, slide.name)
-    return overview
+def find_tissue(slide: Slide, readers: int = 2) -> Survey:
+    """The slide's survey. Raises SlideError where it is no bright-field picture."""
+    survey = look_over(slide, readers)
+    refuse_doubtful(survey, slide.name)
+    return survey
 
 
-def refuse_doubtful(overview: Overview, name: str) -> None:
+def refuse_doubtful(survey: Survey, name: str) -> None:
     """Raise SlideError where tissue cannot be seen, which is not the same as that there is none."""
-    check_stain(overview.thumbnail, name)
-    if overview.doubt:
-        raise SlideError(f"{name}: {overview.doubt}; if it is a stained slide all the same, pass --tissue all")
+    check_stain(survey.thumbnail, name)
+    if survey.doubt:
+        raise SlideError(f"{name}: {survey.doubt}; if it is a stained slide all the same, pass --tissue all")
 
 
-def look_over(slide: Slide, readers: int) -> Overview:
-    """The slide's overview, whatever it shows. A large slide is read at 8 micrometres in bands, once."""
-    width, height = slide.level_sizes[0]
+def look_over(slide: Slide, readers: int) -> Survey:
+    """The slide's survey, whatever it shows: from its overview where it has one, else from its levels."""
+    overview = slide.overview()
+    return look_through(slide, readers) if overview is None else look_at(overview, slide, readers)
+
+
+def look_at(overview: Overview, slide: Slide, readers: int) -> Survey:
+    """The survey of a slide as its overview shows it; beyond that part nothing is tissue."""
+    picture, whole = ArraySlide(overview.pixels, 1.0, slide.name), slide.levels[0].size
+    picture.mpp = slide.mpp * overview.frame.size[0] / overview.pixels.shape[1]  # coarser than any scan may be
+    seen = look_through(picture, readers)
+    return seen._replace(
+        thumbnail=place_part(seen.thumbnail, overview.frame, whole, WHITE),
+        tissue=place_part(seen.tissue, overview.frame, whole, False),
+    )
+
+
+def look_through(slide: Slide, readers: int) -> Survey:
+    """The survey of a slide by its levels. A large one is read at 8 micrometres in bands, once."""
+    width, height = slide.levels[0].size
     fine = slide.mpp * max(1.0, max(width, height) / THUMBNAIL_SIDE)
     if fine <= TISSUE_MPP:
         thumbnail = np.concatenate([*GridReader(slide, fine).read_strips(readers)])
         ratio = fine / TISSUE_MPP
         size = (max(1, round(thumbnail.shape[1] * ratio)), max(1, round(thumbnail.shape[0] * ratio)))
         small: Pixels = cv2.resize(thumbnail, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-        survey = Survey(find_glass([small]), size)
-        survey.add(small, 0, size[1])
-        return survey.finish(thumbnail, fine / (size[0] / thumbnail.shape[1]))
+        surveyor = Surveyor(find_glass([small]), size)
+        surveyor.add(small, 0, size[1])
+        return surveyor.finish(thumbnail, fine / (size[0] / thumbnail.shape[1]))
     mpp = max(TISSUE_MPP, slide.mpp, slide.mpp * (width * height / MOST_PIXELS) ** 0.5)
     grid = GridReader(slide, mpp)
-    survey = Survey(find_glass([*sample(grid)]), (grid.width, grid.height))
+    surveyor = Surveyor(find_glass([*sample(grid)]), (grid.width, grid.height))
     shrunk = Shrunk(max(1, round(max(grid.width, grid.height) / THUMBNAIL_SIDE)))
     for pixels, first, end in overlap(grid.read_strips(readers), HALO):
-        survey.add(pixels, first, end)
+        surveyor.add(pixels, first, end)
         shrunk.add(pixels[first:end])
-    return survey.finish(shrunk.finish(), mpp)
+    return surveyor.finish(shrunk.finish(), mpp)
 
 
 def sample(grid: GridReader) -> Iterator[Pixels]:
@@ -120,7 +140,7 @@ class Shrunk:
         return np.concatenate([*self._done, *last])
 
 
-class Survey:
+class Surveyor:
     """Judges a slide band by band and keeps a byte a pixel."""
 
     def __init__(self, glass: Glass, size: tuple[int, int]) -> None:
@@ -149,11 +169,11 @@ class Survey:
         self._green += int((cv2.subtract(green, cv2.max(red, blue)) > GREENER).sum())
         self._colours.append(pixels[judged.stained[own]][:: self._step])
 
-    def finish(self, thumbnail: Pixels, mpp: float) -> Overview:
-        """The overview of what was added."""
+    def finish(self, thumbnail: Pixels, mpp: float) -> Survey:
+        """The survey of what was added."""
         tissue = clean(self._found, mpp)
         colours = np.concatenate(self._colours)
-        return Overview(thumbnail, tissue, mpp, self._glass, colours, self._doubt())
+        return Survey(thumbnail, tissue, mpp, self._glass, colours, self._doubt())
 
     def _doubt(self) -> str:
         pixels = self._found.size

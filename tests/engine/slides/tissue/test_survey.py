@@ -1,4 +1,4 @@
-"""The overview of slides large and small, and what is no bright-field picture."""
+"""Surveys of slides large and small, and what is no bright-field picture."""
 
 import tracemalloc
 from pathlib import Path
@@ -9,12 +9,15 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from glassrt.engine import open_bundle
+from glassrt.engine import open_bundle, score
 from glassrt.engine.errors import SlideError
+from glassrt.engine.geometry.boxes import Box, Size
+from glassrt.engine.slides.array import ArraySlide
 from glassrt.engine.slides.grid import GridReader
-from glassrt.engine.slides.slide import ArraySlide, Pixels, Size, open_slide
-from glassrt.engine.slides.tissue import overview as overviews
-from glassrt.engine.slides.tissue.overview import THUMBNAIL_SIDE, find_tissue, look_over
+from glassrt.engine.slides.readers import open_slide
+from glassrt.engine.slides.slide import Overview, Pixels, lay_levels
+from glassrt.engine.slides.tissue import survey as surveys
+from glassrt.engine.slides.tissue.survey import THUMBNAIL_SIDE, find_tissue, look_over
 from glassrt.engine.slides.tissue.tissue import Glass, widen
 from glassrt.engine.tasks.segment import lay_windows
 
@@ -24,7 +27,7 @@ class Wide(ArraySlide):
 
     def __init__(self, size: Size, mpp: float, strip: tuple[int, int]) -> None:
         super().__init__(np.full((1, 1, 3), 240, np.uint8), mpp)
-        self.level_sizes = (size,)
+        self.levels = lay_levels([size])
         self._strip, self.pixels_read = strip, 0
 
     def read_level(self, level: int, level_xy: tuple[int, int], size: Size) -> Pixels:
@@ -32,7 +35,7 @@ class Wide(ArraySlide):
         self.pixels_read += width * height
         pixels = np.full((height, width, 3), 240, np.uint8)
         first, end = max(y, self._strip[0]), min(y + height, self._strip[1])
-        left = max(0, self.level_sizes[0][0] // 2 - x)
+        left = max(0, self.levels[0].size[0] // 2 - x)
         if first < end and left < width:
             grain = (np.arange(x + left, x + width)[None] // 5 + np.arange(first, end)[:, None] // 5) % 3
             pixels[first - y : end - y, left:] = (200, 120, 170) - grain[..., None] * (20, 25, 10)
@@ -42,19 +45,19 @@ class Wide(ArraySlide):
 def test_a_strip_of_30_um_on_a_slide_of_50_mm_is_found_in_bounded_memory() -> None:
     slide = Wide((25_000, 5_000), 2.0, (2_250, 2_265))
     tracemalloc.start()
-    overview = look_over(slide, 2)
+    survey = look_over(slide, 2)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert overview.tissue.shape == (1250, 6250)
+    assert survey.tissue.shape == (1250, 6250)
     assert peak < 150_000_000
     assert slide.pixels_read < 1.25 * 25_000 * 5_000
-    rows, columns = np.nonzero(overview.tissue)
+    rows, columns = np.nonzero(survey.tissue)
     assert rows.min() >= 558
     assert rows.max() <= 570
     assert np.unique(columns).size > 3100  # all of its 25 mm
     bundle = open_bundle()
     grid = GridReader(slide, bundle.manifest.mpp)
-    kept = lay_windows(grid, bundle, widen(overview.tissue, overview.mpp))
+    kept = lay_windows(grid, bundle, widen(survey.tissue, survey.mpp))
     truth = np.zeros((5_000, 2), np.bool_)
     truth[2_250:2_265, 1] = True
     assert {tuple(each) for each in lay_windows(grid, bundle, truth).windows.tolist()} <= {
@@ -67,7 +70,7 @@ def test_a_large_slide_read_in_bands_gives_what_the_whole_would(
     demo_slide: Path, tissue_rows: slice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tissue and a pen over the seams of bands, beside the same picture read at once, against one glass."""
-    monkeypatch.setattr(overviews, "find_glass", lambda samples: Glass((0.05, 0.05, 0.05)))
+    monkeypatch.setattr(surveys, "find_glass", lambda samples: Glass((0.05, 0.05, 0.05)))
     with open_slide(demo_slide) as slide:
         small = np.concatenate([*GridReader(slide, 8.0).read_strips(1)])
     picture = np.full((2400, 1500, 3), 241, np.uint8)
@@ -113,8 +116,8 @@ def test_an_inverted_slide_is_refused(demo_slide: Path) -> None:
 
 @pytest.mark.parametrize("level", [243, 255])
 def test_blank_glass_is_seen_and_holds_nothing(level: int) -> None:
-    overview = find_tissue(ArraySlide(np.full((900, 700, 3), level, np.uint8), 0.5))
-    assert not overview.tissue.any()
+    survey = find_tissue(ArraySlide(np.full((900, 700, 3), level, np.uint8), 0.5))
+    assert not survey.tissue.any()
 
 
 def test_real_tissue_is_seen_though_all_around_it_is_black(data: Path) -> None:
@@ -126,3 +129,50 @@ def test_real_tissue_is_seen_though_all_around_it_is_black(data: Path) -> None:
         assert pixels is not None
         black = np.pad(pixels, ((300, 300), (300, 300), (0, 0)))
         assert not look_over(ArraySlide(black, 0.55), 1).doubt, path
+
+
+def overview_of(slide: ArraySlide, frame: Box, side: int) -> Overview:
+    """What a scanner might have seen of a part of a slide: the part, smaller."""
+    left, top = frame.left, frame.top
+    part = slide.read_level(0, (left, top), frame.size)
+    shape = (side, max(1, side * frame.size[1] // frame.size[0]))
+    return Overview(np.asarray(cv2.resize(part, shape, interpolation=cv2.INTER_AREA)), frame)
+
+
+@pytest.mark.parametrize("frame", [Box(0, 0, 2000, 1500), Box(400, 300, 1800, 1500)])
+def test_tissue_is_found_in_the_overview_where_there_is_one(frame: Box, demo_slide: Path) -> None:
+    """And no pixel of the levels is read for it."""
+    with open_slide(demo_slide) as file:
+        pixels = file.read_level(0, (0, 0), (2000, 1500))
+        mpp = file.mpp
+
+    class Unread(ArraySlide):
+        def read_level(self, level: int, level_xy: tuple[int, int], size: Size) -> Pixels:
+            raise AssertionError("a level was read")
+
+    slide = ArraySlide(pixels, mpp)
+    seen = look_over(Unread(pixels, mpp, overview=overview_of(slide, frame, 700)), 2)
+    height, width = seen.tissue.shape
+    assert abs(width / height - 2000 / 1500) < 0.02
+    assert abs(seen.thumbnail.shape[1] / seen.thumbnail.shape[0] - 2000 / 1500) < 0.02
+    inside = np.zeros(seen.tissue.shape, bool)
+    across, down = width / 2000, height / 1500
+    inside[round(frame.top * down) : round(frame.bottom * down), round(frame.left * across) :] = True
+    inside[:, round(frame.right * across) :] = False
+    assert not seen.tissue[~inside].any()
+    read = look_over(slide, 2).tissue
+    wanted = np.asarray(cv2.resize(read.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)) > 0
+    assert (seen.tissue == wanted)[inside].mean() > 0.9
+    assert 0.05 < seen.tissue[inside].mean() < 0.95
+
+
+def test_a_slide_with_an_overview_is_scored_by_its_tissue(demo_slide: Path, tmp_path: Path) -> None:
+    bundle = open_bundle()
+    with open_slide(demo_slide) as file:
+        pixels = file.read_level(0, (0, 0), (2000, 1500))
+        mpp = file.mpp
+    half = overview_of(ArraySlide(pixels, mpp), Box(0, 0, 1000, 1500), 500)
+    result = score(ArraySlide(pixels, mpp, overview=half), bundle, tmp_path / "half", "ort", precision="fp32")
+    whole = score(ArraySlide(pixels, mpp), bundle, tmp_path / "whole", "ort", precision="fp32")
+    assert 0 < result.tissue_mm2 < 0.8 * whole.tissue_mm2
+    assert result.windows["run"] < whole.windows["run"]
