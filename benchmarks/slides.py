@@ -27,8 +27,9 @@ from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.slide import ArraySlide, Slide, open_slide
 from glassrt.engine.slides.tissue.annotations import AUTO
 from glassrt.engine.slides.tissue.scope import find_scope
-from glassrt.engine.tasks.scoring import choose_map_size, open_grid, score
+from glassrt.engine.tasks.scoring import score
 from glassrt.engine.tasks.segment import DEFAULT_READERS, lay_windows
+from glassrt.engine.tasks.segmentation import choose_map_size, open_grid
 from glassrt.engine.watch import Clock
 
 Report = dict[str, Any]

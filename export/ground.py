@@ -20,8 +20,8 @@ from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.slide import IMAGE_SUFFIXES, Pixels, Slide, open_slide
 from glassrt.engine.slides.tissue.overview import look_over, refuse_doubtful
 from glassrt.engine.slides.tissue.tissue import widen
-from glassrt.engine.tasks.scoring import COARSEST_RATIO
 from glassrt.engine.tasks.segment import DEFAULT_READERS
+from glassrt.engine.tasks.segmentation import COARSEST_RATIO
 from glassrt.engine.watch import Clock
 
 LEAST_TISSUE = 0.25  # of a window's area

@@ -1,6 +1,7 @@
 """Many slides: each on its own, one summary for all."""
 
 import os
+import time
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from glassrt.engine.slides.openslide_file import read_series
 from glassrt.engine.slides.slide import open_slide
 from glassrt.engine.slides.tissue.annotations import AUTO, check_tissue, choose_mask
 from glassrt.engine.staging import PREFIX
-from glassrt.engine.tasks.scoring import score
+from glassrt.engine.tasks.request import make_request
+from glassrt.engine.tasks.scoring import score_work
 from glassrt.engine.tasks.segment import DEFAULT_READERS
-from glassrt.engine.watch import Progress
+from glassrt.engine.tasks.work import Work
+from glassrt.engine.watch import Progress, Watch
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,10 @@ def score_path(path: Path, job: Job, progress: Progress) -> Outcome:
     try:
         with open_slide(path, job.mpp) as slide:
             folder = job.folder(path)
-            tissue = choose_mask(job.tissue, path)
-            result = score(slide, job.bundle, folder, job.backend, job.map_mpp, job.readers, progress, tissue=tissue)
-            return Outcome(path, result)
+            start, tissue = time.perf_counter(), choose_mask(job.tissue, path)
+            request = make_request(path, job.bundle, job.backend, job.mpp, job.map_mpp, tissue)
+            work = Work(request, slide, job.bundle, job.backend, tissue, job.readers, Watch(progress))
+            return Outcome(path, score_work(work, folder, start))
     except FolderTaken as error:  # since it was looked at before the first slide
         return Outcome(path, error=str(error))
     except (OutputError, UsageError):

@@ -44,7 +44,8 @@ class TissueResult(msgspec.Struct, frozen=True):
 class Result(msgspec.Struct, frozen=True):
     """The figures of one scored slide, as `result.json` holds them.
 
-    `warnings` say in a line each what makes them doubtful; `note` is empty unless nothing was analysed.
+    `warnings` say in a line each what makes them doubtful; `note` is empty unless nothing was analysed. `request` is
+    the digest of all that was asked for, `bundle["sha256"]` the bundle's identity; older results have no digest.
     """
 
     slide: dict[str, Any]
@@ -61,6 +62,7 @@ class Result(msgspec.Struct, frozen=True):
     versions: dict[str, str]
     warnings: tuple[str, ...]
     note: str
+    request: str = ""
 
 
 def summarise(
@@ -72,8 +74,9 @@ def summarise(
     written: MapWriter,
     regions: Sequence[int],
     clock: Clock,
+    request: str,
 ) -> Result:
-    """The figures of a finished slide; `regions` counts them for each class."""
+    """The figures of a finished slide; `regions` counts them for each class, `request` is the request's digest."""
     manifest, (width, height) = bundle.manifest, written.size
     map_mpp = physical_mpp(slide, width, height)
     base_width, base_height = slide.level_sizes[0]
@@ -123,6 +126,7 @@ def summarise(
         versions=dict(package_versions()),
         warnings=scope.warnings,
         note="" if scope.tissue.any() else "no tissue found: nothing was analysed",
+        request=request,
     )
 
 

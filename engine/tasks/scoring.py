@@ -1,34 +1,28 @@
-"""One slide: tissue -> windows -> map -> files and figures."""
+"""One slide into a folder of its own, whatever the kind of its bundle."""
 
 import contextlib
-import math
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
+
 from glassrt.engine.bundles.bundle import Bundle
-from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.files import output_errors, replace_folder
-from glassrt.engine.flow.host import HostRunner
-from glassrt.engine.maps.mapfile import MapFile, MapWriter
-from glassrt.engine.maps.regions import find_regions
-from glassrt.engine.results.figures import Result, physical_mpp, summarise
+from glassrt.engine.results.figures import Result
 from glassrt.engine.results.origin import RESULT, refuse_other
-from glassrt.engine.results.outputs import draw_box, draw_overlay, write_json, write_map, write_png, write_regions
+from glassrt.engine.results.outputs import write_json
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
-from glassrt.engine.slides.frames import shown_part
-from glassrt.engine.slides.grid import GridReader
-from glassrt.engine.slides.slide import Pixels, Slide
+from glassrt.engine.slides.slide import Slide
 from glassrt.engine.slides.tissue.annotations import AUTO
-from glassrt.engine.slides.tissue.scope import Tissue, find_scope
-from glassrt.engine.tasks.segment import DEFAULT_READERS, lay_windows, segment
+from glassrt.engine.slides.tissue.scope import Tissue
+from glassrt.engine.tasks.request import make_request
+from glassrt.engine.tasks.segment import DEFAULT_READERS
+from glassrt.engine.tasks.segmentation import SegmentSlide
+from glassrt.engine.tasks.work import Task, Work
 from glassrt.engine.watch import Clock, Progress, Watch
 
-COARSEST_RATIO = 4.0  # a slide coarser than this many times the bundle's mpp shows none of what it learned
-MAP_PIXELS_PER_LOGIT = 4  # of the default map: finer than the network sees, coarse enough to store
-COARSE = 1.5  # logits to a side of a map's pixel, beyond which its areas are others
+TASKS: dict[str, type[Task]] = {"segmentation": SegmentSlide}  # by the kind of bundle
 
 
 def score(
@@ -45,92 +39,29 @@ def score(
     """Score one slide into the folder `out`, which appears whole or not at all, and return its figures.
 
     Writes `result.json`, `map.ome.tif`, `regions.geojson` and `overlay.png`, in place of an older result of the same
-    slide. `map_mpp` is the map's pixel size
-    in micrometres (by default a quarter of a logit's), `backend` a name or an opened one, which stays open and has
-    its own precision; `auto` is the fastest that the bundle was verified for. `tissue` is `auto` (found by colour and
-    grain), `all`, the path of a mask (PNG, TIFF, or GeoJSON as QuPath writes it) or a mask `[H, W]` in the slide's
-    proportions. Raises SlideError, BackendUnavailable, OutputError or UsageError.
+    slide. `map_mpp` is the map's pixel size in micrometres (by default a quarter of a logit's), `backend` a name or an
+    opened one, which stays open and has its own precision; `auto` is the fastest that the bundle was verified for.
+    `tissue` is `auto` (found by colour and grain), `all`, the path of a mask (PNG, TIFF, or GeoJSON as QuPath writes
+    it) or a mask `[H, W]` in the slide's proportions. Raises SlideError, BackendUnavailable, OutputError or UsageError.
     """
-    start = time.perf_counter()
-    clock, out = Clock(), Path(out)
+    start, clock = time.perf_counter(), Clock()
     with contextlib.ExitStack() as stack:
         if isinstance(backend, str):
             with clock.time("load"):
                 backend = open_backend(bundle, backend, precision=precision, throughput=True)
             stack.callback(backend.close)
-        grid = open_grid(slide, bundle)
-        map_size = choose_map_size(grid, bundle, map_mpp)
-        with clock.time("tissue"):
-            scope = find_scope(slide, tissue, readers, bundle.example_window, bundle.manifest.name)
-            scope = scope.warn(*doubt_map(slide, bundle, map_size))
-        windows = lay_windows(grid, bundle, scope.searched)
-        folder = stack.enter_context(replace_folder(out, RESULT, lambda: refuse_other(out, slide.path)))
-        writing = output_errors(out)  # whatever fails beyond it is reading
-        planes = len(bundle.manifest.classes)
-        map_file = stack.enter_context(MapFile(folder / "map.raw", planes, map_size[1], map_size[0]))
-        writer = MapWriter(map_file, scope.tissue)
-        runner = HostRunner(backend, readers)
-        segment(grid, windows, bundle, runner, map_size, writing(writer.place), Watch(progress, clock))
-        writing(writer.finish)()
-        with clock.time("write"), output_errors(out):
-            counts = write_outputs(folder, slide, bundle, map_file, scope.thumbnail)
-        clock.seconds["total"] = time.perf_counter() - start
-        result = summarise(slide, bundle, backend, scope, windows, writer, counts, clock)
-        writing(write_json)(folder / RESULT, result)
-        map_file.close()
+        request = make_request(slide.path or slide.name, bundle, backend, slide.mpp, map_mpp, tissue)
+        return score_work(
+            Work(request, slide, bundle, backend, tissue, readers, Watch(progress, clock)), Path(out), start
+        )
+
+
+def score_work(work: Work, out: Path, start: float) -> Result:
+    """Do a piece of work into the folder `out`, which appears whole or not at all; it began at `start`. As `score`."""
+    task = TASKS[work.bundle.manifest.kind](work)
+    with replace_folder(out, RESULT, lambda: refuse_other(out, work.slide.path)) as folder:
+        result = task.run(folder, out)
+        work.watch.clock.seconds["total"] = time.perf_counter() - start
+        result = msgspec.structs.replace(result, seconds=dict(work.watch.clock.seconds))
+        output_errors(out)(write_json)(folder / RESULT, result)
     return result
-
-
-def open_grid(slide: Slide, bundle: Bundle) -> GridReader:
-    """The slide at the bundle's resolution; SlideError when it is far too coarse for it."""
-    mpp = bundle.manifest.mpp
-    if slide.mpp > COARSEST_RATIO * mpp:
-        raise SlideError(
-            f"{slide.name}: {slide.mpp:g} micrometres per pixel is too coarse for a bundle made for {mpp:g}; "
-            "scan at a higher magnification, or pass --mpp if the file is wrong"
-        )
-    return GridReader(slide, mpp)
-
-
-def choose_map_size(grid: GridReader, bundle: Bundle, map_mpp: float | None) -> tuple[int, int]:
-    """(width, height) of the map for its pixel size."""
-    grid_mpp = physical_mpp(grid.slide, grid.width, grid.height)
-    if map_mpp is None:
-        map_mpp = grid_mpp * max(1, bundle.manifest.output_stride / MAP_PIXELS_PER_LOGIT)
-    if math.isinf(map_mpp):
-        raise UsageError(f"--map-mpp {map_mpp:g}: expected micrometres per pixel")
-    if not map_mpp >= 0.999 * min(grid_mpp, bundle.manifest.mpp):  # so that NaN is refused too
-        raise UsageError(f"--map-mpp {map_mpp:g} is finer than the bundle's {bundle.manifest.mpp:g}: nothing to gain")
-    ratio = grid_mpp / map_mpp
-    return max(1, math.floor(grid.width * ratio + 0.5)), max(1, math.floor(grid.height * ratio + 0.5))
-
-
-def doubt_map(slide: Slide, bundle: Bundle, map_size: tuple[int, int]) -> Iterator[str]:
-    """A line on a map so coarse that its areas are not those that the network told apart."""
-    map_mpp, logit_mpp = physical_mpp(slide, *map_size), bundle.manifest.mpp * bundle.manifest.output_stride
-    if map_mpp > COARSE * logit_mpp:
-        yield (
-            f"areas and regions are those of map pixels of {map_mpp:.3g} micrometres, where the network tells "
-            f"{logit_mpp:.3g} apart: a finer --map-mpp gives truer ones"
-        )
-
-
-def write_outputs(folder: Path, slide: Slide, bundle: Bundle, map_file: MapFile, thumbnail: Pixels) -> list[int]:
-    """Write map, regions and overlay; returns the number of regions of each class."""
-    classes = bundle.manifest.classes
-    map_mpp = physical_mpp(slide, map_file.width, map_file.height)
-    base_width, base_height = slide.level_sizes[0]
-    to_base = (base_width / map_file.width, base_height / map_file.height)
-    shown = shown_part(slide)
-    # What is smaller than one logit lies below the network's resolution.
-    smallest = (bundle.manifest.mpp * bundle.manifest.output_stride) ** 2
-    with ThreadPoolExecutor(1, thread_name_prefix="writer") as pool:
-        picture = draw_overlay(thumbnail, map_file, classes)
-        if slide.bounds is not None:
-            draw_box(picture, slide.bounds, slide.level_sizes[0])
-        overlay = pool.submit(write_png, folder / "overlay.png", picture)
-        write_map(folder / "map.ome.tif", map_file, classes, map_mpp, (-shown.left * slide.mpp, -shown.top * slide.mpp))
-        regions = find_regions(map_file, map_mpp, smallest)
-        counts = write_regions(folder / "regions.geojson", regions, classes, to_base, (shown.left, shown.top))
-        overlay.result()
-    return counts

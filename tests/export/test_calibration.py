@@ -23,8 +23,8 @@ from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.slide import ArraySlide, open_slide
 from glassrt.engine.slides.tissue.overview import look_over
 from glassrt.engine.slides.tissue.scope import find_scope
-from glassrt.engine.tasks.scoring import open_grid
 from glassrt.engine.tasks.segment import lay_windows
+from glassrt.engine.tasks.segmentation import open_grid
 from glassrt.engine.watch import Clock
 from glassrt.export.calibration import collect_calibration, collect_windows
 from glassrt.export.ground import find_files, fingerprint, open_ground

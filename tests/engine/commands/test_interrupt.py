@@ -97,7 +97,7 @@ def test_a_ctrl_c_that_came_out_as_another_error_does_not_count_as_a_broken_slid
             raise RuntimeError("release unlocked lock")
 
     bundle = open_bundle()
-    monkeypatch.setattr(batch, "score", fail)
+    monkeypatch.setattr(batch, "score_work", fail)
     with pytest.raises(KeyboardInterrupt):
         score_path(demo_slide, Job(bundle, open_backend(bundle), tmp_path), lambda done, total: None)
 

@@ -1,0 +1,64 @@
+"""What a slide is scored with."""
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from glassrt.engine.bundles.bundle import Bundle
+from glassrt.engine.bundles.parts import RunPrecision, Strict
+from glassrt.engine.runtimes.protocol import Backend
+from glassrt.engine.slides.tissue.scope import Tissue
+
+
+class Request(Strict, frozen=True, kw_only=True):
+    """One slide and all that its figures depend on, but for the versions of software and the processor.
+
+    `bundle` is a path, `identity` the bundle's sha256, `mpp` what replaces the file's own resolution, `map_mpp` the
+    map's pixel size where it is not the default. `tissue` is a word, the path of a mask, or the sha256 of one in
+    memory. Its values are plain, so it can be pickled and sent anywhere.
+    """
+
+    slide: str
+    bundle: str
+    identity: str
+    runtime: str
+    precision: RunPrecision
+    scales: tuple[float, ...]
+    flips: bool
+    map_mpp: float | None
+    mpp: float | None
+    tissue: str
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of all but where the bundle lies, which its identity stands for."""
+        return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(self, bundle=""))).hexdigest()
+
+
+def make_request(
+    slide: Path | str, bundle: Bundle, backend: Backend, mpp: float | None, map_mpp: float | None, tissue: Tissue
+) -> Request:
+    """The request that a call amounts to; `slide` is a path, or the name of what has none."""
+    return Request(
+        slide=str(slide),
+        bundle=str(bundle.path),
+        identity=bundle.sha256,
+        runtime=backend.name,
+        precision=backend.precision,
+        scales=bundle.manifest.scales,
+        flips=bundle.manifest.flips,
+        map_mpp=map_mpp,
+        mpp=mpp,
+        tissue=describe_tissue(tissue),
+    )
+
+
+def describe_tissue(tissue: Tissue) -> str:
+    """A choice of tissue in a word: `auto`, `all`, the path of a mask, or the sha256 of one in memory."""
+    if isinstance(tissue, np.ndarray):
+        content = hashlib.sha256(f"{tissue.dtype} {tissue.shape}".encode())
+        content.update(np.ascontiguousarray(tissue).data)
+        return f"sha256:{content.hexdigest()}"
+    return str(tissue)

@@ -1,0 +1,117 @@
+"""What a slide is scored with, as a value that can be sent, compared and written down."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from glassrt.engine import ArraySlide, open_backend, open_bundle, score
+from glassrt.engine.production.batch import Job, score_batch
+from glassrt.engine.results.summary import Summary
+from glassrt.engine.tasks.request import Request, describe_tissue
+
+REQUEST = Request(
+    slide="/slides/a.svs",
+    bundle="/bundles/glas.glass",
+    identity="0" * 64,
+    runtime="openvino",
+    precision="int8",
+    scales=(0.75, 1.0),
+    flips=True,
+    map_mpp=None,
+    mpp=0.5,
+    tissue="auto",
+)
+
+
+def test_a_request_comes_out_of_another_process_as_it_went_in() -> None:
+    again = pickle.loads(pickle.dumps(REQUEST))
+    assert again == REQUEST
+    assert hash(again) == hash(REQUEST)
+    assert again.digest == REQUEST.digest
+    assert msgspec.json.decode(msgspec.json.encode(REQUEST), type=Request) == REQUEST
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"slide": "/slides/b.svs"},
+        {"identity": "1" * 64},
+        {"runtime": "ort"},
+        {"precision": "fp32"},
+        {"scales": (1.0, 0.75)},
+        {"flips": False},
+        {"map_mpp": 2.0},
+        {"mpp": None},
+        {"tissue": "all"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_whatever_changes_figures_changes_the_digest(change: dict[str, Any]) -> None:
+    assert msgspec.structs.replace(REQUEST, **change).digest != REQUEST.digest
+
+
+def test_a_bundle_that_lies_elsewhere_is_the_same() -> None:
+    assert msgspec.structs.replace(REQUEST, bundle="/other.glass").digest == REQUEST.digest
+
+
+def test_a_mask_in_memory_is_known_by_what_it_holds() -> None:
+    mask = np.zeros((4, 6), np.bool_)
+    other = mask.copy()
+    other[1, 2] = True
+    told = [describe_tissue(each) for each in (mask, mask.T.copy().T, other, mask.reshape(6, 4), mask.astype(np.uint8))]
+    assert told[0] == told[1]
+    assert len(set(told)) == 4
+    assert all(each.startswith("sha256:") for each in told)
+    assert describe_tissue(Path("masks/a.png")) == "masks/a.png"
+
+
+def test_results_hold_the_digest_and_the_bundles_identity(demo_slide: Path, tmp_path: Path) -> None:
+    bundle = open_bundle()
+    pixels = np.full((400, 400, 3), (215, 140, 190), np.uint8)
+    slide = ArraySlide(pixels, bundle.manifest.mpp)
+    first = score(slide, bundle, tmp_path / "first", "ort", precision="fp32", tissue="all")
+    again = score(slide, bundle, tmp_path / "again", "ort", precision="fp32", tissue="all", readers=1)
+    other = score(slide, bundle, tmp_path / "other", "ort", precision="fp32", tissue="all", map_mpp=5)
+    assert first.request == again.request != other.request
+    stored = json.loads((tmp_path / "first" / "result.json").read_text())
+    assert stored["request"] == first.request
+    assert stored["bundle"]["sha256"] == bundle.sha256
+    backend = open_backend(bundle, "openvino", precision="int8")
+    (outcome,) = score_batch(
+        [demo_slide], Job(bundle, backend, tmp_path / "out"), lambda path: lambda done, total: None
+    )
+    backend.close()
+    assert outcome.result is not None
+    wanted = Request(
+        slide=str(demo_slide),
+        bundle="",
+        identity=bundle.sha256,
+        runtime="openvino",
+        precision="int8",
+        scales=bundle.manifest.scales,
+        flips=bundle.manifest.flips,
+        map_mpp=None,
+        mpp=None,
+        tissue="auto",
+    )
+    assert outcome.result.request == wanted.digest
+
+
+def test_results_of_versions_without_requests_keep_their_rows(demo_slide: Path, tmp_path: Path) -> None:
+    bundle = open_bundle()
+    backend = open_backend(bundle, "openvino", precision="int8")
+    job = Job(bundle, backend, tmp_path)
+    score_batch([demo_slide], job, lambda path: lambda done, total: None)
+    backend.close()
+    file = job.folder(demo_slide) / "result.json"
+    stored = json.loads(file.read_text())
+    del stored["request"]
+    file.write_text(json.dumps(stored))
+    before = (tmp_path / "summary.csv").read_text()
+    Summary(tmp_path, ["gland"]).begin()
+    assert (tmp_path / "summary.csv").read_text() == before
