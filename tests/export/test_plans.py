@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from glassrt.engine import plans
@@ -25,16 +23,9 @@ from glassrt.engine.checks import TOLERANCES
 from glassrt.engine.device import Device
 from glassrt.engine.errors import BackendUnavailable, BundleError, OutputError
 from glassrt.engine.plans import Entry, Key, names_capability, open_plan, read_entry, read_timings
-from glassrt.export import bundle as exporting
 from glassrt.export import precision
-from glassrt.export.bundle import describe_graph, export_run, infer_exactly, lower_precisions
+from glassrt.export.bundle import describe_graph, lower_precisions
 from glassrt.export.calibration import collect_calibration, collect_windows
-from glassrt.training import checkpoint
-from glassrt.training.cli import CONFIGS
-from glassrt.training.config import load_config
-from glassrt.training.methods.oeem import OeemConfig
-from glassrt.training.methods.segment import build_network
-from glassrt.training.networks import resnet38
 
 FLAVOUR = "tensorrt-rtx"
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -260,29 +251,6 @@ def test_what_has_no_plan_is_told_in_a_line(bundle: Bundle, arguments: list[str]
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert re.search(says, line)
-
-
-@pytest.mark.slow
-def test_the_network_of_the_paper_exports_and_builds_in_every_precision(
-    demo_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """ResNet38-PSPNet with random weights, an eighth as wide as the paper's and on smaller windows."""
-    monkeypatch.setattr(resnet38, "WIDTH", 8)
-    config = load_config(CONFIGS / "oeem_paper.toml", OeemConfig).segment
-    config = msgspec.structs.replace(config, weights="random", crop=160, window=160)
-    torch.manual_seed(0)
-    network = build_network(config)
-    metadata = {"method": "oeem", "labels": "none", "config": msgspec.json.encode(config).decode()}
-    checkpoint.save(tmp_path / "model.safetensors", network.state_dict(), metadata)
-    monkeypatch.setattr(precision, "FLIPS_AIM", 1.0)  # random weights have no accuracy to lose
-    monkeypatch.setattr(exporting, "refuse_lossy", lambda *_: None)  # nor to keep
-    monkeypatch.setattr(exporting, "collect_calibration", partial(collect_calibration, wanted=8))
-    bundle = export_run(tmp_path, tmp_path / "paper.glass", "paper", ("fp32", "fp16", "int8"), demo_slide.parent)
-    windows, _ = bundle.read_example() or pytest.fail("no example")
-    logits = run_windows(open_backend(bundle, "ort"), windows)
-    assert np.abs(logits - infer_exactly(network, windows)).max() < 1e-4
-    for name in PRECISIONS:
-        assert [open_plan(bundle, FLAVOUR, name, 1, tmp_path / "kept").built for _ in range(2)] == [True, False]
 
 
 @pytest.mark.gpu
