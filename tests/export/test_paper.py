@@ -9,41 +9,65 @@ import pytest
 import torch
 
 from glassrt.engine.backends import open_backend, run_windows
-from glassrt.engine.bundle import Precision
+from glassrt.engine.bundle import Bundle, Precision
 from glassrt.engine.plans import open_plan
+from glassrt.engine.segment import segment_image
 from glassrt.export import bundle as exporting
 from glassrt.export import precision
-from glassrt.export.bundle import export_run, infer_exactly
+from glassrt.export.bundle import export_run, open_network
 from glassrt.export.calibration import collect_calibration
-from glassrt.training import checkpoint
 from glassrt.training.cli import CONFIGS
 from glassrt.training.config import load_config
+from glassrt.training.methods import oeem, segment
 from glassrt.training.methods.oeem import OeemConfig
-from glassrt.training.methods.segment import build_network
 from glassrt.training.networks import resnet38
+from glassrt.training.world import World
 
 FLAVOUR = "tensorrt-rtx"
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
+@pytest.fixture(scope="module")
+def run(painted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One step of ResNet38 and PSPNet at batch 2, with the paper's settings but for the crop, a quarter as wide."""
+    changes = {"weights": "random", "crop": 64, "window": 64, "tile": 64, "tile_stride": 48, "batch": 2, "steps": 1}
+    config = msgspec.structs.replace(load_config(CONFIGS / "oeem_paper.toml", OeemConfig).segment, **changes)
+    folder = tmp_path_factory.mktemp("paper")
+    alone = World(0, 1, torch.device("cpu"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resnet38, "WIDTH", 16)
+        segment.train(config, segment.load_samples(painted, "train"), folder, alone, method=oeem.METHOD)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(run: Path, demo_slide: Path) -> Bundle:
+    """That run in every precision."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resnet38, "WIDTH", 16)
+        patch.setattr(precision, "FLIPS_AIM", 1.0)  # after one step there is no accuracy to lose
+        patch.setattr(exporting, "refuse_lossy", lambda *_: None)  # nor to keep
+        patch.setattr(exporting, "collect_calibration", partial(collect_calibration, wanted=8))
+        return export_run(run, run / "paper.glass", "paper", PRECISIONS, demo_slide.parent)
+
+
 @pytest.mark.slow
-def test_the_network_of_the_paper_exports_and_builds_in_every_precision(
-    demo_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """ResNet38-PSPNet with random weights, an eighth as wide as the paper's and on smaller windows."""
-    monkeypatch.setattr(resnet38, "WIDTH", 8)
-    config = load_config(CONFIGS / "oeem_paper.toml", OeemConfig).segment
-    config = msgspec.structs.replace(config, weights="random", crop=160, window=160)
-    torch.manual_seed(0)
-    network = build_network(config)
-    metadata = {"method": "oeem", "labels": "none", "config": msgspec.json.encode(config).decode()}
-    checkpoint.save(tmp_path / "model.safetensors", network.state_dict(), metadata)
-    monkeypatch.setattr(precision, "FLIPS_AIM", 1.0)  # random weights have no accuracy to lose
-    monkeypatch.setattr(exporting, "refuse_lossy", lambda *_: None)  # nor to keep
-    monkeypatch.setattr(exporting, "collect_calibration", partial(collect_calibration, wanted=8))
-    bundle = export_run(tmp_path, tmp_path / "paper.glass", "paper", ("fp32", "fp16", "int8"), demo_slide.parent)
+def test_it_trains_exports_and_scores(painted: Path, bundle: Bundle) -> None:
+    pixels = segment.load_samples(painted, "testA")[0].pixels[:64, :80]
+    probability = segment_image(pixels, 0.62005, bundle.replace((1.0,), False), open_backend(bundle))
+    assert probability.shape == (2, 64, 80)
+    assert np.allclose(probability.sum(0), 1, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_it_computes_what_torch_does(run: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resnet38, "WIDTH", 16)
     windows, _ = bundle.read_example() or pytest.fail("no example")
     logits = run_windows(open_backend(bundle, "ort"), windows)
-    assert np.abs(logits - infer_exactly(network, windows)).max() < 1e-4
-    for name in PRECISIONS:
-        assert [open_plan(bundle, FLAVOUR, name, 1, tmp_path / "kept").built for _ in range(2)] == [True, False]
+    assert np.abs(logits - open_network(run)(windows)).max() < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_it_builds_in_every_precision(bundle: Bundle, tmp_path: Path, precision: Precision) -> None:
+    assert [open_plan(bundle, FLAVOUR, precision, 1, tmp_path).built for _ in range(2)] == [True, False]
