@@ -33,7 +33,7 @@ def export_graph(network: nn.Module, window: int) -> bytes:
     """
     wrapped = RawPixels(network).eval()
     example = torch.zeros(2, window, window, 3, dtype=torch.uint8)
-    with torch.inference_mode():
+    with torch.no_grad():  # the exporter would refuse what inference mode makes, and only then try its slower way
         wrapped(example)  # constants that depend on the size are made here, not in the graph
     silence_exporter()
     try:

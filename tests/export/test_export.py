@@ -203,10 +203,8 @@ def test_graphs_say_nothing_of_the_machine_that_made_them(fresh: Bundle) -> None
 @pytest.mark.usefixtures("exported")
 def test_an_export_holds_an_example_of_its_own(run: Path, fresh: Bundle, demo_slide: Path, tmp_path: Path) -> None:
     """Painted without real tissue, else a real window; in either case with the logits that torch gives."""
-    painted = fresh.read_example()
-    real = export_run(run, tmp_path / "b.glass", "b", calibration=demo_slide.parent).read_example()
-    assert painted is not None
-    assert real is not None
+    painted = image_and_logits(fresh)
+    real = image_and_logits(export_run(run, tmp_path / "b.glass", "b", calibration=demo_slide.parent))
     assert not np.array_equal(painted[0], real[0])
     infer = open_network(run)
     for image, logits in (painted, real):

@@ -23,7 +23,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     files = {graph.file: shipped.read_pinned(graph) for graph in shipped.manifest.graphs}
     files["fp16.onnx"] = to_float16(shipped.read_graph())
     graphs = (*shipped.manifest.graphs, describe_graph("fp16.onnx", files["fp16.onnx"], "fp16", "gpu"))
-    manifest = msgspec.structs.replace(shipped.manifest, graphs=graphs, example=None)
+    manifest = msgspec.structs.replace(shipped.manifest, graphs=graphs, examples=())
     return write_bundle(tmp_path_factory.mktemp("triton") / "made.glass", manifest, files)
 
 
