@@ -21,8 +21,8 @@ from glassrt.cuda_kernels import canvas, compile, windows
 from glassrt.cuda_kernels.compile import ARCHITECTURES, VARIANTS, CudaUnavailable
 from glassrt.engine.errors import BackendUnavailable, GlassError
 from glassrt.engine.geometry.views import window_starts
-from glassrt.engine.maps.canvas import softmax_beside_zero, upsampling_matrix
-from glassrt.engine.slides.grid import scale_exactly
+from glassrt.engine.maps.upsampling import softmax_beside_zero, upsampling_matrix
+from glassrt.engine.slides.resampling import scale_exactly
 from glassrt.training import losses
 from glassrt.training.metrics import IGNORE
 

@@ -10,7 +10,7 @@ import numpy as np
 from glassrt.engine.flow.runner import RegionSource
 from glassrt.engine.geometry.boxes import Indices
 from glassrt.engine.geometry.plan import Layer, Part, Plan
-from glassrt.engine.slides.grid import resample, scale_exactly
+from glassrt.engine.slides.resampling import resample, scale_exactly
 from glassrt.engine.slides.slide import Pixels
 from glassrt.engine.watch import Clock
 

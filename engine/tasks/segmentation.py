@@ -12,7 +12,9 @@ from glassrt.engine.flow.host import HostRunner
 from glassrt.engine.maps.mapfile import MapFile, MapWriter
 from glassrt.engine.maps.regions import find_regions
 from glassrt.engine.results.figures import Result, physical_mpp, summarise
-from glassrt.engine.results.outputs import draw_box, draw_overlay, write_map, write_png, write_regions
+from glassrt.engine.results.geojson import write_regions
+from glassrt.engine.results.ometiff import write_map
+from glassrt.engine.results.overlay import draw_box, draw_overlay, write_png
 from glassrt.engine.slides.frames import shown_part
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.slide import Pixels, Slide

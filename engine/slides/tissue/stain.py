@@ -10,7 +10,7 @@ example window does not give it: measured so, every other laboratory's haematoxy
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.slides.grid import average_blocks
+from glassrt.engine.slides.resampling import average_blocks
 from glassrt.engine.slides.tissue.tissue import Glass, find_glass, measure_colour, measure_density
 
 EXAMPLE_BLOCK = 4  # pixels of the example averaged: noise has hues too

@@ -11,8 +11,9 @@ from glassrt.engine.errors import SlideError
 from glassrt.engine.geometry.boxes import bands
 from glassrt.engine.slides.array import ArraySlide
 from glassrt.engine.slides.frames import place_part
-from glassrt.engine.slides.grid import GridReader, average_blocks
+from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.pictures.colours import check_stain
+from glassrt.engine.slides.resampling import average_blocks
 from glassrt.engine.slides.slide import Overview, Pixels, Slide
 from glassrt.engine.slides.tissue.tissue import HALO, TISSUE_MPP, Glass, Judged, Mask, clean, find_glass, judge
 

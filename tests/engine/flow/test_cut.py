@@ -15,7 +15,8 @@ from glassrt.engine.runtimes.openvino import OpenVinoBackend
 from glassrt.engine.runtimes.ort import OrtBackend
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.array import ArraySlide
-from glassrt.engine.slides.grid import GridReader, scale_exactly
+from glassrt.engine.slides.grid import GridReader
+from glassrt.engine.slides.resampling import scale_exactly
 from glassrt.engine.watch import Clock, Watch
 
 FINE, WIDE = InputSpec("fine", 64), InputSpec("context", 48, 4.0)

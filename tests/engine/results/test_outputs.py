@@ -17,7 +17,9 @@ from shapely.geometry.polygon import LinearRing
 from glassrt.engine.bundles.parts import ClassInfo
 from glassrt.engine.maps.mapfile import NOT_ANALYSED, MapFile
 from glassrt.engine.maps.regions import find_regions
-from glassrt.engine.results.outputs import draw_overlay, write_map, write_png, write_regions
+from glassrt.engine.results.geojson import write_regions
+from glassrt.engine.results.ometiff import write_map
+from glassrt.engine.results.overlay import draw_overlay, write_png
 
 CLASSES = (ClassInfo("other", (200, 200, 200)), ClassInfo("gland", (30, 120, 220)))
 MakeMap = Callable[[NDArray[np.uint8]], MapFile]
@@ -195,7 +197,7 @@ from pathlib import Path
 import numpy as np
 from glassrt.engine.bundles.parts import ClassInfo
 from glassrt.engine.maps.mapfile import MapFile
-from glassrt.engine.results.outputs import write_map
+from glassrt.engine.results.ometiff import write_map
 
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -229,7 +231,10 @@ from pathlib import Path
 import numpy as np
 from glassrt.engine.bundles.parts import ClassInfo
 from glassrt.engine.maps.mapfile import MapFile
-from glassrt.engine.results.outputs import write_json, write_map, write_png, write_regions
+from glassrt.engine.results.outputs import write_json
+from glassrt.engine.results.ometiff import write_map
+from glassrt.engine.results.overlay import write_png
+from glassrt.engine.results.geojson import write_regions
 from glassrt.engine.maps.regions import find_regions
 
 folder, limit = Path(sys.argv[1]), int(sys.argv[2])

@@ -10,9 +10,10 @@ from plain_statement import resize
 
 from glassrt.engine.errors import GlassError, SlideError
 from glassrt.engine.slides.array import ArraySlide
-from glassrt.engine.slides.grid import MAX_READ_SIDE, GridReader, scale_exactly
+from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.pictures.images import read_image
 from glassrt.engine.slides.readers import open_slide
+from glassrt.engine.slides.resampling import MAX_READ_SIDE, scale_exactly
 from glassrt.engine.slides.slide import lay_levels
 
 
