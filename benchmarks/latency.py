@@ -17,10 +17,11 @@ from glassrt.benchmarks.ceiling import count_gmac, measure_ceiling, measure_gpu_
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.parts import RunPrecision
 from glassrt.engine.errors import GlassError, UsageError
-from glassrt.engine.runtimes.choose import NAMES, PRECISIONS, RUNTIMES, can_run, choose
+from glassrt.engine.runtimes.choose import choose
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Array, Backend
 from glassrt.engine.runtimes.selftest import check_backend
+from glassrt.engine.runtimes.table import NAMES, PRECISIONS, RUNTIMES, can_run
 
 Report = dict[str, Any]
 

@@ -12,7 +12,8 @@ from glassrt.engine.slides.array import ArraySlide
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.pictures.images import read_image
 from glassrt.engine.slides.readers import open_slide
-from glassrt.engine.slides.tissue.tissue import TISSUE_MPP, soften
+from glassrt.engine.slides.tissue.density import soften
+from glassrt.engine.slides.tissue.tissue import TISSUE_MPP
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]

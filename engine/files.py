@@ -32,6 +32,11 @@ def readable_json(content: Any) -> bytes:
     return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write a struct or plain values as indented JSON."""
+    path.write_bytes(readable_json(content))
+
+
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
     """Yield a path to write; on success it becomes `path` in one step, on failure it is removed.

@@ -19,8 +19,8 @@ from glassrt.engine.commands.progress import show_status
 from glassrt.engine.commands.terminal import PlainTable
 from glassrt.engine.errors import BundleError, GlassError, UsageError
 from glassrt.engine.files import readable_json, replace_file
-from glassrt.engine.runtimes.choose import GPU_BATCH
-from glassrt.engine.runtimes.plans import find_flavour
+from glassrt.engine.runtimes.flavours import find_flavour
+from glassrt.engine.runtimes.table import GPU_BATCH
 from glassrt.export.triton import prepare_repository, write_repository
 from glassrt.training.cli import missing_packages
 

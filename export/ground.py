@@ -20,8 +20,8 @@ from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.image_file import IMAGE_SUFFIXES
 from glassrt.engine.slides.readers import open_slide
 from glassrt.engine.slides.slide import Pixels, Slide
+from glassrt.engine.slides.tissue.masks import widen
 from glassrt.engine.slides.tissue.survey import look_over, refuse_doubtful
-from glassrt.engine.slides.tissue.tissue import widen
 from glassrt.engine.tasks.segment import DEFAULT_READERS
 from glassrt.engine.tasks.segmentation import COARSEST_RATIO
 from glassrt.engine.watch import Clock

@@ -14,10 +14,11 @@ from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.checks import Check, Timing
 from glassrt.engine.bundles.parts import RunPrecision
 from glassrt.engine.errors import GlassError, UsageError
-from glassrt.engine.runtimes.choose import RUNTIMES, running
+from glassrt.engine.runtimes.choose import running
 from glassrt.engine.runtimes.isa import count_cores, processor_name
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend, run_windows
+from glassrt.engine.runtimes.table import RUNTIMES
 from glassrt.export.comparison import Logits, MadeOn, Windows, compare, edge_windows, run_each
 from glassrt.export.ground import fingerprint
 

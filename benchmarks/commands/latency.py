@@ -10,7 +10,7 @@ from glassrt.benchmarks.commands.rows import print_machine, print_rows
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, open_bundle
 from glassrt.engine.commands.options import parse_counts
 from glassrt.engine.commands.progress import show_status
-from glassrt.engine.runtimes.choose import NAMES
+from glassrt.engine.runtimes.table import NAMES
 from glassrt.training.cli import missing_packages
 
 

@@ -11,8 +11,8 @@ from glassrt.benchmarks.commands.rows import print_rows
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, open_bundle
 from glassrt.engine.commands.options import BACKEND, PRECISION, parse_scales
 from glassrt.engine.commands.progress import show_status
-from glassrt.engine.runtimes.choose import MOST_WINDOWS
 from glassrt.engine.runtimes.open import open_backend
+from glassrt.engine.runtimes.table import MOST_WINDOWS
 from glassrt.engine.tasks.segment import DEFAULT_READERS, MOST_READERS
 
 

@@ -6,7 +6,7 @@ import typer
 
 from glassrt.engine.bundles.parts import Precision
 from glassrt.engine.errors import UsageError
-from glassrt.engine.runtimes.choose import MOST_WINDOWS, NAMES
+from glassrt.engine.runtimes.table import MOST_WINDOWS, NAMES
 
 BACKEND = typer.Option(help=f"auto, {', '.join(NAMES)}.")
 PRECISION = typer.Option(help="fp32 (exact), bf16, fp16, int8, or auto: the fastest that the bundle was verified for.")

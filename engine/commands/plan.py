@@ -11,10 +11,11 @@ from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, Bundle, open_bundle
 from glassrt.engine.bundles.parts import Precision
 from glassrt.engine.commands.options import parse_counts, parse_precisions
 from glassrt.engine.errors import UsageError
-from glassrt.engine.runtimes.choose import GPU_BATCH
 from glassrt.engine.runtimes.device import explain_unused, has_device
+from glassrt.engine.runtimes.flavours import MODULES, find_flavour
 from glassrt.engine.runtimes.open import open_plan_backend
-from glassrt.engine.runtimes.plans import MODULES, find_flavour, open_plan
+from glassrt.engine.runtimes.plans import open_plan
+from glassrt.engine.runtimes.table import GPU_BATCH
 
 
 def plan_command(

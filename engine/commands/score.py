@@ -19,8 +19,9 @@ from glassrt.engine.commands.progress import show_progress
 from glassrt.engine.commands.terminal import PlainTable, printable
 from glassrt.engine.production.batch import Job, score_batch
 from glassrt.engine.results.summary import SUMMARY, Outcome
-from glassrt.engine.runtimes.choose import MOST_WINDOWS, explain_slower
+from glassrt.engine.runtimes.choose import explain_slower
 from glassrt.engine.runtimes.open import open_backend
+from glassrt.engine.runtimes.table import MOST_WINDOWS
 from glassrt.engine.tasks.segment import DEFAULT_READERS, MOST_READERS
 
 SLIDES_FAILED = 3  # exit code of a batch in which some slides could not be scored

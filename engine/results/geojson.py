@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 
 from glassrt.engine.bundles.parts import ClassInfo
-from glassrt.engine.maps.regions import Region, Ring
+from glassrt.engine.maps.regions import Region
+from glassrt.engine.maps.rings import Ring
 
 REGION_NAMESPACE = uuid.UUID("6b1fc1f5-98a8-4ef6-93ab-9a6c8d8c9f0e")
 

@@ -1,65 +1,29 @@
-"""Which runtimes there are, which of them run here, and which of those `auto` takes."""
+"""Which of the runtimes that run here `auto` takes."""
 
-import importlib.metadata
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from functools import cache
-from importlib.util import find_spec
-from typing import NamedTuple
 
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.checks import Check, Timing, read_checks
-from glassrt.engine.bundles.parts import RunPrecision, Target, graph_precision
-from glassrt.engine.errors import BackendUnavailable, GlassError, UsageError, first_line
-from glassrt.engine.runtimes.device import Device, explain_unused, find_device, has_device
+from glassrt.engine.bundles.parts import RunPrecision, graph_precision
+from glassrt.engine.errors import BackendUnavailable, UsageError
+from glassrt.engine.runtimes.device import explain_unused, find_device, has_device
 from glassrt.engine.runtimes.isa import count_cores, processor_name
 from glassrt.engine.runtimes.products import find_fault, isa_of
+from glassrt.engine.runtimes.table import (
+    FASTEST,
+    GPU_BATCH,
+    MOST_WINDOWS,
+    NAMES,
+    PRECISIONS,
+    RUNTIMES,
+    can_run,
+    find_lack,
+    find_version,
+)
 
 LOGGER = logging.getLogger("glassrt")
-
-
-class Runtime(NamedTuple):
-    """The module a backend imports, the extra that installs it, and whose graphs it runs."""
-
-    module: str
-    extra: str
-    target: Target
-
-
-RUNTIMES = {
-    "ort": Runtime("onnxruntime", "cpu", "cpu"),
-    "openvino": Runtime("openvino", "cpu", "cpu"),
-    "ort-cuda": Runtime("onnxruntime", "gpu", "gpu"),
-    "ort-tensorrt": Runtime("onnxruntime", "gpu", "gpu"),
-    "tensorrt": Runtime("tensorrt", "tensorrt", "gpu"),
-    "tensorrt-rtx": Runtime("tensorrt_rtx", "tensorrt-rtx", "gpu"),
-}
-NAMES = tuple(RUNTIMES)
-GPU_BATCH = 16
-MOST_WINDOWS = 256  # of a batch
-PRECISIONS: tuple[RunPrecision, ...] = ("fp32", "bf16", "fp16", "int8")
-# The fastest first. On CPUs as measured with networks of two sizes on two cores with AVX-512, on GPUs as expected;
-# what `glassrt verify` times on a machine goes before that.
-# ONNX Runtime cannot keep TensorRT from rounding float32 to TF32, so it is not offered there.
-FASTEST: tuple[tuple[str, RunPrecision], ...] = (
-    ("tensorrt", "int8"),
-    ("tensorrt", "fp16"),
-    ("tensorrt-rtx", "int8"),
-    ("tensorrt-rtx", "fp16"),
-    ("ort-tensorrt", "int8"),
-    ("ort-tensorrt", "fp16"),
-    ("ort-cuda", "fp16"),
-    ("tensorrt", "fp32"),
-    ("tensorrt-rtx", "fp32"),
-    ("ort-cuda", "fp32"),
-    ("ort-cuda", "int8"),
-    ("openvino", "int8"),
-    ("openvino", "bf16"),
-    ("ort", "int8"),
-    ("openvino", "fp32"),
-    ("ort", "fp32"),
-)
 
 
 def choose(bundle: Bundle, name: str = "auto", precision: str = "auto") -> tuple[str, RunPrecision]:
@@ -87,7 +51,7 @@ def choose(bundle: Bundle, name: str = "auto", precision: str = "auto") -> tuple
     right = [each for each in in_order(wanted, here) if can_run(*each) and not find_fault(bundle, *each)]
     if right:
         if name == "auto" and RUNTIMES[right[0][0]].target == "cpu":
-            tell_unused_gpu(tuple(dict.fromkeys(held for held, _ in wanted if RUNTIMES[held].target == "gpu")))
+            tell_unused_gpu(tuple({each[0]: each for each in wanted if RUNTIMES[each[0]].target == "gpu"}.values()))
         return right[0]
     failed = [f"{each[1]} through {each[0]}" for each in held if each not in unfailed]
     if name != "auto" and (wanted or not failed):
@@ -166,15 +130,6 @@ def is_of_here(check: Check) -> bool:
     return (check.version, check.isa, check.device) == (version, isa_of(check.backend), "CPU")
 
 
-def find_version(module: str) -> str | None:
-    """The version of the package that brings a runtime's module, which for GPUs goes by another name; None without."""
-    name = module.replace("_", "-")
-    for package in (name, f"{name}-gpu", f"{name}-cu13"):
-        with suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(package)
-    return None
-
-
 def choose_batch(bundle: Bundle, name: str, precision: RunPrecision) -> int:
     """Windows a call with which a runtime finishes most of them: as measured on this very processor, else on its kind,
     on GPUs as expected.
@@ -202,64 +157,14 @@ def holds(bundle: Bundle, name: str, precision: RunPrecision) -> bool:
     )
 
 
-def can_run(name: str, precision: RunPrecision) -> bool:
-    """Whether the runtime is installed and finds a device that computes in that precision itself."""
-    runtime = RUNTIMES[name]
-    if find_spec(runtime.module) is None or (runtime.target == "gpu" and not has_device()):
-        return False
-    with told_plainly(name):
-        if runtime.module == "onnxruntime":
-            from glassrt.engine.runtimes.ort import has_provider
-
-            return has_provider(name)
-        if name == "tensorrt-rtx":
-            from glassrt.engine.runtimes.plans import knows_device
-
-            return knows_device()
-        if precision == "bf16":
-            from glassrt.engine.runtimes.openvino import has_bfloat16
-
-            return has_bfloat16()
-    return True
-
-
 @cache  # once in a process
-def tell_unused_gpu(names: tuple[str, ...]) -> None:
+def tell_unused_gpu(unused: tuple[tuple[str, RunPrecision], ...]) -> None:
     """Log why a GPU that is there is not used through these runtimes, which have a graph for it."""
     line = explain_unused(
         lambda device: (
-            "; ".join(f"{name}: {find_lack(name, device)}" for name in names)
+            "; ".join(f"{name}: {find_lack(name, precision)}" for name, precision in unused)
             or "no runtime for GPUs has what is asked for"
         )
     )
     if line:
         LOGGER.warning("%s", line)
-
-
-def find_lack(name: str, device: Device) -> str:
-    """Why a runtime for GPUs does not run on a device that is there."""
-    if find_spec(RUNTIMES[name].module) is None:
-        return f"not installed (pip install 'glassrt[{RUNTIMES[name].extra}]')"
-    if RUNTIMES[name].module == "onnxruntime":
-        from glassrt.engine.runtimes import ort
-
-        return ort.find_lack(name)
-    return f"does not compute on capability {device.capability}"
-
-
-@contextmanager
-def told_plainly(name: str) -> Iterator[None]:
-    """A runtime that cannot be loaded, or a device that cannot be used, in one line."""
-    runtime = RUNTIMES[name]
-    try:
-        yield
-    except GlassError:
-        raise
-    except ModuleNotFoundError as error:
-        raise BackendUnavailable(
-            f"backend {name} needs {error.name}, which is not installed: pip install 'glassrt[{runtime.extra}]'"
-        ) from error
-    except ImportError as error:
-        raise BackendUnavailable(f"backend {name} is installed but cannot be loaded: {error}") from error
-    except Exception as error:  # what runtimes, CUDA and its libraries raise shares no base but this
-        raise BackendUnavailable(f"backend {name} cannot start: {type(error).__name__}: {first_line(error)}") from error

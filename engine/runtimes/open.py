@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.parts import Precision, Role, RunPrecision, graph_precision
 from glassrt.engine.errors import BackendUnavailable, UsageError
-from glassrt.engine.runtimes.choose import MOST_WINDOWS, RUNTIMES, choose, choose_batch, told_plainly
+from glassrt.engine.runtimes.choose import choose, choose_batch
 from glassrt.engine.runtimes.products import find_fault
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.runtimes.selftest import check_backend
+from glassrt.engine.runtimes.table import MOST_WINDOWS, RUNTIMES, load_file, told_plainly
 
 if TYPE_CHECKING:
     from glassrt.engine.runtimes.tensorrt import TensorRtBackend
@@ -44,7 +45,7 @@ def open_backend(
     with told_plainly(name):
         if fault := find_fault(bundle, name, chosen):
             raise BackendUnavailable(fault)
-        if name in ("tensorrt", "tensorrt-rtx"):
+        if RUNTIMES[name].file == "tensorrt":
             return open_plan_backend(bundle, name, batch, cast(Precision, chosen), tested, role)
         return try_out(bundle, load_graph(bundle, name, batch, threads, chosen, throughput, role), tested, role)
 
@@ -54,20 +55,16 @@ def load_graph(
 ) -> Backend:
     """A backend that loads ONNX itself."""
     graph = bundle.read_graph(graph_precision(precision), RUNTIMES[name].target, role)
-    if name == "openvino":
-        from glassrt.engine.runtimes.openvino import OpenVinoBackend
-
-        return OpenVinoBackend(graph, batch, threads, precision, throughput)
-    from glassrt.engine.runtimes.ort import OrtBackend
-
-    return OrtBackend(graph, batch, threads, precision, name)
+    backend: Backend = load_file(name).open_graph(graph, batch, threads, precision, name, throughput)
+    return backend
 
 
 def open_plan_backend(
     bundle: Bundle, name: str, batch: int, precision: Precision, tested: bool = True, role: Role = "main"
 ) -> "TensorRtBackend":
     """A backend that runs a plan, which is built again if a kept one does not load or fails its example."""
-    from glassrt.engine.runtimes.plans import open_plan, require_device
+    from glassrt.engine.runtimes.flavours import require_device
+    from glassrt.engine.runtimes.plans import open_plan
     from glassrt.engine.runtimes.tensorrt import TensorRtBackend
 
     require_device(name)  # else a plan would be built that cannot run

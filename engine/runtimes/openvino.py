@@ -15,6 +15,8 @@ from glassrt.engine.runtimes.isa import cpu_isa
 from glassrt.engine.runtimes.protocol import check_inputs, tell_failure
 from glassrt.engine.runtimes.signal_stack import keep_signal_stack
 
+NO_BFLOAT16 = "this processor does not compute in bfloat16; choose --precision fp32 or int8"
+
 
 class OpenVinoBackend:
     """One compiled OpenVINO model with its batch size fixed.
@@ -32,7 +34,7 @@ class OpenVinoBackend:
         self.batch = batch
         self.precision = precision
         if precision == "bf16" and not has_bfloat16():
-            raise BackendUnavailable("this processor does not compute in bfloat16; choose --precision fp32 or int8")
+            raise BackendUnavailable(NO_BFLOAT16)
         # Left alone, OpenVINO computes in bfloat16 where the processor can.
         hint = "bf16" if precision == "bf16" else "f32"
         config: dict[str, Any] = {
@@ -79,6 +81,18 @@ class OpenVinoBackend:
 def describe(port: Any) -> TensorSpec:
     """An input or output of a model whose batch is fixed."""
     return TensorSpec(port.any_name, np.dtype(port.element_type.to_dtype()).name, tuple(port.shape))
+
+
+def open_graph(
+    graph: bytes, batch: int, threads: int, precision: RunPrecision, name: str, throughput: bool
+) -> OpenVinoBackend:
+    """An ONNX graph compiled for the CPU. Raises BundleError or BackendUnavailable."""
+    return OpenVinoBackend(graph, batch, threads, precision, throughput)
+
+
+def find_lack(name: str, precision: RunPrecision) -> str:
+    """Why this processor does not compute in a precision; nothing where it does."""
+    return NO_BFLOAT16 if precision == "bf16" and not has_bfloat16() else ""
 
 
 def has_bfloat16() -> bool:

@@ -98,6 +98,13 @@ class OrtBackend:
         self._outputs.clear()
 
 
+def open_graph(
+    graph: bytes, batch: int, threads: int, precision: RunPrecision, name: str, throughput: bool
+) -> OrtBackend:
+    """An ONNX graph in a session. Raises BundleError or BackendUnavailable."""
+    return OrtBackend(graph, batch, threads, precision, name)
+
+
 def start_on_gpu(
     graph: bytes, options: Any, name: str, precision: RunPrecision, batch: int
 ) -> onnxruntime.InferenceSession:
@@ -162,12 +169,7 @@ def provider_options(name: str, graph: bytes, precision: RunPrecision, batch: in
     }
 
 
-def has_provider(name: str) -> bool:
-    """Whether the installed ONNX Runtime was built with what a backend needs, and what that needs is there too."""
-    return not find_lack(name)
-
-
-def find_lack(name: str) -> str:
+def find_lack(name: str, precision: RunPrecision = "fp32") -> str:
     """What a backend misses and how to get it; nothing where all is there.
 
     What ONNX Runtime's provider links to is loaded here, out of the packages that pip installs: its own way of doing so

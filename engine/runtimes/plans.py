@@ -6,10 +6,7 @@ and then for whatever GPU will load it.
 """
 
 import hashlib
-import importlib
 import logging
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,17 +16,12 @@ from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.parts import Precision, Role, Strict
 from glassrt.engine.bundles.tensors import TensorSpec
 from glassrt.engine.cache import default_folder, keep, make_folder, read
-from glassrt.engine.errors import BackendUnavailable, BundleError
-from glassrt.engine.runtimes.device import Device, find_device
+from glassrt.engine.errors import BundleError
+from glassrt.engine.runtimes.device import Device
+from glassrt.engine.runtimes.flavours import choose_device, import_flavour, start_logger
 
-MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 WORKSPACE_BYTES = 4 << 30  # of the GPU's memory, at most, while layers run
 RECIPE = 2  # goes up whenever engines are built otherwise
-# What TensorRT-RTX builds for, with a GPU or without: it compiles kernels for the device when it loads an engine. It
-# names 7.5 too, but leaves it out of such engines and has no float32 matrix products there.
-PORTABLE = Device("every GPU that it knows", "8.0 and later", "any")
-LEAST_CAPABILITY = 8.0
-
 LOGGER = logging.getLogger("glassrt")
 
 
@@ -163,64 +155,6 @@ def build_engine(tensorrt: Any, graph: bytes, key: Key, timings: bytes = b"") ->
         raise BundleError(f"{describe(key)}: building failed: {' '.join(logger.errors[:1]) or 'TensorRT says no more'}")
     measured = config.get_timing_cache() if tuned else None
     return bytes(memory), b"" if measured is None else bytes(measured.serialize())
-
-
-def find_flavour() -> str:
-    """The flavour of TensorRT that is installed. Raises BackendUnavailable."""
-    for flavour, module in MODULES.items():
-        if find_spec(module) is not None:
-            return flavour
-    raise BackendUnavailable("TensorRT is not installed: pip install 'glassrt[tensorrt]' or 'glassrt[tensorrt-rtx]'")
-
-
-def import_flavour(flavour: str) -> Any:
-    """The module `tensorrt` or `tensorrt_rtx`. Raises BackendUnavailable."""
-    try:
-        return importlib.import_module(MODULES[flavour])
-    except (ImportError, OSError) as error:
-        raise BackendUnavailable(f"{flavour} cannot be loaded ({error}): pip install 'glassrt[{flavour}]'") from error
-
-
-@cache
-def start_logger(tensorrt: Any) -> Any:
-    """The one logger that TensorRT takes in a process; it keeps what went wrong in `errors`."""
-
-    class Logger(tensorrt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (tensorrt.ILogger.ERROR, tensorrt.ILogger.INTERNAL_ERROR):
-                self.errors.append(message.split("\n", 1)[0])
-
-    return Logger()
-
-
-def require_device(flavour: str) -> None:
-    """Raise BackendUnavailable unless there is a GPU that this flavour of TensorRT computes on."""
-    device = find_device()
-    if flavour == "tensorrt-rtx" and not names_capability(device.capability):
-        raise BackendUnavailable(
-            f"{flavour} {import_flavour(flavour).__version__} does not compute on {device.name}, whose compute "
-            f"capability is {device.capability}: choose another --backend"
-        )
-
-
-def knows_device() -> bool:
-    """Whether TensorRT-RTX computes on this GPU."""
-    return names_capability(find_device().capability)
-
-
-def names_capability(capability: str) -> bool:
-    """Whether TensorRT-RTX computes on GPUs of a compute capability such as `8.9` with what is built for all."""
-    known = import_flavour("tensorrt-rtx").ComputeCapability.__members__
-    return f"SM{capability.replace('.', '')}" in known and float(capability) >= LEAST_CAPABILITY
-
-
-def choose_device(flavour: str) -> Device:
-    """What to build for: this GPU, or with TensorRT-RTX a range of them, so that a plan may be built anywhere."""
-    return PORTABLE if flavour == "tensorrt-rtx" else find_device()
 
 
 def timing_digest(key: Key) -> str:

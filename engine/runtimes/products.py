@@ -16,6 +16,7 @@ from glassrt.engine.bundles.parts import RunPrecision
 from glassrt.engine.errors import GlassError
 from glassrt.engine.runtimes.isa import cpu_isa
 from glassrt.engine.runtimes.protocol import Backend
+from glassrt.engine.runtimes.table import RUNTIMES, load_file
 
 CHANNELS, SIDE = 16, 8  # of the image, whose every value is 255
 WEIGHTS = tuple(range(-127, 128))  # a filter each, of this one value throughout
@@ -26,7 +27,7 @@ CHECKED = {7: 64, 8: 127}  # the largest weight of so many bits
 
 def find_fault(bundle: Bundle, name: str, precision: RunPrecision) -> str:
     """Why a runtime's int8 would be wrong on this processor, in one line; nothing where it is right."""
-    if precision != "int8" or name not in ("ort", "openvino"):
+    if precision != "int8" or RUNTIMES[name].target != "cpu":
         return ""
     bits, right = bundle.find_graph("int8", "cpu").weight_bits or 8, find_exact_bits(name)
     if bits <= right:
@@ -43,13 +44,7 @@ def find_fault(bundle: Bundle, name: str, precision: RunPrecision) -> str:
 @cache
 def find_exact_bits(name: str) -> int:
     """The bits of weights that a runtime for CPUs computes rightly with on this processor: 8, 7 or 0."""
-    if name == "openvino":
-        from glassrt.engine.runtimes.openvino import OpenVinoBackend
-
-        return exact_bits(lambda graph: OpenVinoBackend(graph, 1, 1, "int8"))
-    from glassrt.engine.runtimes.ort import OrtBackend
-
-    return exact_bits(lambda graph: OrtBackend(graph, 1, 1, "int8"))
+    return exact_bits(lambda graph: load_file(name).open_graph(graph, 1, 1, "int8", name, False))
 
 
 def isa_of(name: str) -> str:

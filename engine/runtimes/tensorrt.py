@@ -13,7 +13,8 @@ from glassrt.engine.bundles.parts import RunPrecision
 from glassrt.engine.bundles.tensors import TensorSpec
 from glassrt.engine.errors import BackendUnavailable, first_line
 from glassrt.engine.runtimes.device import find_device
-from glassrt.engine.runtimes.plans import Plan, import_flavour, start_logger
+from glassrt.engine.runtimes.flavours import import_flavour, knows_device, start_logger
+from glassrt.engine.runtimes.plans import Plan
 from glassrt.engine.runtimes.protocol import Array, check_inputs, tell_failure
 
 POISON = 0xFF  # NaN as a float: what a launch leaves unwritten must not look like the results of the one before
@@ -137,6 +138,13 @@ class TensorRtBackend:
             self._launch()  # raises here, not at the first slide, if the failure left more behind
             return None
         return graph
+
+
+def find_lack(name: str, precision: RunPrecision) -> str:
+    """Why this GPU is not computed on; nothing where it is."""
+    if name == "tensorrt-rtx" and not knows_device():
+        return f"does not compute on capability {find_device().capability}"
+    return ""
 
 
 def start_context(tensorrt: Any, engine: Any) -> Any:

@@ -7,10 +7,9 @@ from pathlib import Path
 import msgspec
 
 from glassrt.engine.bundles.bundle import Bundle
-from glassrt.engine.files import output_errors, replace_folder
+from glassrt.engine.files import output_errors, replace_folder, write_json
 from glassrt.engine.results.figures import Result
 from glassrt.engine.results.origin import RESULT, refuse_other
-from glassrt.engine.results.outputs import write_json
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.slide import Slide

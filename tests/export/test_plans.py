@@ -22,11 +22,12 @@ from glassrt.engine.bundles.tensors import TensorSpec
 from glassrt.engine.cache import keep, make_folder
 from glassrt.engine.errors import BackendUnavailable, BundleError, OutputError
 from glassrt.engine.runtimes import plans
-from glassrt.engine.runtimes.choose import can_run
 from glassrt.engine.runtimes.device import Device
+from glassrt.engine.runtimes.flavours import names_capability
 from glassrt.engine.runtimes.open import open_backend, open_plan_backend
-from glassrt.engine.runtimes.plans import Entry, Key, names_capability, open_plan, read_entry, read_timings
+from glassrt.engine.runtimes.plans import Entry, Key, open_plan, read_entry, read_timings
 from glassrt.engine.runtimes.protocol import run_windows
+from glassrt.engine.runtimes.table import can_run
 from glassrt.export import precision
 from glassrt.export.bundle import describe_graph, lower_precisions
 from glassrt.export.calibration import collect_calibration, collect_windows

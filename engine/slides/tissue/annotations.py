@@ -16,8 +16,8 @@ from glassrt.engine.geometry.boxes import Box, Size
 from glassrt.engine.slides.frames import place_part
 from glassrt.engine.slides.slide import Slide
 from glassrt.engine.slides.tissue.mask_images import read_picture
+from glassrt.engine.slides.tissue.masks import Mask
 from glassrt.engine.slides.tissue.outlines import draw
-from glassrt.engine.slides.tissue.tissue import Mask
 
 AUTO, ALL = WORDS = ("auto", "all")
 PICTURES = (".png", ".tif", ".tiff")

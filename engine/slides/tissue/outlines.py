@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError
 from glassrt.engine.geometry.boxes import Size
-from glassrt.engine.slides.tissue.tissue import TISSUE_MPP, Mask
+from glassrt.engine.slides.tissue.masks import Mask
+from glassrt.engine.slides.tissue.tissue import TISSUE_MPP
 
 MOST_BYTES = 2**30  # of GeoJSON
 DRAWN_PIXELS = 2**24  # of a mask: finer than `TISSUE_MPP` on most slides

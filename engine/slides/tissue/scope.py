@@ -9,9 +9,9 @@ from glassrt.engine.slides.frames import keep_scanned, shown_part
 from glassrt.engine.slides.pictures.colours import check_stain
 from glassrt.engine.slides.slide import Pixels, Slide
 from glassrt.engine.slides.tissue.annotations import ALL, AUTO, check_mask, read_mask
+from glassrt.engine.slides.tissue.masks import Mask, widen
 from glassrt.engine.slides.tissue.stain import compare_stain
 from glassrt.engine.slides.tissue.survey import look_over, refuse_doubtful
-from glassrt.engine.slides.tissue.tissue import Mask, widen
 
 Tissue = str | Path | Mask
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.slides.resampling import average_blocks
-from glassrt.engine.slides.tissue.tissue import Glass, find_glass, measure_colour, measure_density
+from glassrt.engine.slides.tissue.density import measure_colour, measure_density
+from glassrt.engine.slides.tissue.glass import Glass, find_glass
 
 EXAMPLE_BLOCK = 4  # pixels of the example averaged: noise has hues too
 LEAST_COLOUR = 0.08  # of a pixel whose hue can be told

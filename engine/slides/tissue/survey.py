@@ -15,7 +15,9 @@ from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.pictures.colours import check_stain
 from glassrt.engine.slides.resampling import average_blocks
 from glassrt.engine.slides.slide import Overview, Pixels, Slide
-from glassrt.engine.slides.tissue.tissue import HALO, TISSUE_MPP, Glass, Judged, Mask, clean, find_glass, judge
+from glassrt.engine.slides.tissue.glass import Glass, find_glass
+from glassrt.engine.slides.tissue.masks import Mask, clean
+from glassrt.engine.slides.tissue.tissue import HALO, TISSUE_MPP, Judged, judge
 
 THUMBNAIL_SIDE = 1024
 MOST_PIXELS = 2**27  # of a mask, a byte each; a slide beyond 100 x 80 mm gets larger ones

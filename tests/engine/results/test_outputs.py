@@ -231,7 +231,7 @@ from pathlib import Path
 import numpy as np
 from glassrt.engine.bundles.parts import ClassInfo
 from glassrt.engine.maps.mapfile import MapFile
-from glassrt.engine.results.outputs import write_json
+from glassrt.engine.files import write_json
 from glassrt.engine.results.ometiff import write_map
 from glassrt.engine.results.overlay import write_png
 from glassrt.engine.results.geojson import write_regions

@@ -19,9 +19,10 @@ from glassrt.engine.bundles.checks import Check, Timing, record_checks
 from glassrt.engine.bundles.parts import RunPrecision
 from glassrt.engine.errors import BackendUnavailable
 from glassrt.engine.runtimes import isa
-from glassrt.engine.runtimes.choose import choose, choose_batch, explain_slower, find_version
+from glassrt.engine.runtimes.choose import choose, choose_batch, explain_slower
 from glassrt.engine.runtimes.products import exact_bits, isa_of, known_products
 from glassrt.engine.runtimes.protocol import Backend
+from glassrt.engine.runtimes.table import find_version
 
 BUNDLES = [open_bundle(path) for path in sorted(SHIPPED.glob("*.glass"))]
 NAMES = [each.manifest.name for each in BUNDLES if any(graph.precision == "int8" for graph in each.manifest.graphs)]

@@ -104,4 +104,3 @@ def test_a_cpus_onnxruntime_is_named_where_a_gpus_is_needed() -> None:
     assert ort.find_lack("ort") == ""
     for name in ("ort-cuda", "ort-tensorrt"):
         assert "knows no " in ort.find_lack(name)
-        assert not ort.has_provider(name)

@@ -13,7 +13,7 @@ from glassrt.engine.errors import GlassError, SlideError
 from glassrt.engine.geometry.boxes import Box
 from glassrt.engine.slides.array import ArraySlide
 from glassrt.engine.slides.grid import GridReader
-from glassrt.engine.slides.openslide_file import read_bounds
+from glassrt.engine.slides.openslide_properties import read_bounds
 from glassrt.engine.slides.pictures.colours import over_white
 from glassrt.engine.slides.readers import open_slide
 from glassrt.engine.slides.slide import lay_levels

@@ -7,9 +7,9 @@ from glassrt.benchmarks.stains import STAINS, shrink, stained
 from glassrt.engine import ArraySlide, open_bundle
 from glassrt.engine.slides.pictures.images import read_image
 from glassrt.engine.slides.readers import open_slide
+from glassrt.engine.slides.tissue.glass import find_glass
 from glassrt.engine.slides.tissue.stain import compare_stain, share_beyond
 from glassrt.engine.slides.tissue.survey import look_over
-from glassrt.engine.slides.tissue.tissue import find_glass
 
 BUNDLE = open_bundle()
 WINDOW = BUNDLE.example_window

@@ -17,8 +17,9 @@ from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.readers import open_slide
 from glassrt.engine.slides.slide import Overview, Pixels, lay_levels
 from glassrt.engine.slides.tissue import survey as surveys
+from glassrt.engine.slides.tissue.glass import Glass
+from glassrt.engine.slides.tissue.masks import widen
 from glassrt.engine.slides.tissue.survey import THUMBNAIL_SIDE, find_tissue, look_over
-from glassrt.engine.slides.tissue.tissue import Glass, widen
 from glassrt.engine.tasks.segment import lay_windows
 
 

@@ -9,8 +9,9 @@ from glassrt.benchmarks.stains import MARKS, STAINS, Picture, mark_picture, shri
 from glassrt.engine.slides.array import ArraySlide
 from glassrt.engine.slides.pictures.images import read_image
 from glassrt.engine.slides.readers import open_slide
+from glassrt.engine.slides.tissue.glass import find_glass
+from glassrt.engine.slides.tissue.masks import drop_small
 from glassrt.engine.slides.tissue.survey import look_over
-from glassrt.engine.slides.tissue.tissue import drop_small, find_glass
 
 TILE_MPP = 4.0
 
