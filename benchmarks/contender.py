@@ -1,5 +1,6 @@
 """A contender of a benchmark in a process of its own, where nothing that others run is in its way."""
 
+import gc
 import multiprocessing
 import signal
 import time
@@ -76,6 +77,6 @@ def serve(pipe: Connection, build: Build) -> None:
             seconds = time.perf_counter() - start
             pipe.send(seconds if asked == "time" else probabilities.argmax(0).astype(np.uint8))
     except (EOFError, OSError):  # the pipe was closed
-        pass
+        gc.freeze()  # else the process takes a second to look through all that torch has made, and end
     except Exception as error:
         pipe.send(GlassError(f"{build.__name__}: {type(error).__name__}: {first_line(error)}"))

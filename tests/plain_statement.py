@@ -55,13 +55,13 @@ def slide_windows(
     height, width = image.shape[:2]
     padding = (0, max(0, window - height)), (0, max(0, window - width)), (0, 0)
     padded = np.pad(image, padding, mode="reflect")
-    total: Floats | float = 0.0
+    total: Floats | None = None
     count = np.zeros(padded.shape[:2])
     for y in starts(height, window, stride):
         for x in starts(width, window, stride):
             logits = network(padded[y : y + window, x : x + window])
-            placed = np.zeros((len(logits), *padded.shape[:2]))
-            placed[:, y : y + window, x : x + window] = resize(resize(logits, 1, window), 2, window)
-            total = total + placed
+            total = np.zeros((len(logits), *padded.shape[:2])) if total is None else total
+            total[:, y : y + window, x : x + window] += resize(resize(logits, 1, window), 2, window)
             count[y : y + window, x : x + window] += 1
-    return (total / count)[:, :height, :width]  # type: ignore[index]
+    assert total is not None
+    return (total / count)[:, :height, :width]  # type: ignore[no-any-return]

@@ -1,9 +1,12 @@
 """Peers compute what GlassRT does, or are not timed."""
 
+import io
 import json
 import re
+from contextlib import redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -25,9 +28,31 @@ from glassrt.engine.tasks.segment import segment_image
 BUNDLE = open_bundle()
 
 
-def test_every_contender_gives_the_same_classes_and_is_timed(demo_slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(regions, "LONGEST", 700)
-    report = peers.measure_peers(demo_slide, BUNDLE, rounds=2)
+class Compared(NamedTuple):
+    """How the command ended, what it wrote and what it said."""
+
+    exit_code: int
+    report: dict[str, Any]
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def compared(demo_slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    """All contenders, and one that is wrong, on a part of the slide and in a narrow terminal."""
+    figures, out, err = tmp_path_factory.mktemp("peers") / "peers.json", io.StringIO(), io.StringIO()
+    exact, *others = peers.BUILDS
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(regions, "LONGEST", 700)
+        patch.setattr(peers, "BUILDS", (exact, build_wrong, *others))
+        patch.setenv("COLUMNS", "80")
+        with pytest.raises(typer.Exit) as ended:
+            peers_command(demo_slide, rounds=2, json=figures)
+    return Compared(ended.value.exit_code, json.loads(figures.read_text()), out.getvalue(), err.getvalue())
+
+
+def test_every_contender_gives_the_same_classes_and_is_timed(compared: Compared) -> None:
+    report = compared.report
     names = [row["name"].split()[0] for row in report["rows"]]
     tiatoolbox_there = find_spec("tiatoolbox") is not None  # no extra brings it: it goes in without its requirements
     fastest = choose(BUNDLE)[1] != "fp32"  # where something faster was verified
@@ -38,6 +63,18 @@ def test_every_contender_gives_the_same_classes_and_is_timed(demo_slide: Path, m
         ratios = [run / first for run, first in zip(row["runs"], report["rows"][0]["runs"], strict=True)]
         assert row["times_glassrt_fp32"] == pytest.approx(sum(ratios) / 2)
         assert row["other_class"] <= (0.01 if "int8" in row["name"] else 1e-4)
+
+
+def test_a_contender_that_disagrees_is_left_out_and_the_others_are_timed(compared: Compared) -> None:
+    exit_code, report, out, err = compared
+    assert exit_code == 1
+    assert re.search(r"left out: wrong gives .* another class than GlassRT fp32 .*: its speed means nothing", err)
+    assert len(report["left_out"]) == 1
+    assert report["machine"]["isa"] == cpu_isa()
+    assert processor_name() in out
+    assert max(map(len, out.splitlines())) <= 80
+    for row in report["rows"]:
+        assert f" {row['name']} " in out  # on one line
 
 
 def test_the_plain_torch_statement_equals_the_engine_at_scales_and_flips() -> None:
@@ -85,27 +122,6 @@ def test_a_contender_that_fails_is_not_timed(
     monkeypatch.setattr(peers, "BUILDS", (peers.build_exact, build))
     with pytest.raises(GlassError, match=says):
         peers.measure_peers(demo_slide, BUNDLE, rounds=1)
-
-
-def test_a_contender_that_disagrees_is_left_out_and_the_others_are_timed(
-    demo_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(regions, "LONGEST", 400)
-    monkeypatch.setattr(peers, "BUILDS", (peers.build_exact, build_wrong, torch_peers.build_monai_channels_last))
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(typer.Exit) as ended:
-        peers_command(demo_slide, rounds=1, json=tmp_path / "peers.json")
-    assert ended.value.exit_code == 1
-    told = capsys.readouterr()
-    assert re.search(r"left out: wrong gives .* another class than GlassRT fp32 .*: its speed means nothing", told.err)
-    report = json.loads((tmp_path / "peers.json").read_text())
-    assert [row["name"].split()[0] for row in report["rows"]] == ["GlassRT", "MONAI"]
-    assert len(report["left_out"]) == 1
-    assert report["machine"]["isa"] == cpu_isa()
-    assert processor_name() in told.out
-    assert max(map(len, told.out.splitlines())) <= 80
-    for row in report["rows"]:
-        assert f" {row['name']} " in told.out  # on one line
 
 
 def test_another_network_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
