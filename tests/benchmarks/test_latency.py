@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -21,6 +22,7 @@ from glassrt.engine.bundles.bundle import Bundle, open_bundle
 from glassrt.engine.bundles.example import Known
 from glassrt.engine.errors import BackendUnavailable, UsageError
 from glassrt.engine.runtimes.device import has_device
+from glassrt.engine.runtimes.open import open_backend
 
 # The command, but for how long it warms up and how many starts count.
 SHORTER = "from glassrt.benchmarks import latency; latency.WARM_UP_S, latency.STARTS = 0.05, 1"
@@ -124,9 +126,14 @@ def test_a_runtime_that_goes_wrong_on_the_way_is_not_told(monkeypatch: pytest.Mo
 
 def test_a_bundle_without_an_example_is_timed_too(monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = msgspec.structs.replace(BUNDLE.manifest, examples=())
-    windows = latency.example_windows(Bundle(BUNDLE.path, manifest, BUNDLE.sha256), 2)
-    assert windows.shape == (2, 320, 320, 3)
-    assert windows.std() > 10
+    bundle = Bundle(BUNDLE.path, manifest, BUNDLE.sha256)
+    with closing(open_backend(bundle, "ort", 2)) as backend:
+        inputs = latency.example_inputs(bundle, backend)
+        assert {name: (values.shape, values.dtype) for name, values in inputs.items()} == {
+            "image": ((2, 320, 320, 3), np.uint8)
+        }
+        assert inputs["image"].std() > 10
+        backend.infer(inputs)
 
 
 def test_without_cublas_a_gpus_ceiling_is_refused_in_one_line() -> None:

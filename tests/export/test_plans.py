@@ -21,7 +21,7 @@ from glassrt.engine.bundles.parts import Precision
 from glassrt.engine.bundles.tensors import TensorSpec
 from glassrt.engine.cache import keep, make_folder
 from glassrt.engine.errors import BackendUnavailable, BundleError, OutputError
-from glassrt.engine.runtimes import plans
+from glassrt.engine.runtimes import flavours
 from glassrt.engine.runtimes.device import Device
 from glassrt.engine.runtimes.flavours import names_capability
 from glassrt.engine.runtimes.open import open_backend, open_plan_backend
@@ -207,10 +207,10 @@ def test_a_plan_built_without_a_gpu_is_found_on_a_machine_with_one(
 ) -> None:
     built = open_plan(bundle, FLAVOUR, "fp32", 1, tmp_path)
     for device in (Device("NVIDIA RTX A2000", "8.6", "580.65"), Device("NVIDIA GeForce RTX 5090", "12.0", "590.44")):
-        monkeypatch.setattr(plans, "find_device", lambda device=device: device)
+        monkeypatch.setattr(flavours, "find_device", lambda device=device: device)
         found = open_plan(bundle, FLAVOUR, "fp32", 1, tmp_path)
         assert (found.built, found.path) == (False, built.path)
-        assert plans.knows_device()
+        assert flavours.knows_device()
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_gpu_that_rtx_does_not_name_is_refused_before_a_plan_is_built(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GLASSRT_CACHE", str(tmp_path))
-    monkeypatch.setattr(plans, "find_device", lambda: Device("NVIDIA H100", "9.0", "580.65"))
+    monkeypatch.setattr(flavours, "find_device", lambda: Device("NVIDIA H100", "9.0", "580.65"))
     with pytest.raises(
         BackendUnavailable, match=r"^tensorrt-rtx [\d.]+ does not compute on NVIDIA H100, .* is 9\.0: choose"
     ):

@@ -53,7 +53,8 @@ class Verified(NamedTuple):
 
 # Neither torch nor onnx can be imported, as where they are not installed.
 BLOCK = "import sys; [sys.modules.update({name: None}) for name in ('torch', 'onnx', 'onnxscript', 'safetensors')]"
-COMMAND = (sys.executable, "-c", f"{BLOCK}; from glassrt.engine.commands.main import main; main()", "verify")
+ONCE = "import glassrt.export.verify as verify; verify.ROUNDS = 1"  # eight bits win by more than two rounds change
+COMMAND = (sys.executable, "-c", f"{BLOCK}; {ONCE}; from glassrt.engine.commands.main import main; main()", "verify")
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_a_bundle_is_verified_with_what_the_extra_cpu_installs_and_only_its_chec
 
 
 def test_a_graph_that_is_off_fails_and_is_not_chosen(small: Path, demo_slide: Path) -> None:
-    """However fast it is."""
+    """Nor would it be if it were the fastest."""
     model = onnx.load_from_string((small / "int8_cpu.onnx").read_bytes())
     weight = next(each for each in model.graph.initializer if each.name == "tell.weight")
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight)[::-1].copy(), weight.name))

@@ -11,7 +11,7 @@ import pytest
 from glassrt.engine.bundles.bundle import open_bundle
 from glassrt.engine.errors import BackendUnavailable
 from glassrt.engine.runtimes import choose as choosing
-from glassrt.engine.runtimes import device, plans
+from glassrt.engine.runtimes import device, flavours, tensorrt
 from glassrt.engine.runtimes.device import Device, NoDevice, explain_unused, find_device
 
 GLASSRT = Path(sys.executable).parent / "glassrt"
@@ -93,7 +93,7 @@ def test_a_gpu_that_no_runtime_here_computes_on_is_told_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A Hopper, which TensorRT-RTX does not name, beside what is installed to test with."""
-    for module in (device, plans):
+    for module in (device, flavours, tensorrt):
         monkeypatch.setattr(module, "find_device", lambda: Device("NVIDIA H100", "9.0", "580.65"))
     if any(choosing.can_run(name, "fp32") for name in ("tensorrt", "ort-cuda")):
         pytest.skip("a runtime for such GPUs is installed")

@@ -18,7 +18,7 @@ from glassrt.engine.bundles.checks import Check, record_checks
 from glassrt.engine.bundles.parts import Example, RunPrecision
 from glassrt.engine.errors import BackendUnavailable, BundleError, UsageError
 from glassrt.engine.runtimes import choose as choosing
-from glassrt.engine.runtimes import device, plans, tensorrt
+from glassrt.engine.runtimes import device, flavours, plans, tensorrt
 from glassrt.engine.runtimes.choose import choose
 from glassrt.engine.runtimes.open import open_backend, open_plan_backend
 from glassrt.engine.runtimes.ort import OrtBackend
@@ -211,7 +211,7 @@ def test_a_kept_plan_that_misses_the_example_is_built_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("GLASSRT_CACHE", str(tmp_path))
-    monkeypatch.setattr(plans, "require_device", lambda flavour: None)
+    monkeypatch.setattr(flavours, "require_device", lambda flavour: None)
     monkeypatch.setattr(tensorrt, "TensorRtBackend", Stub)
     monkeypatch.setattr(Stub, "opened", [])
     first = open_plan_backend(BUNDLE, "tensorrt-rtx", 1, "fp32")
