@@ -1,6 +1,7 @@
 """What a slide is scored with."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import msgspec
@@ -40,9 +41,9 @@ class Request(Strict, frozen=True, kw_only=True):
 def make_request(
     slide: Path | str, bundle: Bundle, backend: Backend, mpp: float | None, map_mpp: float | None, tissue: Tissue
 ) -> Request:
-    """The request that a call amounts to; `slide` is a path, or the name of what has none."""
+    """The request that a call amounts to; `slide` is a path, which is made absolute, or the name of what has none."""
     return Request(
-        slide=str(slide),
+        slide=os.path.abspath(slide) if isinstance(slide, Path) else slide,
         bundle=str(bundle.path),
         identity=bundle.sha256,
         runtime=backend.name,

@@ -88,7 +88,7 @@ def test_results_hold_the_digest_and_the_bundles_identity(demo_slide: Path, tmp_
     backend.close()
     assert outcome.result is not None
     wanted = Request(
-        slide=str(demo_slide),
+        slide=str(demo_slide.resolve()),
         bundle="",
         identity=bundle.sha256,
         runtime="openvino",
