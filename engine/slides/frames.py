@@ -52,13 +52,17 @@ def keep_scanned(mask: NDArray[np.bool_], slide: Slide) -> NDArray[np.bool_]:
 
 
 def place_part(part: NDArray[Any], frame: Box, whole: Size, fill: Any) -> NDArray[Any]:
-    """A picture or mask `[h, w, ...]` of the part `frame` of a slide as one of all of it, `fill` beyond."""
+    """A picture or mask `[h, w, ...]` of the part `frame` of a slide as one of all of it, `fill` beyond.
+
+    What lies beside the slide is cut off; some of the frame must lie on it.
+    """
     if frame == Box(0, 0, *whole):
         return part
     across, down = part.shape[1] / frame.size[0], part.shape[0] / frame.size[1]
     left, top = round(frame.left * across), round(frame.top * down)
-    height, width = max(top + 1, round(whole[1] * down)), max(left + 1, round(whole[0] * across))
+    height, width = max(1, top + 1, round(whole[1] * down)), max(1, left + 1, round(whole[0] * across))
     placed = np.full((height, width, *part.shape[2:]), fill, part.dtype)
-    kept = part[: height - top, : width - left]
+    kept = part[max(0, -top) : height - top, max(0, -left) : width - left]
+    left, top = max(0, left), max(0, top)
     placed[top : top + kept.shape[0], left : left + kept.shape[1]] = kept
     return placed

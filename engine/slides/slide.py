@@ -23,7 +23,10 @@ class Level(NamedTuple):
 
 
 class Overview(NamedTuple):
-    """A picture of a slide as a whole, RGB `[h, w, 3]`, and the part of level 0 that it shows."""
+    """A picture of a slide as a whole, RGB `[h, w, 3]`, and what it shows in level-0 pixels.
+
+    The frame may be a part of level 0, or reach beyond it, as where the whole glass was seen.
+    """
 
     pixels: Pixels
     frame: Box

@@ -23,7 +23,7 @@ THUMBNAIL_SIDE = 1024
 MOST_PIXELS = 2**27  # of a mask, a byte each; a slide beyond 100 x 80 mm gets larger ones
 SAMPLES, SAMPLE_SIDE = 8, 64  # pieces across and down, from which glass is learned; pixels of each
 COLUMNS = 1024  # judged at a time, for the memory of what is measured of them
-WHITE = 255  # of what an overview does not show
+UNSEEN = 0  # of what an overview does not show: black, which nobody takes for glass
 COLOURS = 20_000  # stained pixels that are kept
 # Shares by which a picture without glass is known not to be in bright field: its darkest pixels, and of the others
 # those that are dim (a quarter at most of the densest stain, more than half of fluorescence) or green (inverted).
@@ -68,14 +68,33 @@ def look_over(slide: Slide, readers: int) -> Survey:
 
 
 def look_at(overview: Overview, slide: Slide, readers: int) -> Survey:
-    """The survey of a slide as its overview shows it; beyond that part nothing is tissue."""
-    picture, whole = ArraySlide(overview.pixels, 1.0, slide.name), slide.levels[0].size
-    picture.mpp = slide.mpp * overview.frame.size[0] / overview.pixels.shape[1]  # coarser than any scan may be
+    """The survey of a slide as its overview shows it; beyond that part nothing is tissue.
+
+    What it shows beside the slide tells of the glass alone. Raises SlideError where it shows nothing of the slide.
+    """
+    frame, whole = overview.frame, slide.levels[0].size
+    if max(0, frame.left) >= min(frame.right, whole[0]) or max(0, frame.top) >= min(frame.bottom, whole[1]):
+        raise SlideError(
+            f"{slide.name}: its overview shows no part of it: x {frame.left} to {frame.right}, y {frame.top} to "
+            f"{frame.bottom} of {whole[0]} x {whole[1]} pixels; state its frame in pixels of level 0"
+        )
+    picture = ArraySlide(overview.pixels, 1.0, slide.name)
+    picture.mpp = slide.mpp * frame.size[0] / overview.pixels.shape[1]  # coarser than any scan may be
     seen = look_through(picture, readers)
+    thumbnail = shrink_to(seen.thumbnail, THUMBNAIL_SIDE * max(frame.size) / max(whole))
     return seen._replace(
-        thumbnail=place_part(seen.thumbnail, overview.frame, whole, WHITE),
-        tissue=place_part(seen.tissue, overview.frame, whole, False),
+        thumbnail=place_part(thumbnail, frame, whole, UNSEEN),
+        tissue=place_part(seen.tissue, frame, whole, False),
     )
+
+
+def shrink_to(picture: Pixels, side: float) -> Pixels:
+    """The picture with its longer side at most about `side` pixels long."""
+    ratio = side / max(picture.shape[:2])
+    if ratio >= 1:
+        return picture
+    size = (max(1, round(picture.shape[1] * ratio)), max(1, round(picture.shape[0] * ratio)))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
 
 def look_through(slide: Slide, readers: int) -> Survey:

@@ -167,6 +167,50 @@ def test_tissue_is_found_in_the_overview_where_there_is_one(frame: Box, demo_sli
     assert 0.05 < seen.tissue[inside].mean() < 0.95
 
 
+SMALL_PART = Box(4000, 3000, 4600, 3600)  # of 30,000 x 20,000 pixels
+
+
+@pytest.fixture
+def grainy() -> Pixels:
+    """600 x 600 pixels of glass with tissue's colours in the middle."""
+    return Wide((600, 600), 4.0, (200, 400)).read_level(0, (0, 0), (600, 600))
+
+
+def test_an_overview_that_shows_more_than_was_scanned_is_cut_to_the_slide(grainy: Pixels) -> None:
+    """As scanners take one of the whole glass: its first pixel lies left of and above level 0."""
+    whole = look_over(ArraySlide(grainy, 4.0, overview=Overview(grainy, Box(0, 0, 600, 600))), 1)
+    part = Box(100, 200, 500, 450)
+    scanned = np.ascontiguousarray(grainy[part.top : part.bottom, part.left : part.right])
+    beyond = Overview(grainy, Box(-part.left, -part.top, 600 - part.left, 600 - part.top))
+    seen = look_over(ArraySlide(scanned, 4.0, overview=beyond), 1)
+    assert whole.tissue.shape == (300, 300)
+    assert np.array_equal(seen.tissue, whole.tissue[100:225, 50:250])
+    assert np.array_equal(seen.thumbnail, whole.thumbnail[200:450, 100:500])
+
+
+def test_a_thumbnail_stays_small_where_the_overview_shows_a_small_part(grainy: Pixels) -> None:
+    slide = ArraySlide(np.full((10, 10, 3), 240, np.uint8), 0.5, overview=Overview(grainy, SMALL_PART))
+    slide.levels = lay_levels([(30_000, 20_000)])
+    seen = look_over(slide, 1)
+    assert max(seen.thumbnail.shape) <= THUMBNAIL_SIDE * 1.1
+    ys, xs = (places / seen.tissue.shape[axis] for axis, places in enumerate(np.nonzero(seen.tissue)))
+    assert 3000 / 20_000 < ys.min() < ys.max() < 3600 / 20_000
+    assert 4000 / 30_000 < xs.min() < xs.max() < 4600 / 30_000
+
+
+def test_an_overview_of_fluorescence_is_refused_though_it_shows_a_part_only() -> None:
+    picture = fluorescence(0, (20, 60, 255))
+    seen = Overview(picture, Box(0, 0, 1200, 1200))
+    with pytest.raises(SlideError, match="its ground is dark"):
+        find_tissue(ArraySlide(np.full((2400, 2400, 3), 240, np.uint8), 0.5, overview=seen))
+
+
+@pytest.mark.parametrize("frame", [Box(600, 0, 1200, 600), Box(0, -600, 600, 0), Box(300, 300, 300, 600)])
+def test_an_overview_of_no_part_of_the_slide_is_refused(frame: Box, grainy: Pixels) -> None:
+    with pytest.raises(SlideError, match="array: its overview shows no part of it"):
+        look_over(ArraySlide(grainy, 4.0, overview=Overview(grainy, frame)), 1)
+
+
 def test_a_slide_with_an_overview_is_scored_by_its_tissue(demo_slide: Path, tmp_path: Path) -> None:
     bundle = open_bundle()
     with open_slide(demo_slide) as file:
