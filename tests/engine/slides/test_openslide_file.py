@@ -86,6 +86,21 @@ def test_levels_of_another_shape_are_left_out(tmp_path: Path, options: dict[str,
         assert np.array_equal(slide.read_level(1, (177, 133), (50, 40)), levels[2][133:173, 177:227])
 
 
+@pytest.mark.parametrize("options", [{}, SEPARATE], ids=["tiles", "OpenSlide"])
+def test_levels_say_their_scale_along_each_axis_and_the_size_of_their_tiles(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    write_pyramid(tmp_path / "a.tiff", [(4003, 3001), (1000, 750), (250, 187)], **options)
+    with open_slide(tmp_path / "a.tiff") as slide:
+        assert [level.scale for level in slide.levels] == [
+            (1.0, 1.0),
+            (4003 / 1000, 3001 / 750),
+            (4003 / 250, 3001 / 187),
+        ]
+        assert {level.tile for level in slide.levels} == {(256, 256)}
+        assert slide.overview() is None
+
+
 def test_a_level_must_be_fine_enough_along_both_axes() -> None:
     class Tall(ArraySlide):
         levels = lay_levels([(400, 4000), (101, 960), (10, 100)])
