@@ -11,7 +11,8 @@ from glassrt.benchmarks.stains import MARKS, STAINS, WHITE, Picture, mark_pictur
 from glassrt.engine.slides.array import ArraySlide
 from glassrt.engine.slides.pictures.images import read_image
 from glassrt.engine.slides.tissue.stain import MOST_BEYOND, share_beyond
-from glassrt.engine.slides.tissue.survey import Survey, look_over
+from glassrt.engine.slides.tissue.survey import look_over
+from glassrt.engine.slides.tissue.surveyor import Survey
 from glassrt.engine.slides.tissue.tissue import TISSUE_MPP
 
 AS_SCANNED = "as scanned"
