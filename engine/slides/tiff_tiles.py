@@ -4,7 +4,6 @@ OpenSlide paints every tile through a drawing library, which takes longer than d
 same to the bit, which opening checks on samples; what is not plainly tiled RGB stays with OpenSlide.
 """
 
-import logging
 import os
 from collections.abc import Iterator
 from functools import lru_cache
@@ -12,26 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import simplejpeg
-import tifffile
-from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError, first_line
 from glassrt.engine.geometry.boxes import Box
-from glassrt.engine.slides.tiff_pages import check_pictures, check_samples, check_transparency, list_pages, size_of
+from glassrt.engine.slides.slide import Pixels
+from glassrt.engine.slides.tiff_jpeg import JPEG, decode_jpeg
 
-Pixels = NDArray[np.uint8]
-Size = tuple[int, int]
-
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else its warnings stand beside our one line
-
-VENDORS = ("aperio", "generic-tiff")
 CACHE_BYTES = 64_000_000  # of decoded tiles: neighbouring regions share those on their border
 SAMPLED_PIXELS = 2_000_000  # decoded for samples, beyond the first: what a few milliseconds allow
-JPEG = 7
-COMPRESSIONS = (1, 5, JPEG, 8)  # the others: none, LZW, deflate
-RGB, YCBCR = 2, 6
-ADOBE_MARKER = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # and one byte: 0 for RGB, 1 for YCbCr
 
 
 class TiffTiles:
@@ -127,57 +114,3 @@ def middle_of(box: Box, side: int) -> Box:
     width, height = (min(side, length) for length in box.size)
     left, top = box.left + (box.size[0] - width) // 2, box.top + (box.size[1] - height) // 2
     return Box(left, top, left + width, top + height)
-
-
-def decode_jpeg(content: bytes, page: Any) -> Pixels:
-    """RGB of one JPEG tile; ValueError where it is damaged, which most decoders only warn of."""
-    # Tiles leave out the tables, and the page, not the tile, says whether colours are RGB or YCbCr.
-    marker = ADOBE_MARKER + bytes([page.photometric == YCBCR])
-    whole = content[:2] + marker + (page.jpegtables or b"")[2:-2] + content[2:]
-    tile: Pixels = simplejpeg.decode_jpeg(whole, "RGB", fastdct=False, fastupsample=False, strict=True)
-    return tile
-
-
-def open_tiles(path: Path, vendor: str, size: Size, level_sizes: tuple[Size, ...]) -> TiffTiles | None:
-    """The tiles of the slide at `path`, or None where OpenSlide must read it.
-
-    `size` and `level_sizes` are what OpenSlide takes for level 0 and the levels. Raises SlideError where that is
-    not the slide, or not as it is meant to be seen.
-    """
-    if vendor not in VENDORS:
-        return None
-    try:
-        with tifffile.TiffFile(path) as file:
-            file_pages = list_pages(path, file)
-            check_samples(path, check_pictures(path, vendor, file_pages, size))
-            for page in file_pages:
-                if page.is_tiled and size_of(page) in level_sizes:
-                    check_transparency(path, page)
-            plain: list[Any] = [page for page in file_pages if is_plain(page)]
-            pages = {(page.imagewidth, page.imagelength): page for page in plain}
-            if len(pages) < len(plain) or not set(level_sizes) <= set(pages):
-                return None  # of pages of one size OpenSlide knows which are levels
-            chosen = [pages[size] for size in level_sizes]
-            for page in chosen:
-                _ = page.decode, page.jpegtables  # both are read from the file when first used
-        return TiffTiles(path, chosen)
-    except SlideError:
-        raise
-    except Exception:  # what a damaged file leads tifffile to; OpenSlide says whether it can be read at all
-        return None
-
-
-def is_plain(page: Any) -> bool:
-    """Whether a TIFF page is 8-bit RGB in tiles, none missing, in a form known to decode as OpenSlide does."""
-    if not page.is_tiled:
-        return False
-    tiles = -(-page.imagewidth // page.tilewidth) * -(-page.imagelength // page.tilelength)
-    return (
-        len(page.dataoffsets) == len(page.databytecounts) == tiles
-        and page.dtype == np.uint8
-        and page.samplesperpixel == 3
-        and page.planarconfig == 1
-        and page.compression in COMPRESSIONS
-        and page.photometric in ((RGB, YCBCR) if page.compression == JPEG else (RGB,))
-        and all(page.databytecounts)
-    )
