@@ -6,13 +6,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError
 from glassrt.engine.slides.pictures.colours import check_opacity, over_white
 from glassrt.engine.slides.pictures.picture import Picture, check_extent, read_content
-
-Pixels = NDArray[np.uint8]
+from glassrt.engine.slides.slide import Pixels
 
 BMP = b"BM"
 FILE_HEADER, INFO_HEADER, MASKED_HEADER = 14, 40, 56

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError
+from glassrt.engine.slides.slide import Pixels
 
-Pixels = NDArray[np.uint8]
 Samples = NDArray[np.uint8] | NDArray[np.uint16]
 
 UPRIGHT = 1

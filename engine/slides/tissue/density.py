@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from glassrt.engine.slides.slide import Pixels
+
 Floats = NDArray[np.float32]
 BLACK, DARK = 30, 50  # levels: of no colour; darker than tissue
 GRAIN_SIDE = 7

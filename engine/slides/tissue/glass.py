@@ -5,7 +5,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from glassrt.engine.slides.tissue.density import DARK, Floats, Pixels, measure_colour, measure_density, measure_grain
+from glassrt.engine.slides.slide import Pixels
+from glassrt.engine.slides.tissue.density import DARK, Floats, measure_colour, measure_density, measure_grain
 from glassrt.engine.slides.tissue.masks import Mask, as_mask, grow
 
 DENSEST_TINT, STRONGEST_TINT = 0.06, 0.2  # of glass

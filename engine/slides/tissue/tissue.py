@@ -11,12 +11,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from glassrt.engine.slides.slide import Pixels
 from glassrt.engine.slides.tissue.density import (
     BLACK,
     DARK,
     GRAIN_SIDE,
     Floats,
-    Pixels,
     measure_density,
     measure_grain,
     measure_stain,
