@@ -15,7 +15,8 @@ from glassrt.benchmarks.machine import write_report
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.files import replace_file
 from glassrt.engine.runtimes.open import open_backend
-from glassrt.export.bundle import PAPER_SCALES, export_run
+from glassrt.export.bundle import export_run
+from glassrt.export.kinds.segmentation import PAPER_SCALES
 from glassrt.training.datasets import glas
 from glassrt.training.evaluate import evaluate
 from glassrt.training.loop import Progress

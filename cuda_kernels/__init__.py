@@ -1,1 +1,1 @@
-"""CUDA kernels through CuPy: arrays in, arrays out. No torch, no slides, no models."""
+"""CUDA kernels through CuPy: arrays in, arrays out; no torch, no slides, no models."""

@@ -1,74 +1,64 @@
 """A run folder -> a bundle folder."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from glassrt.engine.bundles.bundle import Bundle, write_bundle
 from glassrt.engine.bundles.checks import TOLERANCES
 from glassrt.engine.bundles.example import Known, store_example
-from glassrt.engine.bundles.manifest import Manifest
-from glassrt.engine.bundles.parts import ClassInfo, Example, Graph, Precision, Target
+from glassrt.engine.bundles.kinds.shared import Shared
+from glassrt.engine.bundles.parts import Example, Graph, Precision, Role, Target
+from glassrt.engine.bundles.tensors import Signature
 from glassrt.engine.errors import BundleError, TrainingError, UsageError
-from glassrt.export.calibration import Calibration, collect_calibration, paint_window
+from glassrt.export.calibration import Calibration, collect_calibration, paint
 from glassrt.export.comparison import MadeOn, compare, edge_windows
+from glassrt.export.kinds import segmentation
+from glassrt.export.kinds.made import Made
 from glassrt.export.precision import FLIPS_AIM, WEIGHT_BITS, run_graph, run_plainly, to_float16, to_int8
+from glassrt.export.samples import Samples, count, each, join, take
 from glassrt.export.to_onnx import RawPixels, export_graph
 from glassrt.training import checkpoint
-from glassrt.training.datasets import glas
-from glassrt.training.methods.segment import SegmentConfig, build_network
-from glassrt.training.networks import encoders
-from glassrt.training.networks.pspnet import PSPNet
 
-COLORS = ((200, 200, 200), (30, 120, 220))
-EXAMPLE = "example.npz"
-PAPER_SCALES = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
-METHODS = ("segment", "oeem")
+Read = Callable[[Path, Mapping[str, Tensor], Mapping[str, str], str], Made]
+READERS: dict[str, Read] = {"segment": segmentation.read, "oeem": segmentation.read}  # by the method of a run
 
 
-class Trained(NamedTuple):
-    """A finished run: its network, what it learned from, by which method, and where its labels came from."""
-
-    network: PSPNet
-    config: SegmentConfig
-    method: str
-    labels: str
-
-
-def load_run(run: Path) -> Trained:
-    """The finished run in folder `run`. Raises TrainingError."""
+def load_run(run: Path, name: str) -> Made:
+    """The networks of the finished run in folder `run` and the manifest of a bundle `name`. Raises TrainingError."""
     file = run / "model.safetensors"
     tensors, metadata = checkpoint.load(file)
-    method = metadata.get("method", "")
-    if method not in METHODS:
-        raise TrainingError(f"{file} was not written by `glassrt train {' or '.join(METHODS)}`: cannot be exported")
-    try:
-        config, labels = msgspec.json.decode(metadata["config"], type=SegmentConfig), metadata["labels"]
-    except (KeyError, msgspec.MsgspecError) as error:
-        raise TrainingError(f"{file} was written by another version: train it again ({error})") from error
-    network = build_network(config)
-    checkpoint.load_into(network, tensors, file)
-    return Trained(network, config, method, labels)
+    read = READERS.get(metadata.get("method", ""))
+    if read is None:
+        raise TrainingError(f"{file} was not written by `glassrt train {' or '.join(READERS)}`: cannot be exported")
+    return read(file, tensors, metadata, name)
 
 
-def open_network(run: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """What torch makes of windows `[n, H, W, 3]`: logits `[n, C, h, w]` of a finished run's network."""
-    return partial(infer_exactly, load_run(run).network)
+def open_network(run: Path) -> Callable[[Samples], Samples]:
+    """What torch makes of windows: the outputs of a finished run's main network."""
+    made = load_run(run, "unnamed")
+    return partial(infer_exactly, made.networks["main"], made.manifest.networks["main"])
 
 
-def infer_exactly(network: nn.Module, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Logits `[n, C, h, w]` of windows `[n, H, W, 3]` through torch."""
+def infer_exactly(network: nn.Module, signature: Signature, samples: Samples) -> Samples:
+    """What torch makes of windows."""
     served = RawPixels(network).eval()
     with torch.inference_mode():
-        return np.concatenate([served(torch.from_numpy(window[None])).numpy() for window in windows])
+        return join([infer_one(served, signature, window) for window in each(samples)])
+
+
+def infer_one(served: nn.Module, signature: Signature, window: Samples) -> Samples:
+    """The outputs of one window."""
+    given = served(*(torch.from_numpy(window[spec.name]) for spec in signature.inputs))
+    outputs = given if isinstance(given, tuple) else (given,)
+    return {spec.name: values.numpy() for spec, values in zip(signature.outputs, outputs, strict=True)}
 
 
 def export_run(
@@ -76,75 +66,75 @@ def export_run(
 ) -> Bundle:
     """Export the finished run in folder `run` to the bundle folder `out`, in float32 and other precisions.
 
-    OEEM's bundles carry the scales and flips of its multi-scale test. `calibration` is the folder of slides and images
-    that int8 is calibrated on and the bundle's example is taken from; without it the example is painted. Raises
-    BundleError, TrainingError, UsageError or OutputError.
+    `calibration` is the folder of slides and images that int8 is calibrated on and the bundle's examples are taken
+    from; without it they are painted. Raises BundleError, TrainingError, UsageError or OutputError.
     """
     if "int8" in precisions and calibration is None:
         raise UsageError("int8 needs --calibration: a folder of slides or images of the bundle's tissue")
-    network, config, method, labels = load_run(run)
-    exact = export_graph(network, config.window)
-    manifest = Manifest(
-        name=name,
-        classes=tuple(ClassInfo(each, color) for each, color in zip(glas.CLASSES, COLORS, strict=True)),
-        mpp=glas.MPP,
-        window=config.window,
-        stride=config.window * 4 // 5,
-        output_stride=config.output_stride,
-        scales=PAPER_SCALES if method == "oeem" else (1.0,),
-        flips=method == "oeem",
-        graphs=(describe_graph("fp32.onnx", exact),),
-        trained=f"PSPNet on {config.encoder} (weights: {Path(config.weights).name}), "
-        f"{labels} of GlaS {config.split}, "
-        f"{config.loss}, {config.steps} steps of {config.batch} crops, seed {config.seed}",
-        licence="Research only: trained on GlaS (Warwick-QU), whose licence allows research use only. "
-        f"Encoder started from {weights_licence(config)}.",
-    )
+    networks, manifest = load_run(run, name)
     if calibration is None:
-        painted = paint_window(config.window)
+        painted = paint(manifest.inputs)
         tissue = Calibration(painted, painted, ())
     else:
         tissue = collect_calibration(calibration, manifest)
-    logits = infer_exactly(network, tissue.calibrated[:1])
-    off = float(np.abs(run_graph(exact, tissue.calibrated[:1]) - logits).max())
-    if not off <= TOLERANCES["fp32"].largest * max(1.0, float(np.abs(logits).max())):
-        raise BundleError(f"{run}: the exported graph is off by {off:.2g} from what torch computes")
-    example = store_example(Known({"image": tissue.calibrated[:1]}, {"logits": logits}))
-    files = {"fp32.onnx": exact, EXAMPLE: example}
-    entries = list(manifest.graphs)
-    for entry, content in lower_precisions(exact, precisions, tissue):
-        refuse_lossy(exact, entry, content, tissue.measured)
-        entries.append(entry)
-        files[entry.file] = content
-    pinned = Example(EXAMPLE, hashlib.sha256(example).hexdigest())
-    finished = msgspec.structs.replace(manifest, graphs=tuple(entries), examples=(pinned,), calibrated=tissue.seen)
+    files: dict[str, bytes] = {}
+    graphs: list[Graph] = []
+    examples: list[Example] = []
+    for role, network in networks.items():
+        signature, prefix = manifest.networks[role], "" if role == "main" else f"{role}_"
+        exact = export_graph(network, signature)
+        window = take(tissue.calibrated, slice(1))
+        wanted = infer_exactly(network, signature, window)
+        refuse_other(run_graph(exact, window), wanted, run)
+        stored = store_example(Known(window, wanted))
+        examples.append(Example(f"{prefix}example.npz", hashlib.sha256(stored).hexdigest(), role))
+        graphs.append(describe_graph(f"{prefix}fp32.onnx", exact, role=role))
+        files |= {examples[-1].file: stored, graphs[-1].file: exact}
+        for entry, content in lower_precisions(exact, precisions, tissue, manifest, role, prefix):
+            refuse_lossy(exact, entry, content, tissue.measured, manifest)
+            graphs.append(entry)
+            files[entry.file] = content
+    finished = msgspec.structs.replace(manifest, graphs=tuple(graphs), examples=tuple(examples), calibrated=tissue.seen)
     return write_bundle(out, finished, files)
 
 
+def refuse_other(found: Samples, wanted: Samples, run: Path) -> None:
+    """Raise BundleError for a graph that does not compute what torch does."""
+    for name, exact in wanted.items():
+        off = float(np.abs(found[name] - exact).max())
+        if not off <= TOLERANCES["fp32"].largest * max(1.0, float(np.abs(exact).max())):
+            raise BundleError(f"{run}: the exported graph is off by {off:.2g} from what torch computes")
+
+
 def lower_precisions(
-    exact: bytes, precisions: Sequence[Precision], tissue: Calibration
+    exact: bytes,
+    precisions: Sequence[Precision],
+    tissue: Calibration,
+    kind: Shared,
+    role: Role = "main",
+    prefix: str = "",
 ) -> Iterator[tuple[Graph, bytes]]:
     """The wanted graphs beside the float32 one, int8 calibrated on tissue, with their entries in the manifest."""
     if "fp16" in precisions:
         content = to_float16(exact)
-        yield describe_graph("fp16.onnx", content, "fp16", "gpu"), content
+        yield describe_graph(f"{prefix}fp16.onnx", content, "fp16", "gpu", role=role), content
     if "int8" in precisions:
-        made = to_int8(exact, tissue.calibrated, tissue.measured)
+        made = to_int8(exact, tissue.calibrated, tissue.measured, kind)
         for target, content in made.graphs.items():
-            file = f"int8_{target}.onnx"
-            yield describe_graph(file, content, "int8", target, made.kept, WEIGHT_BITS[target]), content
+            file, bits = f"{prefix}int8_{target}.onnx", WEIGHT_BITS[target]
+            yield describe_graph(file, content, "int8", target, made.kept, bits, role), content
 
 
-def refuse_lossy(exact: bytes, entry: Graph, content: bytes, measured: NDArray[np.uint8]) -> None:
+def refuse_lossy(exact: bytes, entry: Graph, content: bytes, measured: Samples, kind: Shared) -> None:
     """Raise BundleError for a graph that loses more than its precision may, on windows that it was not made with.
 
     A graph for GPUs is run without any optimisation: its own arithmetic, not that of this processor's short cuts.
     """
-    windows = np.concatenate([measured, edge_windows(measured.shape[1])])
-    wanted = run_graph(exact, windows)
-    logits = run_graph(content, windows) if entry.target == "cpu" else run_plainly(content, windows)
+    samples = join([measured, edge_windows(kind.networks[entry.role].inputs)])
+    wanted = run_graph(exact, samples)
+    given = run_graph(content, samples) if entry.target == "cpu" else run_plainly(content, samples)
     made_on = MadeOn("", "ort", "", "CPU", "", entry.precision)
-    found = compare(logits, wanted, len(measured), made_on, None)
+    found = compare(given, wanted, count(measured), made_on, None, kind)
     aim = FLIPS_AIM if entry.precision == "int8" else TOLERANCES[entry.precision].flips
     if found.nan or found.flips > aim or not found.passed:
         raise BundleError(
@@ -162,16 +152,8 @@ def describe_graph(
     target: Target = "any",
     kept_float: tuple[str, ...] = (),
     weight_bits: Literal[7, 8] | None = None,
+    role: Role = "main",
 ) -> Graph:
     """A graph's entry in the manifest."""
     sha256 = hashlib.sha256(content).hexdigest()
-    return Graph(file, sha256, precision, target=target, kept_float=kept_float, weight_bits=weight_bits)
-
-
-def weights_licence(config: SegmentConfig) -> str:
-    """Where the encoder's first weights came from, and what allows their use."""
-    if config.weights == encoders.IMAGENET:
-        return "EfficientNet-Lite0 ImageNet weights (Apache-2.0)"
-    if config.weights == encoders.RANDOM:
-        return "random weights"
-    return f"the weights in {Path(config.weights).name}, whose own licence applies"
+    return Graph(file, sha256, precision, role, target, kept_float, weight_bits)

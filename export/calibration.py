@@ -4,20 +4,22 @@ The files that go into a bundle stand in its manifest, by what they hold and not
 verified on the windows that it was made with.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from glassrt.engine.bundles.manifest import Manifest
 from glassrt.engine.bundles.parts import Seen
 from glassrt.engine.errors import UsageError
 from glassrt.engine.geometry.boxes import Indices
+from glassrt.engine.geometry.plan import InputSpec
+from glassrt.engine.slides.slide import Pixels
 from glassrt.export.ground import Ground, find_files, open_ground
+from glassrt.export.samples import Samples, each, join
 
 WANTED = 32
 MEASURED = 4  # of so many windows that are taken, one measures what was lost and the others calibrate
@@ -26,14 +28,12 @@ LEAST = (6, 2, FEWEST)  # windows to calibrate on, to measure on, and to verify 
 MOST_FILES = 48  # that are dealt out: each of the wanted windows then has a file of its own
 SEED = 1
 
-Windows = NDArray[np.uint8]
-
 
 class Calibration(NamedTuple):
-    """Windows `[n, H, W, 3]` that ranges are taken from, others that measure what was lost, and where all lie."""
+    """Windows that ranges are taken from, others that measure what was lost, and where all lie."""
 
-    calibrated: Windows
-    measured: Windows
+    calibrated: Samples
+    measured: Samples
     seen: tuple[Seen, ...]
 
 
@@ -67,8 +67,8 @@ def collect_calibration(folder: Path, manifest: Manifest, wanted: int = WANTED) 
 
 def collect_windows(
     folder: Path, manifest: Manifest, wanted: int = WANTED, told: Callable[[str], None] = lambda line: None
-) -> Windows:
-    """`[n, window, window, 3]` of tissue that went into none of the bundle's graphs; the same each time.
+) -> Samples:
+    """Windows of tissue that went into none of the bundle's graphs; the same each time.
 
     They come from other files than those or, where these hold too little, from other parts of them too; which, is
     `told`. Raises UsageError for a folder with fewer than eight such windows.
@@ -135,11 +135,11 @@ def share_out(grounds: Sequence[Ground], wanted: int) -> list[Share]:
     return [Share(ground, ground.usable[:some]) for ground, some in zip(grounds, taken, strict=True) if some]
 
 
-def cut(shares: Sequence[Share]) -> Windows:
-    """`[n, H, W, 3]`: the windows of all shares, one of each in turn."""
-    windows = [share.ground.cut(share.numbers) for share in shares]
+def cut(shares: Sequence[Share]) -> Samples:
+    """The windows of all shares, one of each in turn."""
+    windows = [each(share.ground.cut(share.numbers)) for share in shares]
     turns = range(max(map(len, windows)))
-    return np.stack([some[turn] for turn in turns for some in windows if turn < len(some)])
+    return join([some[turn] for turn in turns for some in windows if turn < len(some)])
 
 
 def note_seen(shares: Sequence[Share]) -> tuple[Seen, ...]:
@@ -151,8 +151,13 @@ def note_seen(shares: Sequence[Share]) -> tuple[Seen, ...]:
     return tuple(Seen(mark, grounds[mark].around(np.concatenate(numbers[mark]))) for mark in sorted(numbers))
 
 
-def paint_window(side: int) -> Windows:
-    """`[1, side, side, 3]` in the colours of a stain, for want of real tissue: pink, purple and glass in patches."""
+def paint(inputs: Iterable[InputSpec]) -> Samples:
+    """A window for want of real tissue."""
+    return {spec.name: paint_window(spec.side) for spec in inputs}
+
+
+def paint_window(side: int) -> Pixels:
+    """`[1, side, side, 3]` in the colours of a stain, pink, purple and glass in patches."""
     random = np.random.default_rng(SEED)
     colors = np.array([[240, 238, 240], [225, 150, 190], [110, 70, 150]], np.float32)
     patches = random.dirichlet((0.4, 0.4, 0.4), (side // 16 + 1, side // 16 + 1)).astype(np.float32)

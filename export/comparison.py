@@ -1,17 +1,17 @@
-"""How far a graph's logits lie from those that are wanted. Needs neither torch nor onnx."""
+"""How far what a graph gives lies from what is wanted. Needs neither torch nor onnx."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from glassrt.engine.bundles.checks import Check
+from glassrt.engine.bundles.kinds.shared import Shared
 from glassrt.engine.bundles.parts import RunPrecision
-from glassrt.engine.runtimes.protocol import Backend, run_windows
-
-Windows = NDArray[np.uint8]
-Logits = NDArray[np.float32]
+from glassrt.engine.bundles.tensors import TensorSpec
+from glassrt.engine.runtimes.protocol import Backend
+from glassrt.export.samples import Samples, count, join, take
 
 
 class MadeOn(NamedTuple):
@@ -25,36 +25,50 @@ class MadeOn(NamedTuple):
     precision: RunPrecision
 
 
-def run_each(backend: Backend, windows: Windows) -> Logits:
-    """Logits `[n, C, h, w]` of any number of windows, a batch at a time; blank windows fill up the last."""
-    blank = np.zeros((-len(windows) % backend.batch, *windows.shape[1:]), np.uint8)
-    batches = np.concatenate([windows, blank]).reshape(-1, backend.batch, *windows.shape[1:])
-    return np.concatenate([run_windows(backend, batch) for batch in batches])[: len(windows)]
+def run_each(backend: Backend, samples: Samples) -> Samples:
+    """What a network gives for any number of windows, a batch at a time; blank ones fill up the last."""
+    missing = -count(samples) % backend.batch
+    filled = {
+        name: np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)])
+        for name, values in samples.items()
+    }
+    starts = range(0, count(filled), backend.batch)
+    given = [backend.infer(take(filled, slice(start, start + backend.batch))) for start in starts]
+    return take(join(given), slice(count(samples)))
 
 
 def compare(
-    logits: Logits,
-    wanted: Logits,
-    real: int,
-    made_on: MadeOn,
-    miou_change: float | None,
+    found: Samples, wanted: Samples, real: int, made_on: MadeOn, miou_change: float | None, kind: Shared
 ) -> Check:
-    """How far logits lie from those that are wanted; where either are no numbers they are counted instead.
+    """How far a network's outputs lie from those that are wanted; where either are no numbers they are counted instead.
 
-    Classes are compared on the first `real` windows.
+    The classes that the bundle's kind tells of them are compared on the first `real` windows.
     """
-    finite = np.isfinite(logits) & np.isfinite(wanted)
-    bad = int(np.count_nonzero(~finite))
-    # In float64, where no difference of two float32 is infinite.
-    difference = np.abs(np.subtract(logits, wanted, where=finite, out=np.zeros(wanted.shape), dtype=np.float64))
-    largest, mean = float(difference.max()), float(difference.mean())
-    flips = float((logits[:real].argmax(1) != wanted[:real].argmax(1)).mean())
-    reach = float(np.abs(wanted[np.isfinite(wanted)]).max(initial=0))
-    found = Check(*made_on, True, len(logits), largest, mean, bad, flips, miou_change, reach=reach)
-    return msgspec.structs.replace(found, passed=found.is_within)
+    largest = reach = total = 0.0
+    bad = values = 0
+    for name, exact in wanted.items():
+        finite = np.isfinite(found[name]) & np.isfinite(exact)
+        bad += int(np.count_nonzero(~finite))
+        # In float64, where no difference of two float32 is infinite.
+        difference = np.abs(np.subtract(found[name], exact, where=finite, out=np.zeros(exact.shape), dtype=np.float64))
+        largest = max(largest, float(difference.max()))
+        total, values = total + float(difference.sum()), values + difference.size
+        reach = max(reach, float(np.abs(exact[np.isfinite(exact)]).max(initial=0)))
+    flips = flip_rate(take(found, slice(real)), take(wanted, slice(real)), kind)
+    check = Check(*made_on, True, count(found), largest, total / values, bad, flips, miou_change, reach=reach)
+    return msgspec.structs.replace(check, passed=check.is_within)
 
 
-def edge_windows(side: int) -> Windows:
+def flip_rate(found: Samples, exact: Samples, kind: Shared) -> float:
+    """Share of places whose class is another; none where a bundle's kind tells no classes apart."""
+    classes, wanted = kind.classify(found), kind.classify(exact)
+    return 0.0 if classes is None or wanted is None else float((classes != wanted).mean())
+
+
+def edge_windows(inputs: Iterable[TensorSpec]) -> Samples:
     """Three windows no slide should have: white, black and noise."""
-    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
-    return np.stack([np.full_like(noise, 255), np.zeros_like(noise), noise])
+    made = {}
+    for spec in inputs:
+        noise = np.random.default_rng(0).integers(0, 256, spec.sized(1)[1:], np.uint8)
+        made[spec.name] = np.stack([np.full_like(noise, 255), np.zeros_like(noise), noise]).astype(spec.dtype)
+    return made

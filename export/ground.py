@@ -19,12 +19,13 @@ from glassrt.engine.slides.frames import keep_scanned
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.image_file import IMAGE_SUFFIXES
 from glassrt.engine.slides.readers import open_slide
-from glassrt.engine.slides.slide import Pixels, Slide
+from glassrt.engine.slides.slide import Slide
 from glassrt.engine.slides.tissue.masks import widen
 from glassrt.engine.slides.tissue.survey import look_over, refuse_doubtful
 from glassrt.engine.tasks.segment import DEFAULT_READERS
 from glassrt.engine.tasks.segmentation import COARSEST_RATIO
 from glassrt.engine.watch import Clock
+from glassrt.export.samples import Samples
 
 LEAST_TISSUE = 0.25  # of a window's area
 BORDERS = 24  # that are tried along each side to split a slide at
@@ -49,10 +50,10 @@ class Ground:
     plan: Plan
     usable: Indices
 
-    def cut(self, numbers: Indices) -> Pixels:
-        """Windows `[n, H, W, 3]` as the engine cuts them: from its whole regions, reflected at the image's end."""
+    def cut(self, numbers: Indices) -> Samples:
+        """Windows as the engine cuts them: from its whole regions, reflected at the image's end."""
         with open_slide(self.path, self.stated_mpp) as slide:
-            return cut_windows(GridReader(slide, self.mpp), self.plan, numbers, Clock())["image"]
+            return cut_windows(GridReader(slide, self.mpp), self.plan, numbers, Clock())
 
     def split(self, shares: Sequence[int]) -> list["Ground"]:
         """Its windows in strips that share no pixel, their numbers as near to `shares` as can be.

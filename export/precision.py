@@ -14,17 +14,17 @@ from typing import Literal, NamedTuple
 import numpy as np
 import onnx
 import onnxruntime
-from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from glassrt.engine.bundles.kinds.shared import Shared
 from glassrt.engine.bundles.parts import Target
 from glassrt.engine.runtimes.ort import OrtBackend
-from glassrt.export.comparison import run_each
+from glassrt.export.comparison import flip_rate, run_each
 from glassrt.export.rounding import Inputs, Rounded, measure_inputs, round_weights
+from glassrt.export.samples import Samples, count, each, join, take
 from glassrt.export.silence import silence_quantiser
-from glassrt.export.to_onnx import INPUT
 
 # With what lies between the layers too, whole stretches stay in eight bits: a fifth faster than the layers alone.
 QUANTISED = ("Conv", "Add", "Concat", "MatMul", "Reshape", "Clip", "Relu")
@@ -34,7 +34,6 @@ FLIPS_AIM = 0.0075  # share of pixels that may change class before a layer is le
 MOST_KEPT = 8
 RANKED_ON = 4  # windows that each layer alone is measured on
 
-Windows = NDArray[np.uint8]
 
 # Processors without VNNI add two products in sixteen bits: 2 * 255 * 64 fits, 2 * 255 * 127 would be cut off.
 WEIGHT_BITS: dict[Target, Literal[7, 8]] = {"cpu": 7, "gpu": 8}
@@ -66,21 +65,22 @@ def to_float16(graph: bytes) -> bytes:
     return bytes(converted.model.SerializeToString())
 
 
-def to_int8(graph: bytes, calibrated: Windows, measured: Windows) -> Int8:
-    """The graph in int8, calibrated on windows `[n, H, W, 3]`; others, of other files, measure what was lost."""
-    calibrated = calibrated[: len(calibrated) // AT_A_TIME * AT_A_TIME]
+def to_int8(graph: bytes, calibrated: Samples, measured: Samples, kind: Shared) -> Int8:
+    """The graph in int8, calibrated on windows; others, of other files, measure what was lost."""
+    calibrated = take(calibrated, slice(count(calibrated) // AT_A_TIME * AT_A_TIME))
     exact = run_graph(graph, measured)
     with tempfile.TemporaryDirectory() as folder:
         source, ranges = Path(folder, "fp32.onnx"), Path(folder, "ranges.json")
         source.write_bytes(graph)
-        quantiser = Quantiser(source, ranges, calibrated, measure_inputs(graph, calibrated, INPUT), {})
+        quantiser = Quantiser(source, ranges, calibrated, measure_inputs(graph, calibrated), {})
+        some = slice(RANKED_ON)
         kept, ranking = [last_layer(onnx.load_from_string(graph))], None
         while True:
             made = quantiser.make("cpu", kept)
-            flips = flip_rate(run_graph(made, measured), exact)
+            flips = flip_rate(run_graph(made, measured), exact, kind)
             if flips <= FLIPS_AIM or len(kept) > MOST_KEPT:
                 break
-            ranking = ranking or rank_layers(quantiser, measured[:RANKED_ON], exact[:RANKED_ON], kept)
+            ranking = ranking or rank_layers(quantiser, take(measured, some), take(exact, some), kept)
             kept.append(next(ranking))
         graphs: dict[Target, bytes] = {"cpu": made, "gpu": quantiser.make("gpu", kept)}
     return Int8(graphs, tuple(kept), flips)
@@ -93,7 +93,7 @@ class Quantiser(NamedTuple):
 
     source: Path
     ranges: Path
-    windows: Windows
+    samples: Samples
     inputs: Mapping[str, Inputs]
     rounded: dict[tuple[str, int], Rounded]
 
@@ -110,7 +110,7 @@ class Quantiser(NamedTuple):
         quantize_static(
             rounded,
             made,
-            Reader(self.windows),
+            Reader(self.samples),
             op_types_to_quantize=list(QUANTISED),
             per_channel=True,
             weight_type=QuantType.QInt8,
@@ -125,15 +125,13 @@ class Quantiser(NamedTuple):
         return made.read_bytes()
 
 
-def rank_layers(
-    quantiser: Quantiser, windows: Windows, exact: NDArray[np.float32], kept: Sequence[str]
-) -> Iterator[str]:
-    """Names of the other convolutions, first the one that alone in int8 moves the logits furthest."""
+def rank_layers(quantiser: Quantiser, samples: Samples, exact: Samples, kept: Sequence[str]) -> Iterator[str]:
+    """Names of the other convolutions, first the one that alone in int8 moves the outputs furthest."""
     errors = {}
     for node in onnx.load(quantiser.source).graph.node:
         if node.op_type == "Conv" and node.name not in kept:
-            logits = run_graph(quantiser.make("cpu", only=[node.name]), windows)
-            errors[node.name] = float(np.square(logits - exact).sum())
+            found = run_graph(quantiser.make("cpu", only=[node.name]), samples)
+            errors[node.name] = sum(float(np.square(found[name] - wanted).sum()) for name, wanted in exact.items())
     return iter(sorted(errors, key=errors.__getitem__, reverse=True))
 
 
@@ -142,30 +140,26 @@ def last_layer(model: onnx.ModelProto) -> str:
     return next(str(node.name) for node in reversed(model.graph.node) if node.op_type == "Conv")
 
 
-def run_graph(graph: bytes, windows: Windows) -> NDArray[np.float32]:
-    """Logits `[n, C, h, w]` of a graph, whatever its precision, through ONNX Runtime on the CPU."""
-    return run_each(OrtBackend(graph, batch=1, threads=0, precision="fp32"), windows)
+def run_graph(graph: bytes, samples: Samples) -> Samples:
+    """What a graph gives, whatever its precision, through ONNX Runtime on the CPU."""
+    return run_each(OrtBackend(graph, batch=1, threads=0, precision="fp32"), samples)
 
 
-def run_plainly(graph: bytes, windows: Windows) -> NDArray[np.float32]:
-    """Logits `[n, C, h, w]` of a graph layer by layer as it is written, without what this processor makes of it."""
+def run_plainly(graph: bytes, samples: Samples) -> Samples:
+    """What a graph gives layer by layer as it is written, without what this processor makes of it."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, {INPUT: window[None]})[0] for window in windows])
-
-
-def flip_rate(logits: NDArray[np.float32], exact: NDArray[np.float32]) -> float:
-    """Share of pixels whose class is another."""
-    return float((logits.argmax(1) != exact.argmax(1)).mean())
+    names = [output.name for output in session.get_outputs()]
+    return join([dict(zip(names, session.run(names, dict(window)), strict=True)) for window in each(samples)])
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]
     """Hands windows to the calibration one by one, of the range that it asks for."""
 
-    def __init__(self, windows: Windows) -> None:
-        self._windows = windows
-        self._range = iter(windows)
+    def __init__(self, samples: Samples) -> None:
+        self._windows = each(samples)
+        self._range = iter(self._windows)
 
     def __len__(self) -> int:
         return len(self._windows)
@@ -174,7 +168,6 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
         """Begin anew with these windows."""
         self._range = iter(self._windows[start_index:end_index])
 
-    def get_next(self) -> dict[str, Windows] | None:
+    def get_next(self) -> Samples | None:
         """The next window as a graph takes it, None at the end."""
-        window = next(self._range, None)
-        return None if window is None else {INPUT: window[None]}
+        return next(self._range, None)

@@ -15,6 +15,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from glassrt.export.samples import Samples, count, each
+
 PATCHES = 200  # of each window and layer, at random places
 DAMPED = 0.01  # of the mean square, added to every input's, so that rare ones do not take what others lose
 # Weights of a filter, above which each is rounded to the nearest step: the matrices grow with the square. The longest
@@ -23,7 +25,6 @@ LONGEST = 1152
 BLOCK = 64  # weights whose errors are given to the rest of a filter at once
 SEED = 1
 
-Windows = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
 
@@ -36,8 +37,8 @@ class Inputs(NamedTuple):
     mean: Floats
 
 
-def measure_inputs(graph: bytes, windows: Windows, name: str) -> dict[str, Inputs]:
-    """What every convolution gets of the windows `[n, H, W, 3]`, given to the graph under `name`, by its own name."""
+def measure_inputs(graph: bytes, samples: Samples) -> dict[str, Inputs]:
+    """What every convolution gets of windows, by its own name."""
     model = onnx.load_from_string(graph)
     layers = [node for node in model.graph.node if node.op_type == "Conv"]
     shapes = {each.name: tuple(each.dims) for each in model.graph.initializer}
@@ -49,18 +50,18 @@ def measure_inputs(graph: bytes, windows: Windows, name: str) -> dict[str, Input
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     random = np.random.default_rng(SEED)
     sums: dict[str, Inputs] = {}
-    for window in windows:
-        values = dict(zip(taken, session.run(taken, {name: window[None]}), strict=True))
+    for window in each(samples):
+        values = dict(zip(taken, session.run(taken, dict(window)), strict=True))
         for node in layers:
             patches = cut_patches(values[node.input[0]][0], node, shapes[node.input[1]], random)
             length = patches.shape[1]
             products = patches @ patches.transpose(0, 2, 1) if length <= LONGEST else None
             added = Inputs(None if products is None else products.astype(np.float64), patches.sum(2, np.float64))
             sums[node.name] = add(sums[node.name], added) if node.name in sums else added
-    count = len(windows) * PATCHES
+    taken_of_all = count(samples) * PATCHES
     return {
-        layer: Inputs(None if each.products is None else each.products / count, each.mean / count)
-        for layer, each in sums.items()
+        layer: Inputs(None if sum_.products is None else sum_.products / taken_of_all, sum_.mean / taken_of_all)
+        for layer, sum_ in sums.items()
     }
 
 

@@ -1,4 +1,4 @@
-"""A segmentation network as an ONNX graph: uint8 RGB windows in, float32 logits out."""
+"""A network as an ONNX graph: uint8 RGB windows in."""
 
 import traceback
 
@@ -6,45 +6,48 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from glassrt.engine.bundles.tensors import Signature
 from glassrt.engine.errors import BundleError, first_line
 from glassrt.export.silence import silence_exporter
 
 OPSET = 18
-INPUT, OUTPUT, BATCH_AXIS = "image", "logits", "batch"
+BATCH_AXIS = "batch"
 
 
 class RawPixels(nn.Module):
-    """A network behind the bundle's contract: uint8 `[N, H, W, 3]` RGB -> float32 logits `[N, C, h, w]`."""
+    """A network behind the bundle's contract: what is uint8 `[N, H, W, 3]` RGB reaches it as float `[N, 3, H, W]`."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         # The cast comes first: TensorRT does nothing else with bytes.
-        logits: Tensor = self.network(image.float().permute(0, 3, 1, 2))
-        return logits
+        given = (each.float().permute(0, 3, 1, 2) if each.dtype == torch.uint8 else each for each in inputs)
+        outputs: Tensor | tuple[Tensor, ...] = self.network(*given)
+        return outputs
 
 
-def export_graph(network: nn.Module, window: int) -> bytes:
+def export_graph(network: nn.Module, signature: Signature) -> bytes:
     """The network in inference mode as a checked ONNX model with a free batch size; batch norm is folded.
 
-    Raises BundleError naming the module that the exporter refuses.
+    What it takes and gives is named as the signature does. Raises BundleError naming the module that the exporter
+    refuses.
     """
     wrapped = RawPixels(network).eval()
-    example = torch.zeros(2, window, window, 3, dtype=torch.uint8)
+    examples = tuple(torch.zeros(spec.sized(2), dtype=getattr(torch, spec.dtype)) for spec in signature.inputs)
     with torch.no_grad():  # the exporter would refuse what inference mode makes, and only then try its slower way
-        wrapped(example)  # constants that depend on the size are made here, not in the graph
+        wrapped(*examples)  # constants that depend on the size are made here, not in the graph
     silence_exporter()
     try:
         program = torch.onnx.export(
             wrapped,
-            (example,),
+            examples,
             dynamo=True,
             opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim(BATCH_AXIS)},),
+            input_names=[spec.name for spec in signature.inputs],
+            output_names=[spec.name for spec in signature.outputs],
+            dynamic_shapes=(tuple({0: torch.export.Dim(BATCH_AXIS)} for _ in examples),),
             verbose=False,
         )
     except torch.onnx.OnnxExporterError as error:

@@ -1,12 +1,13 @@
 """A bundle's graphs as a model repository that NVIDIA Triton Inference Server loads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
 from glassrt.engine.bundles.bundle import MANIFEST, Bundle
 from glassrt.engine.bundles.parts import Graph, Precision
+from glassrt.engine.bundles.tensors import TensorSpec
 from glassrt.engine.errors import OutputError, UsageError
 from glassrt.engine.files import output_errors, prepare_folder, replace_folder
 from glassrt.engine.staging import lock_folder, own_name, remove
@@ -15,6 +16,7 @@ CONFIG = "config.pbtxt"
 MODEL = "1/model.onnx"
 MOST_WINDOWS = 64  # of a batch
 WAIT_US = 500  # for more windows before a batch that is not full is run
+TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 INSTANCES = 1  # of the network on each device; ONNX Runtime fills a device with one
 
 
@@ -78,14 +80,23 @@ def first_words(name: str, precision: str) -> str:
 def describe_model(bundle: Bundle, graph: Graph, name: str) -> str:
     """Triton's ModelConfig of a graph as protobuf text: any number of windows a request, gathered into batches."""
     manifest = bundle.manifest
-    side = manifest.window // manifest.output_stride
+    network = manifest.networks[graph.role]
+    given = ", ".join(spec.name for spec in network.outputs)
     return f"""\
-{first_words(manifest.name, graph.precision)}uint8 RGB windows at {manifest.mpp:g} micrometres per pixel -> logits
+{first_words(manifest.name, graph.precision)}uint8 RGB windows at {manifest.mpp:g} micrometres per pixel -> {given}
 name: "{name}"
 platform: "onnxruntime_onnx"
 max_batch_size: {MOST_WINDOWS}
-input [ {{ name: "image" data_type: TYPE_UINT8 dims: [ {manifest.window}, {manifest.window}, 3 ] }} ]
-output [ {{ name: "logits" data_type: TYPE_FP32 dims: [ {len(manifest.classes)}, {side}, {side} ] }} ]
+input [ {describe_tensors(network.inputs)} ]
+output [ {describe_tensors(network.outputs)} ]
 dynamic_batching {{ max_queue_delay_microseconds: {WAIT_US} }}
 instance_group [ {{ count: {INSTANCES} kind: KIND_AUTO }} ]
 """
+
+
+def describe_tensors(specs: Sequence[TensorSpec]) -> str:
+    """Inputs or outputs as a configuration names them; what counts windows is left out."""
+    return ", ".join(
+        f'{{ name: "{spec.name}" data_type: {TYPES[spec.dtype]} dims: [ {", ".join(map(str, spec.sized(0)[1:]))} ] }}'
+        for spec in specs
+    )

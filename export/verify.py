@@ -17,10 +17,11 @@ from glassrt.engine.errors import GlassError, UsageError
 from glassrt.engine.runtimes.choose import running
 from glassrt.engine.runtimes.isa import count_cores, processor_name
 from glassrt.engine.runtimes.open import open_backend
-from glassrt.engine.runtimes.protocol import Backend, run_windows
+from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.runtimes.table import RUNTIMES
-from glassrt.export.comparison import Logits, MadeOn, Windows, compare, edge_windows, run_each
+from glassrt.export.comparison import MadeOn, compare, edge_windows, run_each
 from glassrt.export.ground import fingerprint
+from glassrt.export.samples import Samples, count, join
 
 BATCHES = (1, 2, 4)
 ROUNDS = 3  # of calls, whose fastest counts
@@ -28,8 +29,8 @@ ROUNDS = 3  # of calls, whose fastest counts
 
 def verify(
     bundle: Bundle,
-    tissue: Windows,
-    exact: Callable[[Windows], Logits] | None = None,
+    tissue: Samples,
+    exact: Callable[[Samples], Samples] | None = None,
     data: Path | None = None,
     progress: Callable[[str], None] = lambda name: None,
     failure: Callable[[GlassError], None] = lambda error: None,
@@ -37,7 +38,7 @@ def verify(
 ) -> tuple[Check, ...]:
     """One check for each runtime and precision that this machine has, against `exact` or ONNX Runtime in float32.
 
-    `tissue` `[n, H, W, 3]` are real windows; all-white, all-black and noisy ones are added, which may change class but
+    `tissue` are real windows; all-white, all-black and noisy ones are added, which may change class but
     not be NaN. `data`, the folder of GlaS, adds the change of mIoU on those images of testA that the bundle was not
     calibrated on; how many are left out is `told`. `progress` is told what runs, and `failure` what cannot be opened,
     which then has no check. Raises UsageError.
@@ -45,22 +46,19 @@ def verify(
     seen = frozenset[Path]() if data is None else find_seen(bundle, data)
     if seen:
         told(f"{data}: left out {len(seen)} images of testA that the bundle was calibrated on")
-    windows = np.concatenate([tissue, edge_windows(bundle.manifest.window)])
+    network = bundle.manifest.networks["main"]
+    samples = join([tissue, edge_windows(network.inputs)])
     if exact is None:
-        wanted, _ = run_with(bundle, "ort", "fp32", windows)
+        wanted, _ = run_with(bundle, "ort", "fp32", samples)
     else:
-        wanted = exact(windows)
-        if wanted.shape != (fitting := bundle.manifest.networks["main"].outputs[0].sized(len(windows))):
-            raise UsageError(
-                f"{bundle.path} gives logits {list(fitting[1:])} for a window, what it is compared with "
-                f"{list(wanted.shape[1:])}: name the run that it was exported from with --against"
-            )
+        wanted = exact(samples)
+        refuse_other(bundle, wanted, count(samples))
     base = None
     checks = []
     for name, precision in sorted(running(bundle), key=lambda each: each[1] != "fp32"):
         progress(f"{precision} through {name}")
         try:
-            logits, made_on = run_with(bundle, name, precision, windows)
+            outputs, made_on = run_with(bundle, name, precision, samples)
         except GlassError as error:
             failure(error)
             continue
@@ -69,16 +67,26 @@ def verify(
             found = score(bundle, name, precision, data, seen)
             base = found if base is None else base
             miou = found - base
-        check = compare(logits, wanted, len(tissue), made_on, miou)
+        check = compare(outputs, wanted, count(tissue), made_on, miou, bundle.manifest)
         checks.append(msgspec.structs.replace(check, timing=time_batches(bundle, name, precision, tissue)))
     return tuple(checks)
 
 
-def run_with(bundle: Bundle, name: str, precision: RunPrecision, windows: Windows) -> tuple[Logits, MadeOn]:
-    """Logits of the windows through one runtime, and what computed them."""
+def refuse_other(bundle: Bundle, wanted: Samples, windows: int) -> None:
+    """Raise UsageError for outputs that are not of a bundle's network."""
+    for spec in bundle.manifest.networks["main"].outputs:
+        if wanted[spec.name].shape != (fitting := spec.sized(windows)):
+            raise UsageError(
+                f"{bundle.path} gives {spec.name} {list(fitting[1:])} for a window, what it is compared with "
+                f"{list(wanted[spec.name].shape[1:])}: name the run that it was exported from with --against"
+            )
+
+
+def run_with(bundle: Bundle, name: str, precision: RunPrecision, samples: Samples) -> tuple[Samples, MadeOn]:
+    """What the network gives for windows through one runtime, and what computed it."""
     with open_as_score_does(bundle, name, precision) as backend:
         made_on = MadeOn(bundle.sha256, backend.name, backend.version, backend.device, backend.isa, backend.precision)
-        return run_each(backend, windows), made_on
+        return bundle.manifest.networks["main"].name_outputs(run_each(backend, samples)), made_on
 
 
 def find_seen(bundle: Bundle, data: Path) -> frozenset[Path]:
@@ -110,13 +118,13 @@ def open_as_score_does(
     return closing(open_backend(bundle, name, batch, precision=precision, tested=False, throughput=True))
 
 
-def time_batches(bundle: Bundle, name: str, precision: RunPrecision, windows: Windows) -> Timing | None:
+def time_batches(bundle: Bundle, name: str, precision: RunPrecision, samples: Samples) -> Timing | None:
     """The batch in which a runtime for CPUs finishes most windows here, called as `score` does; None for GPUs."""
     if RUNTIMES[name].target == "gpu":
         return None
     taken = {}
     for batch in BATCHES:
-        given = np.resize(windows, (batch, *windows.shape[1:]))
+        given = {name: np.resize(values, (batch, *values.shape[1:])) for name, values in samples.items()}
         with (
             open_as_score_does(bundle, name, precision, batch) as backend,
             ThreadPoolExecutor(backend.streams) as pool,
@@ -128,9 +136,9 @@ def time_batches(bundle: Bundle, name: str, precision: RunPrecision, windows: Wi
     return Timing(processor_name(), count_cores(), best, taken[best])
 
 
-def time_calls(pool: ThreadPoolExecutor, backend: Backend, windows: Windows, calls: int) -> float:
+def time_calls(pool: ThreadPoolExecutor, backend: Backend, samples: Samples, calls: int) -> float:
     """Seconds of calls from as many threads as the pool has."""
     start = time.perf_counter()
-    for done in [pool.submit(run_windows, backend, windows) for _ in range(calls)]:
+    for done in [pool.submit(backend.infer, samples) for _ in range(calls)]:
         done.result()
     return time.perf_counter() - start

@@ -1,8 +1,10 @@
 """What the installed package promises: a complete wheel, one namespace, light imports."""
 
+import ast
 import importlib.util
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import zipfile
@@ -86,3 +88,29 @@ def test_the_readme_is_short_and_what_it_links_to_is_there() -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
     assert links
     assert not [link for link in links if not (ROOT / link).is_file()]
+
+
+def packages() -> list[Path]:
+    return sorted(path for room in ROOMS for path in (ROOT / room).rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("package", packages(), ids=lambda path: path.parent.relative_to(ROOT).as_posix())
+def test_a_folder_says_in_a_sentence_what_lives_there(package: Path) -> None:
+    """The engine's own page aside, which is what users import."""
+    tree = ast.parse(package.read_text())
+    told = ast.get_docstring(tree)
+    assert told
+    if package != ROOT / "engine" / "__init__.py":
+        assert len(tree.body) == 1
+        assert told.count(". ") == 0
+        assert told.endswith(".")
+
+
+def test_no_file_makes_anyone_scroll() -> None:
+    lines = {
+        path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines())
+        for room in (*ROOMS, "tests")
+        for path in (ROOT / room).rglob("*.py")
+    }
+    assert {name: count for name, count in lines.items() if count > 300} == {}
+    assert statistics.median(count for name, count in lines.items() if not name.startswith("tests/")) <= 150

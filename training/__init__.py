@@ -1,1 +1,1 @@
-"""Training of the networks that GlassRT serves. Torch is imported by the modules that need it, not here."""
+"""Training of the networks that GlassRT serves; torch is imported by the modules that need it, not here."""

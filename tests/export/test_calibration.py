@@ -12,7 +12,6 @@ import openslide
 import pytest
 import tifffile
 from made_tiffs import encode, stained, write_tiles
-from numpy.typing import NDArray
 
 from glassrt.engine.bundles.bundle import open_bundle
 from glassrt.engine.bundles.manifest import Manifest
@@ -29,6 +28,7 @@ from glassrt.engine.tasks.segmentation import open_grid
 from glassrt.engine.watch import Clock
 from glassrt.export.calibration import collect_calibration, collect_windows
 from glassrt.export.ground import find_files, fingerprint, open_ground
+from glassrt.export.samples import Samples, count
 
 MANIFEST = open_bundle().manifest
 
@@ -47,9 +47,9 @@ def images(demo_slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def numbers(windows: NDArray[np.uint8]) -> set[int]:
+def numbers(samples: Samples) -> set[int]:
     """Of the images that windows come from."""
-    return {int(value) for window in windows for value in np.unique(window[..., 0] % 16)}
+    return {int(value) for window in samples["image"] for value in np.unique(window[..., 0] % 16)}
 
 
 def calibrated_on(seen: tuple[Seen, ...]) -> Manifest:
@@ -73,8 +73,8 @@ def test_it_is_the_same_each_time_whatever_the_files_are_called(images: Path, tm
         shutil.copy(images / f"{number}.png", tmp_path / f"{number}-twin.png")
     first, again = (collect_calibration(folder, MANIFEST) for folder in (images, tmp_path))
     assert first.seen == again.seen
-    np.testing.assert_array_equal(first.calibrated, again.calibrated)
-    unseen = [collect_windows(folder, calibrated_on(first.seen)) for folder in (images, tmp_path)]
+    np.testing.assert_array_equal(first.calibrated["image"], again.calibrated["image"])
+    unseen = [collect_windows(folder, calibrated_on(first.seen))["image"] for folder in (images, tmp_path)]
     np.testing.assert_array_equal(*unseen)
     assert len(list(find_files(tmp_path))) == 16
 
@@ -88,7 +88,7 @@ def test_one_slide_alone_is_split_by_place(demo_slide: Path) -> None:
     assert ground is not None
     left = ground.outside(seen.box)
     unseen = collect_windows(demo_slide.parent, calibrated_on(made.seen))
-    assert len(unseen) == len(left.usable) >= 8
+    assert count(unseen) == len(left.usable) >= 8
     boxes = [ground.around(left.usable[at : at + 1]) for at in range(len(left.usable))]
     assert all(
         right <= seen.box[0] or left >= seen.box[2] or bottom <= seen.box[1] or top >= seen.box[3]
@@ -136,14 +136,15 @@ def test_a_slide_whose_pixels_cannot_be_read_is_left_out(images: Path, demo_slid
         look_over(slide, 2)
     for path in images.iterdir():
         shutil.copy(path, tmp_path)
-    np.testing.assert_array_equal(collect_windows(tmp_path, MANIFEST), collect_windows(images, MANIFEST))
+    with_it, without = (collect_windows(folder, MANIFEST)["image"] for folder in (tmp_path, images))
+    np.testing.assert_array_equal(with_it, without)
 
 
 @pytest.mark.parametrize("scales", [(1.0,), (0.75, 1.75), (2.0,)])
 def test_windows_are_those_that_the_engine_cuts(demo_slide: Path, scales: tuple[float, ...]) -> None:
     """Above scale 1 too, where a finer level of the slide would show what the network is never served."""
     bundle = open_bundle().replace(scales, True)
-    windows = collect_windows(demo_slide.parent, bundle.manifest, wanted=8)
+    windows = collect_windows(demo_slide.parent, bundle.manifest, wanted=8)["image"]
     with open_slide(demo_slide) as slide, ThreadPoolExecutor(2) as pool:
         grid = open_grid(slide, bundle)
         plan = lay_windows(grid, bundle, find_scope(slide, "auto", 2).searched)
@@ -158,6 +159,6 @@ def test_an_image_smaller_than_a_window_is_reflected_as_when_it_is_scored(images
     cv2.imwrite(str(tmp_path / "small.png"), pixels)
     ground = open_ground(tmp_path / "small.png", MANIFEST)
     assert ground is not None
-    (window,) = ground.cut(ground.usable)
+    (window,) = ground.cut(ground.usable)["image"]
     np.testing.assert_array_equal(window[:250, :300], ArraySlide(pixels[..., ::-1], 1).pixels)
     assert window[250:].any()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, SHIPPED, Bundle, open_bundle
 from glassrt.engine.bundles.parts import Graph, Precision
+from glassrt.engine.bundles.tensors import Signature, TensorSpec
 from glassrt.engine.errors import BundleError, TrainingError, UsageError
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import run_windows
@@ -33,6 +34,10 @@ from glassrt.training.methods.segment import SegmentConfig
 from glassrt.training.networks.pspnet import PSPNet
 
 CONFIG = load_config(CONFIGS / "segment.toml", SegmentConfig)
+
+SIGNATURE = Signature(
+    (TensorSpec("image", "uint8", (None, 32, 32, 3)),), (TensorSpec("logits", "float32", (None, 2, 32, 32)),)
+)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +172,7 @@ def test_a_module_that_the_exporter_refuses_is_named(
 ) -> None:
     head = nn.Sequential(OrderedDict(mix=nn.Conv2d(3, 2, 1), odd=module))
     with pytest.raises(BundleError, match=says) as raised:
-        export_graph(nn.Sequential(OrderedDict(head=head)), 32)
+        export_graph(nn.Sequential(OrderedDict(head=head)), SIGNATURE)
     assert "\n" not in str(raised.value)
     assert capfd.readouterr() == ("", "")
 
@@ -175,19 +180,21 @@ def test_a_module_that_the_exporter_refuses_is_named(
 def test_a_convolution_that_is_used_twice_is_named() -> None:
     shared = nn.Conv2d(3, 3, 1)
     with pytest.raises(BundleError, match="the network uses 2 twice"):
-        export_graph(nn.Sequential(shared, nn.ReLU(), shared), 32)
+        export_graph(nn.Sequential(shared, nn.ReLU(), shared), SIGNATURE)
 
 
 @pytest.fixture
 def exported(fresh: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares a test the export of that run's graph again."""
-    monkeypatch.setattr(exporting, "export_graph", lambda network, window: fresh.read_graph())
+    monkeypatch.setattr(exporting, "export_graph", lambda network, signature: fresh.read_graph())
 
 
 @pytest.mark.usefixtures("exported")
 def test_a_graph_that_is_off_is_not_exported(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = exporting.infer_exactly
-    monkeypatch.setattr(exporting, "infer_exactly", lambda network, windows: exact(network, windows) + 0.1)
+    monkeypatch.setattr(
+        exporting, "infer_exactly", lambda *given: {name: values + 0.1 for name, values in exact(*given).items()}
+    )
     with pytest.raises(BundleError, match=r"the exported graph is off by 0\.1 from what torch computes"):
         export_run(run, tmp_path / "x.glass", "x")
     assert not (tmp_path / "x.glass").exists()
@@ -210,7 +217,7 @@ def test_an_export_holds_an_example_of_its_own(run: Path, fresh: Bundle, demo_sl
     for image, logits in (painted, real):
         assert image.shape == (1, 320, 320, 3)
         assert len(np.unique(image)) > 100
-        assert np.array_equal(logits, infer(image))
+        assert np.array_equal(logits, infer({"image": image})["logits"])
 
 
 def test_int8_without_calibration_is_refused_before_any_work(run: Path, tmp_path: Path) -> None:
@@ -226,7 +233,7 @@ def test_a_graph_that_loses_too_much_is_not_exported(
 ) -> None:
     """Nothing is written, and the line says how much."""
 
-    def spoil(exact: bytes, precisions: object, tissue: object) -> Iterator[tuple[Graph, bytes]]:
+    def spoil(exact: bytes, *others: object) -> Iterator[tuple[Graph, bytes]]:
         model = onnx.load_from_string(exact)
         bias = next(each for each in model.graph.initializer if each.name.endswith("classify.1.bias"))
         bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32([9, -9]), bias.name))
@@ -247,9 +254,9 @@ def test_the_shipped_network_passes_in_every_precision(data: Path, tmp_path: Pat
             (tmp_path / image.name).symlink_to(image)
     shipped = open_bundle()
     tissue = collect_calibration(tmp_path, shipped.manifest, wanted=20)
-    made = list(lower_precisions(shipped.read_graph(), ("fp16", "int8"), tissue))
+    made = list(lower_precisions(shipped.read_graph(), ("fp16", "int8"), tissue, shipped.manifest))
     for entry, content in made:
-        exporting.refuse_lossy(shipped.read_graph(), entry, content, tissue.measured)
+        exporting.refuse_lossy(shipped.read_graph(), entry, content, tissue.measured, shipped.manifest)
     assert [entry.file for entry, _ in made] == ["fp16.onnx", "int8_cpu.onnx", "int8_gpu.onnx"]
 
 
@@ -265,4 +272,4 @@ def test_what_calibrated_stands_in_the_manifest_and_is_kept_from_verification(
         f"{demo_slide.parent}: verified on parts of files that the bundle was calibrated on, for want of others"
     ]
     example, _ = image_and_logits(made)
-    assert not any(np.array_equal(example[0], window) for window in unseen)
+    assert not any(np.array_equal(example[0], window) for window in unseen["image"])

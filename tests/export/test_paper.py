@@ -69,7 +69,7 @@ def test_it_computes_what_torch_does(run: Path, bundle: Bundle, monkeypatch: pyt
     monkeypatch.setattr(resnet38, "WIDTH", WIDTH)
     windows, _ = image_and_logits(bundle)
     logits = run_windows(open_backend(bundle, "ort"), windows)
-    assert np.abs(logits - open_network(run)(windows)).max() < 1e-4
+    assert np.abs(logits - open_network(run)({"image": windows})["logits"]).max() < 1e-4
 
 
 @pytest.mark.slow

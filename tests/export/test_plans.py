@@ -45,7 +45,7 @@ def bundle(demo_slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle
     tissue = collect_calibration(demo_slide.parent, shipped.manifest, wanted=8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(precision, "FLIPS_AIM", 1.0)  # which layers stay in float32 is another test's
-        for entry, content in lower_precisions(exact, ("fp16", "int8"), tissue):
+        for entry, content in lower_precisions(exact, ("fp16", "int8"), tissue, shipped.manifest):
             entries.append(entry)
             files[entry.file] = content
     manifest = msgspec.structs.replace(shipped.manifest, graphs=tuple(entries), examples=())
@@ -280,7 +280,7 @@ def test_a_plan_computes_what_the_graph_does(
     if not can_run(flavour, precision):
         pytest.skip(f"{flavour} does not run here: no CUDA device, or none that it computes on")
     monkeypatch.setenv("GLASSRT_CACHE", str(tmp_path))
-    windows = collect_windows(demo_slide.parent, bundle.manifest, wanted=8)
+    windows = collect_windows(demo_slide.parent, bundle.manifest, wanted=8)["image"]
     exact = open_backend(bundle, "ort", 8)
     wanted = run_windows(exact, windows)
     for _ in range(2):  # built, then kept

@@ -8,15 +8,15 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from glassrt.engine.bundles.bundle import Bundle, open_bundle
 from glassrt.engine.errors import UsageError
 from glassrt.export import precision
 from glassrt.export.calibration import collect_windows
-from glassrt.export.comparison import edge_windows
-from glassrt.export.precision import Int8, flip_rate, last_layer, run_graph, to_float16, to_int8
+from glassrt.export.comparison import edge_windows, flip_rate
+from glassrt.export.precision import Int8, last_layer, run_graph, to_float16, to_int8
+from glassrt.export.samples import Samples, count, join, take
 
 
 @pytest.fixture(scope="module")
@@ -25,34 +25,34 @@ def bundle() -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def windows(bundle: Bundle, demo_slide: Path) -> NDArray[np.uint8]:
+def windows(bundle: Bundle, demo_slide: Path) -> Samples:
     return collect_windows(demo_slide.parent, bundle.manifest, wanted=16)
 
 
 @pytest.fixture(scope="module")
-def int8(bundle: Bundle, windows: NDArray[np.uint8]) -> Int8:
+def int8(bundle: Bundle, windows: Samples) -> Int8:
     """Made with an aim that needs no ranking of layers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(precision, "FLIPS_AIM", 0.02)
-        return to_int8(bundle.read_graph(), windows[4:], windows[:4])
+        return to_int8(bundle.read_graph(), take(windows, slice(4, None)), take(windows, slice(4)), bundle.manifest)
 
 
-def test_windows_are_tissue_and_the_same_each_time(
-    bundle: Bundle, windows: NDArray[np.uint8], demo_slide: Path
-) -> None:
-    assert windows.shape == (16, 320, 320, 3)
-    assert len(np.unique(windows.reshape(16, -1), axis=0)) == 16
-    assert windows.mean(axis=(1, 2, 3)).max() < 235  # glass is 240 and more
-    np.testing.assert_array_equal(windows, collect_windows(demo_slide.parent, bundle.manifest, wanted=16))
+def test_windows_are_tissue_and_the_same_each_time(bundle: Bundle, windows: Samples, demo_slide: Path) -> None:
+    (pixels,) = windows.values()
+    assert pixels.shape == (16, 320, 320, 3)
+    assert len(np.unique(pixels.reshape(16, -1), axis=0)) == 16
+    assert pixels.mean(axis=(1, 2, 3)).max() < 235  # glass is 240 and more
+    again = collect_windows(demo_slide.parent, bundle.manifest, wanted=16)
+    np.testing.assert_array_equal(pixels, again["image"])
 
 
-def test_float16_is_close_and_its_ends_are_float32(bundle: Bundle, windows: NDArray[np.uint8]) -> None:
+def test_float16_is_close_and_its_ends_are_float32(bundle: Bundle, windows: Samples) -> None:
     exact, graph = bundle.read_graph(), to_float16(bundle.read_graph())
-    every = np.concatenate([windows, edge_windows(320)])
-    wanted, logits = run_graph(exact, every), run_graph(graph, every)
-    assert logits.dtype == np.float32
-    assert np.abs(logits - wanted).max() < 0.02 * np.abs(wanted).max()
-    assert flip_rate(logits[:16], wanted[:16]) < 0.005
+    every = join([windows, edge_windows(bundle.manifest.networks["main"].inputs)])
+    wanted, given = run_graph(exact, every), run_graph(graph, every)
+    assert given["logits"].dtype == np.float32
+    assert np.abs(given["logits"] - wanted["logits"]).max() < 0.02 * np.abs(wanted["logits"]).max()
+    assert flip_rate(take(given, slice(16)), take(wanted, slice(16)), bundle.manifest) < 0.005
     model = onnx.load_from_string(graph)
     kinds = {initializer.name: initializer.data_type for initializer in model.graph.initializer}
     weights = {node.name: kinds.get(node.input[1]) for node in model.graph.node if node.op_type == "Conv"}
@@ -62,11 +62,11 @@ def test_float16_is_close_and_its_ends_are_float32(bundle: Bundle, windows: NDAr
 
 
 @pytest.mark.slow
-def test_int8_loses_little_and_says_what_it_lost(bundle: Bundle, windows: NDArray[np.uint8], int8: Int8) -> None:
+def test_int8_loses_little_and_says_what_it_lost(bundle: Bundle, windows: Samples, int8: Int8) -> None:
     """A dozen windows of skin calibrate a network of colon worse than its own tissue would."""
     wanted = run_graph(bundle.read_graph(), windows)
     for graph in int8.graphs.values():
-        assert flip_rate(run_graph(graph, windows), wanted) < 0.02
+        assert flip_rate(run_graph(graph, windows), wanted, bundle.manifest) < 0.02
         assert len(graph) < 0.7 * len(bundle.read_graph())
     assert 0 < int8.flips < 0.02
 
@@ -103,14 +103,15 @@ def test_kept_layers_compute_in_float32(int8: Int8) -> None:
 
 
 def test_costly_layers_are_left_in_float32_until_the_aim_is_met(
-    bundle: Bundle, windows: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, windows: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With an aim that nothing meets, as many layers as may be are kept, in the order of what they cost."""
     monkeypatch.setattr(precision, "FLIPS_AIM", -1.0)
     monkeypatch.setattr(precision, "MOST_KEPT", 2)
     order = ["encoder._conv_stem", "pyramid.fuse.0"]
     monkeypatch.setattr(precision, "rank_layers", lambda *_: iter(order))
-    made = to_int8(name_again(bundle.read_graph()), windows[2:4], windows[:2])
+    few = take(windows, slice(2))
+    made = to_int8(name_again(bundle.read_graph()), take(windows, slice(2, 4)), few, bundle.manifest)
     assert made.kept == ("classify.1", "encoder._conv_stem", "pyramid.fuse.0")
 
 
@@ -122,7 +123,7 @@ def name_again(graph: bytes) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def test_layers_are_ranked_by_what_each_costs_alone(bundle: Bundle, windows: NDArray[np.uint8], tmp_path: Path) -> None:
+def test_layers_are_ranked_by_what_each_costs_alone(bundle: Bundle, windows: Samples, tmp_path: Path) -> None:
     """A layer whose weights hold one huge value loses all others to eight bits, and comes first."""
     model = onnx.load_from_string(name_again(bundle.read_graph()))
     keep = [node.name for node in model.graph.node if node.op_type == "Conv"]
@@ -138,12 +139,13 @@ def test_layers_are_ranked_by_what_each_costs_alone(bundle: Bundle, windows: NDA
     quantiser = precision.Quantiser(
         source,
         tmp_path / "ranges.json",
-        windows[:4],
-        precision.measure_inputs(source.read_bytes(), windows[:4], "image"),
+        take(windows, slice(4)),
+        precision.measure_inputs(source.read_bytes(), take(windows, slice(4))),
         {},
     )
-    exact = run_graph(source.read_bytes(), windows[:2])
-    ranked = list(precision.rank_layers(quantiser, windows[:2], exact, [name for name in keep if name not in few]))
+    some = take(windows, slice(2))
+    exact = run_graph(source.read_bytes(), some)
+    ranked = list(precision.rank_layers(quantiser, some, exact, [name for name in keep if name not in few]))
     assert set(ranked) == few
     assert ranked[0] == spoilt
 
@@ -156,16 +158,16 @@ def test_a_calibration_folder_must_hold_tissue(bundle: Bundle, tmp_path: Path, d
     (tmp_path / "notes.txt").write_text("no slide")
     with pytest.raises(UsageError, match=r"gave 0 windows of 320 pixels with tissue, 8 are needed"):
         collect_windows(tmp_path, bundle.manifest)
-    tissue = collect_windows(demo_slide.parent, bundle.manifest, wanted=8)[0]
+    tissue = collect_windows(demo_slide.parent, bundle.manifest, wanted=8)["image"][0]
     cv2.imwrite(str(tmp_path / "c.png"), tissue)
     with pytest.raises(UsageError, match=r"gave 1 windows"):
         collect_windows(tmp_path, bundle.manifest)
     shutil.copy(demo_slide, tmp_path)
-    assert len(collect_windows(tmp_path, bundle.manifest, wanted=8)) == 8
+    assert count(collect_windows(tmp_path, bundle.manifest, wanted=8)) == 8
 
 
 def test_windows_are_taken_at_the_scales_of_the_bundle(bundle: Bundle, demo_slide: Path) -> None:
     finer = msgspec.structs.replace(bundle.manifest, scales=(3.0,))
-    coarse, fine = (collect_windows(demo_slide.parent, each, wanted=8) for each in (bundle.manifest, finer))
+    coarse, fine = (collect_windows(demo_slide.parent, each, wanted=8)["image"] for each in (bundle.manifest, finer))
     detail = [np.abs(np.diff(each.astype(float), axis=2)).mean() for each in (coarse, fine)]
     assert detail[1] < 0.7 * detail[0]

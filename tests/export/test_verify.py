@@ -14,11 +14,11 @@ import numpy as np
 import onnx
 import pytest
 import small_bundle
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from glassrt.engine.bundles.bundle import Bundle, open_bundle
 from glassrt.engine.bundles.checks import Timing, read_checks, record_checks
+from glassrt.engine.bundles.tensors import TensorSpec
 from glassrt.engine.errors import BundleError, GlassError, UsageError
 from glassrt.engine.runtimes.choose import choose
 from glassrt.engine.runtimes.isa import count_cores, processor_name
@@ -27,6 +27,7 @@ from glassrt.export import verify as verification
 from glassrt.export.calibration import collect_windows
 from glassrt.export.comparison import edge_windows
 from glassrt.export.ground import fingerprint
+from glassrt.export.samples import Samples, count, take
 from glassrt.export.verify import verify
 from glassrt.training.evaluate import evaluate
 
@@ -34,7 +35,7 @@ GLASSRT = Path(sys.executable).parent / "glassrt"
 
 
 @pytest.fixture(scope="module")
-def windows(demo_slide: Path) -> NDArray[np.uint8]:
+def windows(demo_slide: Path) -> Samples:
     return collect_windows(demo_slide.parent, open_bundle().manifest, wanted=12)
 
 
@@ -129,9 +130,9 @@ def test_a_graph_that_is_off_fails_and_is_not_chosen(small: Path, demo_slide: Pa
 def test_logits_of_another_graph_are_told_from_the_exact(small: Path) -> None:
     """`--against`: what the float32 graph computes is compared with what it should."""
 
-    def other(asked: NDArray[np.uint8]) -> NDArray[np.float32]:
-        assert len(asked) == 5
-        return np.zeros((5, 2, 4, 4), np.float32)
+    def other(asked: Samples) -> Samples:
+        assert count(asked) == 5
+        return {"logits": np.zeros((5, 2, 4, 4), np.float32)}
 
     checks = verify(open_bundle(small), small_windows(), other)
     assert checks
@@ -142,12 +143,14 @@ def test_logits_of_another_graph_are_told_from_the_exact(small: Path) -> None:
 def test_logits_of_another_shape_are_refused_in_a_line(small: Path, shape: tuple[int, ...]) -> None:
     """As of a run with another output stride or other classes."""
     with pytest.raises(UsageError, match=r"small\.glass gives logits \[2, 4, 4\] for a window, what it is compared wi"):
-        verify(open_bundle(small), small_windows(), lambda asked: np.zeros((len(asked), *shape), np.float32))
+        verify(
+            open_bundle(small), small_windows(), lambda asked: {"logits": np.zeros((count(asked), *shape), np.float32)}
+        )
 
 
-def small_windows(count: int = 2) -> NDArray[np.uint8]:
+def small_windows() -> Samples:
     side = small_bundle.WINDOW
-    return np.random.default_rng(2).integers(0, 256, (count, side, side, 3), np.uint8)
+    return {"image": np.random.default_rng(2).integers(0, 256, (2, side, side, 3), np.uint8)}
 
 
 def test_images_that_calibrated_do_not_tell_the_change_of_miou(small: Path, painted: Path) -> None:
@@ -214,19 +217,19 @@ def test_a_graph_that_no_runtime_loads_fails_the_verification(small: Path, demo_
 
 
 def test_edge_windows_are_white_black_and_noise() -> None:
-    white, black, noise = edge_windows(8)
+    white, black, noise = edge_windows([TensorSpec("image", "uint8", (None, 8, 8, 3))])["image"]
     assert white.min() == 255
     assert black.max() == 0
     assert noise.std() > 50
 
 
 def test_a_runtime_that_does_not_open_does_not_end_the_verification(
-    bundle: Bundle, windows: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, windows: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TensorRT-RTX has no device here, whatever `running` says."""
     monkeypatch.setattr(verification, "running", lambda bundle: [("tensorrt-rtx", "fp32"), ("openvino", "fp32")])
     left_out: list[GlassError] = []
-    checks = verify(bundle, windows[:2], failure=left_out.append)
+    checks = verify(bundle, take(windows, slice(2)), failure=left_out.append)
     assert [each.backend for each in checks] == ["openvino"]
     assert len(left_out) == 1
     assert "no CUDA device" in str(left_out[0])

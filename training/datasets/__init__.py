@@ -1,1 +1,1 @@
-"""Published data sets, read as their authors lay them out. One file per set; no torch."""
+"""Published data sets, read as their authors lay them out: one file a set, no torch."""
