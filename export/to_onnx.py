@@ -35,6 +35,7 @@ def export_graph(network: nn.Module, signature: Signature) -> bytes:
     refuses.
     """
     wrapped = RawPixels(network).eval()
+    batch = torch.export.Dim(BATCH_AXIS)
     examples = tuple(torch.zeros(spec.sized(2), dtype=getattr(torch, spec.dtype)) for spec in signature.inputs)
     with torch.no_grad():  # the exporter would refuse what inference mode makes, and only then try its slower way
         wrapped(*examples)  # constants that depend on the size are made here, not in the graph
@@ -47,7 +48,7 @@ def export_graph(network: nn.Module, signature: Signature) -> bytes:
             opset_version=OPSET,
             input_names=[spec.name for spec in signature.inputs],
             output_names=[spec.name for spec in signature.outputs],
-            dynamic_shapes=(tuple({0: torch.export.Dim(BATCH_AXIS)} for _ in examples),),
+            dynamic_shapes=(tuple({0: batch} for _ in examples),),
             verbose=False,
         )
     except torch.onnx.OnnxExporterError as error:

@@ -54,7 +54,7 @@ def test_rounded_weights_are_on_their_steps_and_err_less_than_the_nearest(groups
         steps = np.abs(before).max(1, keepdims=True) / LARGEST
         if name == "together":
             layers = [node for node in model.graph.node if node.op_type == "Conv"]
-            round_weights(model, layers, measure_inputs(graph, images[:4], "image"), LARGEST, {})
+            round_weights(model, layers, measure_inputs(graph, {"image": images[:4]}), LARGEST, {})
             after = numpy_helper.to_array(weight).reshape(8, -1)
             np.testing.assert_allclose(np.abs(after).max(1), np.abs(before).max(1), rtol=1e-6)
             np.testing.assert_allclose(after / steps, (after / steps).round(), atol=1e-3)
