@@ -139,7 +139,7 @@ def refuse_lossy(exact: bytes, entry: Graph, content: bytes, measured: Samples, 
     if found.nan or found.flips > aim or not found.passed:
         raise BundleError(
             f"{entry.precision} for {entry.target} is not exported: {found.flips:.2%} of the pixels change class where "
-            f"{aim:.2%} may, logits are off by {found.largest:.2g}, {found.nan} are no numbers; "
+            f"{aim:.2%} may, {' and '.join(wanted)} are off by {found.largest:.2g}, {found.nan} are no numbers; "
             f"{'calibrate on more of the tissue, or ' if entry.precision == 'int8' else ''}"
             f"leave {entry.precision} out of --precision"
         )

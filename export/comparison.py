@@ -66,9 +66,12 @@ def flip_rate(found: Samples, exact: Samples, kind: Shared) -> float:
 
 
 def edge_windows(inputs: Iterable[TensorSpec]) -> Samples:
-    """Three windows no slide should have: white, black and noise."""
+    """Three windows no slide should have, white, black and noise; none for a network that takes other than pixels."""
+    inputs = list(inputs)
+    if any(spec.dtype != "uint8" for spec in inputs):
+        return {spec.name: np.zeros(spec.sized(0), spec.dtype) for spec in inputs}
     made = {}
     for spec in inputs:
         noise = np.random.default_rng(0).integers(0, 256, spec.sized(1)[1:], np.uint8)
-        made[spec.name] = np.stack([np.full_like(noise, 255), np.zeros_like(noise), noise]).astype(spec.dtype)
+        made[spec.name] = np.stack([np.full_like(noise, 255), np.zeros_like(noise), noise])
     return made

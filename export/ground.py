@@ -114,7 +114,7 @@ def open_ground(path: Path, manifest: Manifest) -> Ground | None:
         tissue = keep_scanned(survey.tissue, slide)
         size = (grid.width, grid.height)
         searched = widen(tissue, survey.mpp)
-        laid = plan(size, manifest.scales, manifest.flips, manifest.inputs, manifest.stride, searched)
+        laid = plan(size, *manifest.views, manifest.inputs, manifest.stride, searched)
         base_size = slide.levels[0].size
     boxes = laid.fine.boxes(laid.windows) / np.array([*size, *size])
     mirrored = np.array([view.flip for view in laid.views])[laid.windows[:, 0]]

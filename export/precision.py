@@ -31,9 +31,8 @@ QUANTISED = ("Conv", "Add", "Concat", "MatMul", "Reshape", "Clip", "Relu")
 PERCENTILE = 99.99  # of an activation's values that its range holds
 AT_A_TIME = 2  # windows whose every activation is held while ranges are measured: 100 MB each
 FLIPS_AIM = 0.0075  # share of pixels that may change class before a layer is left in float32
-MOST_KEPT = 8
+MOST_KEPT = 8  # beside those that make the outputs
 RANKED_ON = 4  # windows that each layer alone is measured on
-
 
 # Processors without VNNI add two products in sixteen bits: 2 * 255 * 64 fits, 2 * 255 * 127 would be cut off.
 WEIGHT_BITS: dict[Target, Literal[7, 8]] = {"cpu": 7, "gpu": 8}
@@ -53,11 +52,9 @@ class Int8(NamedTuple):
 
 
 def to_float16(graph: bytes) -> bytes:
-    """The graph in float16; the pixels' normalisation and the last layer stay float32."""
+    """The graph in float16; the pixels' normalisation and the last layers stay float32."""
     model = onnx.load_from_string(graph)
-    nodes = list(model.graph.node)
-    first = next(index for index, node in enumerate(nodes) if node.op_type == "Conv")
-    exact = [node.name for node in nodes[:first]] + [last_layer(model)]
+    exact = [*first_nodes(model), *last_layers(model)]
     converted = ONNXModel(convert_float_to_float16(model, keep_io_types=True, node_block_list=exact))
     converted.topological_sort()
     del converted.model.graph.value_info[:]  # it still says float32
@@ -74,11 +71,12 @@ def to_int8(graph: bytes, calibrated: Samples, measured: Samples, kind: Shared) 
         source.write_bytes(graph)
         quantiser = Quantiser(source, ranges, calibrated, measure_inputs(graph, calibrated), {})
         some = slice(RANKED_ON)
-        kept, ranking = [last_layer(onnx.load_from_string(graph))], None
+        kept, ranking = last_layers(onnx.load_from_string(graph)), None
+        most = len(kept) + MOST_KEPT
         while True:
             made = quantiser.make("cpu", kept)
             flips = flip_rate(run_graph(made, measured), exact, kind)
-            if flips <= FLIPS_AIM or len(kept) > MOST_KEPT:
+            if flips <= FLIPS_AIM or len(kept) >= most:
                 break
             ranking = ranking or rank_layers(quantiser, take(measured, some), take(exact, some), kept)
             kept.append(next(ranking))
@@ -135,9 +133,31 @@ def rank_layers(quantiser: Quantiser, samples: Samples, exact: Samples, kept: Se
     return iter(sorted(errors, key=errors.__getitem__, reverse=True))
 
 
-def last_layer(model: onnx.ModelProto) -> str:
-    """Name of the convolution that makes the logits."""
-    return next(str(node.name) for node in reversed(model.graph.node) if node.op_type == "Conv")
+def first_nodes(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that come before any convolution: what prepares the pixels of each input."""
+    after: set[str] = set()
+    names = []
+    for node in model.graph.node:
+        if node.op_type == "Conv" or after.intersection(node.input):
+            after.update(node.output)
+        else:
+            names.append(str(node.name))
+    return names
+
+
+def last_layers(model: onnx.ModelProto) -> list[str]:
+    """Names of the convolutions that make the outputs, the last that leads to each."""
+    names: dict[str, None] = {}
+    for output in model.graph.output:
+        needed = {output.name}
+        for node in reversed(model.graph.node):
+            if not needed.intersection(node.output):
+                continue
+            if node.op_type == "Conv":
+                names[str(node.name)] = None
+                break
+            needed.update(node.input)
+    return list(names)
 
 
 def run_graph(graph: bytes, samples: Samples) -> Samples:

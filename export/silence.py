@@ -21,6 +21,7 @@ def silence_exporter() -> None:
     for name in ("torch.onnx", "torch.fx.experimental.symbolic_shapes"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+    warnings.filterwarnings("ignore", "# The axis name: batch will not be used", UserWarning)  # of a second input
 
 
 @cache

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import get_args
 
 from glassrt.engine.bundles.bundle import MANIFEST, Bundle
-from glassrt.engine.bundles.parts import Graph, Precision
+from glassrt.engine.bundles.parts import Graph, Precision, Role
 from glassrt.engine.bundles.tensors import TensorSpec
 from glassrt.engine.errors import OutputError, UsageError
 from glassrt.engine.files import output_errors, prepare_folder, replace_folder
@@ -38,7 +39,8 @@ def about_triton() -> Iterator[None]:
 
 
 def write_repository(bundle: Bundle, folder: Path) -> list[Path]:
-    """Write `folder/NAME-PRECISION/` for every graph of the bundle that GPUs run, and return these folders.
+    """Write `folder/NAME-PRECISION/` for every graph of the bundle that GPUs run, and return these folders; a network
+    among several has its role in the name.
 
     Each holds `config.pbtxt` and `1/model.onnx`, replaces what an earlier export left, and is whole or absent. What
     earlier exports of the name left in other precisions is removed: it is of another network. Raises BundleError or
@@ -48,14 +50,14 @@ def write_repository(bundle: Bundle, folder: Path) -> list[Path]:
     for graph in bundle.manifest.graphs:
         if graph.target == "cpu":
             continue
-        model = folder / f"{bundle.manifest.name}-{graph.precision}"
+        model = folder / name_model(bundle, graph.role, graph.precision)
         with about_triton(), replace_folder(model, CONFIG) as beside:
             (beside / "1").mkdir()
             (beside / MODEL).write_bytes(bundle.read_entry(graph))
             (beside / CONFIG).write_text(describe_model(bundle, graph, model.name), "utf-8")
         written.append(model)
-    for precision in get_args(Precision):
-        model = folder / f"{bundle.manifest.name}-{precision}"
+    for role, precision in product(bundle.manifest.networks, get_args(Precision)):
+        model = folder / name_model(bundle, role, precision)
         if model not in written and is_exported(model, first_words(bundle.manifest.name, precision)):
             with about_triton(), output_errors(model), lock_folder(folder), own_name(folder) as beside:
                 model.rename(beside)
@@ -75,6 +77,11 @@ def is_exported(model: Path, words: str) -> bool:
 def first_words(name: str, precision: str) -> str:
     """How a model's configuration begins: of which bundle it is, and in what precision."""
     return f"# {name} in {precision}: "
+
+
+def name_model(bundle: Bundle, role: Role, precision: Precision) -> str:
+    """What the model of a network is called."""
+    return "-".join((bundle.manifest.name, *(() if role == "main" else (role,)), precision))
 
 
 def describe_model(bundle: Bundle, graph: Graph, name: str) -> str:

@@ -1,4 +1,4 @@
-"""A bundle's graphs through every runtime there is, held against its exact logits."""
+"""A bundle's graphs through every runtime there is, held against its exact outputs."""
 
 import time
 from collections.abc import Callable
@@ -24,6 +24,7 @@ from glassrt.export.ground import fingerprint
 from glassrt.export.samples import Samples, count, join
 
 BATCHES = (1, 2, 4)
+LABELLED = "segmentation"  # the kind of bundle that the masks of GlaS measure
 ROUNDS = 3  # of calls, whose fastest counts
 
 
@@ -38,11 +39,13 @@ def verify(
 ) -> tuple[Check, ...]:
     """One check for each runtime and precision that this machine has, against `exact` or ONNX Runtime in float32.
 
-    `tissue` are real windows; all-white, all-black and noisy ones are added, which may change class but
-    not be NaN. `data`, the folder of GlaS, adds the change of mIoU on those images of testA that the bundle was not
-    calibrated on; how many are left out is `told`. `progress` is told what runs, and `failure` what cannot be opened,
-    which then has no check. Raises UsageError.
+    `tissue` are real windows; all-white, all-black and noisy ones are added, which may change class but not be NaN.
+    `data`, the folder of GlaS, adds the change of mIoU on those images of testA that the bundle was not calibrated on;
+    how many are left out is `told`. `progress` is told what runs, and `failure` what cannot be opened, which then has
+    no check. Raises UsageError.
     """
+    if data is not None and bundle.manifest.kind != LABELLED:
+        raise UsageError(f"--data {data}: GlaS measures segmentation, which {bundle.path} is not for: leave --data out")
     seen = frozenset[Path]() if data is None else find_seen(bundle, data)
     if seen:
         told(f"{data}: left out {len(seen)} images of testA that the bundle was calibrated on")
@@ -75,10 +78,11 @@ def verify(
 def refuse_other(bundle: Bundle, wanted: Samples, windows: int) -> None:
     """Raise UsageError for outputs that are not of a bundle's network."""
     for spec in bundle.manifest.networks["main"].outputs:
-        if wanted[spec.name].shape != (fitting := spec.sized(windows)):
+        fitting, found = spec.sized(windows), wanted[spec.name].shape if spec.name in wanted else ()
+        if found != fitting:
             raise UsageError(
                 f"{bundle.path} gives {spec.name} {list(fitting[1:])} for a window, what it is compared with "
-                f"{list(wanted[spec.name].shape[1:])}: name the run that it was exported from with --against"
+                f"{list(found[1:])}: name the run that it was exported from with --against"
             )
 
 

@@ -8,6 +8,7 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnx import TensorProto
 from torch import Tensor, nn
 
 from glassrt.engine.bundles.bundle import Bundle, open_bundle
@@ -19,7 +20,7 @@ from glassrt.engine.runtimes.protocol import Backend
 from glassrt.export import precision
 from glassrt.export.bundle import infer_exactly
 from glassrt.export.comparison import MadeOn, compare, edge_windows, flip_rate, run_each
-from glassrt.export.precision import run_graph, run_plainly, to_float16, to_int8
+from glassrt.export.precision import last_layers, run_graph, run_plainly, to_float16, to_int8
 from glassrt.export.samples import Samples, count, each, join, take
 from glassrt.export.to_onnx import export_graph
 from glassrt.export.triton import describe_model
@@ -114,6 +115,39 @@ def test_lower_precisions_are_made_of_both_inputs(
         assert not all(np.array_equal(found[name], wanted[name]) for name in wanted)
     quantised = onnx.load_from_string(made.graphs["cpu"])
     assert sum(node.op_type == "QuantizeLinear" for node in quantised.graph.node) >= 2
+
+
+class Apart(nn.Module):
+    """Each output has a last convolution of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.near, self.far = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.tell, self.score = nn.Conv2d(8, 3, 1), nn.Conv2d(8, 3, 1)
+
+    def forward(self, fine: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        near, far = self.near((fine - 120) / 60).relu(), self.far((context - 130) / 50).relu()
+        return self.tell(near), self.score(far).mean((2, 3))
+
+
+def test_what_prepares_each_input_and_makes_each_output_stays_in_float32(samples: Samples, kind: Two) -> None:
+    torch.manual_seed(0)
+    graph = export_graph(Apart(), SIGNATURE)
+    model = onnx.load_from_string(to_float16(graph))
+    assert sorted(last_layers(model)) == ["score", "tell"]
+    constants = {each.name: each.data_type for each in model.graph.initializer}
+    weights = {node.name: constants.get(node.input[1]) for node in model.graph.node if node.op_type == "Conv"}
+    assert {name for name, stored in weights.items() if stored == TensorProto.FLOAT16} == {"near", "far"}
+    prepared = [node for node in model.graph.node if node.op_type in ("Sub", "Div")]
+    assert len(prepared) == 4
+    assert all(name.endswith("_cast_to_fp32") for node in prepared for name in node.input)
+    made = to_int8(graph, take(samples, slice(4)), take(samples, slice(4, None)), kind)
+    assert set(made.kept[:2]) == {"score", "tell"}
+
+
+def test_a_network_that_takes_no_pixels_has_no_edge_windows() -> None:
+    made = edge_windows([TensorSpec("features", "float32", (None, 8))])
+    assert {name: values.shape for name, values in made.items()} == {"features": (0, 8)}
 
 
 def test_all_outputs_are_compared(kind: Two) -> None:

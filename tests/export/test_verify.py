@@ -148,6 +148,19 @@ def test_logits_of_another_shape_are_refused_in_a_line(small: Path, shape: tuple
         )
 
 
+def test_what_is_labelled_for_another_kind_is_refused(
+    small: Path, painted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "LABELLED", "another")
+    with pytest.raises(UsageError, match=r"GlaS measures .* which .*small\.glass is not for: leave --data out"):
+        verify(open_bundle(small), small_windows(), data=painted)
+
+
+def test_a_run_that_gives_none_of_a_bundles_outputs_is_refused_in_a_line(small: Path) -> None:
+    with pytest.raises(UsageError, match=r"small\.glass gives logits \[2, 4, 4\] for a window, what it is compared wi"):
+        verify(open_bundle(small), small_windows(), lambda asked: {"features": np.zeros((count(asked), 9))})
+
+
 def small_windows() -> Samples:
     side = small_bundle.WINDOW
     return {"image": np.random.default_rng(2).integers(0, 256, (2, side, side, 3), np.uint8)}

@@ -45,6 +45,10 @@ class Segmentation(Shared, frozen=True, kw_only=True, tag="segmentation"):
         logits = TensorSpec("logits", "float32", (None, len(self.classes), side, side))
         return {"main": Signature((image,), (logits,))}
 
+    @property
+    def views(self) -> tuple[tuple[float, ...], bool]:
+        return self.scales, self.flips
+
     def classify(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
         """The likeliest class of each logit `[N, h, w]`."""
         (logits,) = outputs.values()

@@ -69,6 +69,11 @@ class Shared(Strict, frozen=True, kw_only=True, tag_field="kind"):
         """What of a slide a window shows, the fine part first."""
         return (InputSpec("image", self.window),)
 
+    @property
+    def views(self) -> tuple[tuple[float, ...], bool]:
+        """The scales that a slide's windows are cut at, and whether mirrored too."""
+        return (1.0,), False
+
     def classify(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.int64] | None:
         """The likeliest class of each place that a network's outputs tell of, `[N, ...]`; None where it tells none."""
         return None
