@@ -11,11 +11,11 @@ from glassrt.engine.errors import GlassError, SlideError
 from glassrt.engine.geometry.boxes import Box, Size
 from glassrt.engine.slides.openslide_properties import check_tiles, even_levels, read_bounds, read_properties, read_tile
 from glassrt.engine.slides.pictures.colours import over_white
-from glassrt.engine.slides.plain_tiff import open_tiles
 from glassrt.engine.slides.resolution import choose_mpp
 from glassrt.engine.slides.slide import Pixels, lay_levels
-from glassrt.engine.slides.tiff_resolution import read_stated
-from glassrt.engine.slides.tiff_tiles import TiffTiles
+from glassrt.engine.slides.tiff.plain import open_tiles
+from glassrt.engine.slides.tiff.resolution import read_stated
+from glassrt.engine.slides.tiff.tiles import TiffTiles
 
 SAMPLE_SIDE = 64
 SHIFTED_TOLERANCE = 4  # grey levels, where OpenSlide interpolates between pixels

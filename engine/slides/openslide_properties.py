@@ -5,7 +5,7 @@ from pathlib import Path
 
 from glassrt.engine.errors import SlideError
 from glassrt.engine.geometry.boxes import Box, Size
-from glassrt.engine.slides.tiff_resolution import Stated
+from glassrt.engine.slides.tiff.resolution import Stated
 
 SIDE_ROUNDING = 1.5  # pixels by which a level's sides may differ from level 0's over one factor
 MOST_TILE_PIXELS = 2**28  # a gigabyte as RGBA; where memory does not suffice, OpenSlide ends the whole process

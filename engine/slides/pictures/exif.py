@@ -10,7 +10,7 @@ from glassrt.engine.errors import SlideError
 from glassrt.engine.slides.pictures.colours import UPRIGHT, turn_upright
 from glassrt.engine.slides.pictures.picture import Picture
 from glassrt.engine.slides.slide import Pixels
-from glassrt.engine.slides.tiff_resolution import check_unscaled, stated_by_tags
+from glassrt.engine.slides.tiff.resolution import check_unscaled, stated_by_tags
 
 
 class Written(NamedTuple):

@@ -20,10 +20,10 @@ from glassrt.engine.slides.pictures.colours import (
 from glassrt.engine.slides.pictures.picture import Picture
 from glassrt.engine.slides.pictures.tiff_parts import COMPRESSIONS, read_samples
 from glassrt.engine.slides.slide import Pixels
-from glassrt.engine.slides.tiff_jpeg import JPEG
-from glassrt.engine.slides.tiff_pages import check_pictures, list_pages, orientation, size_of
-from glassrt.engine.slides.tiff_resolution import stated_mpp
-from glassrt.engine.slides.tiff_samples import (
+from glassrt.engine.slides.tiff.jpeg import JPEG
+from glassrt.engine.slides.tiff.pages import check_pictures, list_pages, orientation, size_of
+from glassrt.engine.slides.tiff.resolution import stated_mpp
+from glassrt.engine.slides.tiff.samples import (
     ASSOCIATED,
     COLOURS,
     PALETTE,

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from glassrt.engine.errors import SlideError, first_line
 from glassrt.engine.geometry.boxes import Box, Size
 from glassrt.engine.slides.pictures.picture import check_extent
-from glassrt.engine.slides.tiff_jpeg import JPEG, decode_jpeg
-from glassrt.engine.slides.tiff_pages import size_of
-from glassrt.engine.slides.tiff_samples import SEPARATE_PLANES
+from glassrt.engine.slides.tiff.jpeg import JPEG, decode_jpeg
+from glassrt.engine.slides.tiff.pages import size_of
+from glassrt.engine.slides.tiff.samples import SEPARATE_PLANES
 
 # Those whose decoders tell of damage. LZW and PackBits have no checksum: what they give is counted.
 COMPRESSIONS = (1, 5, JPEG, 8, 32946, 32773, 50000, 34925)  # and none, deflate twice, zstd, LZMA

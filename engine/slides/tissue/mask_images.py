@@ -15,7 +15,7 @@ from glassrt.engine.slides.pictures.colours import UPRIGHT, turn_upright
 from glassrt.engine.slides.pictures.exif import read_exif
 from glassrt.engine.slides.pictures.png import PIXELS, PNG, png_chunks
 from glassrt.engine.slides.pictures.tiff import check_depth
-from glassrt.engine.slides.tiff_pages import orientation, size_of
+from glassrt.engine.slides.tiff.pages import orientation, size_of
 
 MOST_PIXELS = 2**28  # a slide of 1 x 1 m at 60 micrometres
 MOST_COLOURS = 256

@@ -5,7 +5,7 @@ from typing import Any
 import simplejpeg
 
 from glassrt.engine.slides.slide import Pixels
-from glassrt.engine.slides.tiff_samples import YCBCR
+from glassrt.engine.slides.tiff.samples import YCBCR
 
 JPEG = 7  # compression
 ADOBE_MARKER = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # and one byte: 0 for RGB, 1 for YCbCr

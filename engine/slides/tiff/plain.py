@@ -8,10 +8,10 @@ import tifffile
 
 from glassrt.engine.errors import SlideError
 from glassrt.engine.geometry.boxes import Size
-from glassrt.engine.slides.tiff_jpeg import JPEG
-from glassrt.engine.slides.tiff_pages import check_pictures, list_pages, size_of
-from glassrt.engine.slides.tiff_samples import RGB, YCBCR, check_samples, check_transparency
-from glassrt.engine.slides.tiff_tiles import TiffTiles
+from glassrt.engine.slides.tiff.jpeg import JPEG
+from glassrt.engine.slides.tiff.pages import check_pictures, list_pages, size_of
+from glassrt.engine.slides.tiff.samples import RGB, YCBCR, check_samples, check_transparency
+from glassrt.engine.slides.tiff.tiles import TiffTiles
 
 VENDORS = ("aperio", "generic-tiff")
 COMPRESSIONS = (1, 5, JPEG, 8)  # the others: none, LZW, deflate

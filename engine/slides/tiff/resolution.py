@@ -8,7 +8,7 @@ import tifffile
 
 from glassrt.engine.errors import SlideError
 from glassrt.engine.slides.resolution import PLAUSIBLE_MPP, check_aspect
-from glassrt.engine.slides.tiff_pages import size_of
+from glassrt.engine.slides.tiff.pages import size_of
 
 Mpp = tuple[float | None, float | None]
 

@@ -10,8 +10,8 @@ import tifffile
 from made_tiffs import APERIO, Pixels, stained, write_pages
 
 from glassrt.engine.errors import SlideError
-from glassrt.engine.slides import tiff_pages
 from glassrt.engine.slides.readers import open_slide
+from glassrt.engine.slides.tiff import pages as tiff_pages
 
 WIDTH, HEIGHT = 1000, 800
 FULL, SECOND = stained(WIDTH, HEIGHT), stained(WIDTH, HEIGHT, 1)

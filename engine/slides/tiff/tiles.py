@@ -15,7 +15,7 @@ import numpy as np
 from glassrt.engine.errors import SlideError, first_line
 from glassrt.engine.geometry.boxes import Box
 from glassrt.engine.slides.slide import Pixels
-from glassrt.engine.slides.tiff_jpeg import JPEG, decode_jpeg
+from glassrt.engine.slides.tiff.jpeg import JPEG, decode_jpeg
 
 CACHE_BYTES = 64_000_000  # of decoded tiles: neighbouring regions share those on their border
 SAMPLED_PIXELS = 2_000_000  # decoded for samples, beyond the first: what a few milliseconds allow
