@@ -22,7 +22,7 @@ from glassrt.engine.files import readable_json, replace_file
 from glassrt.engine.runtimes.flavours import find_flavour
 from glassrt.engine.runtimes.table import GPU_BATCH
 from glassrt.export.triton import prepare_repository, write_repository
-from glassrt.training.cli import missing_packages
+from glassrt.training.commands.options import missing_packages
 
 BROKEN = 1  # exit code of a bundle that fails its verification
 

@@ -4,16 +4,12 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import DatasetError
 from glassrt.engine.runtimes.protocol import Backend
-from glassrt.engine.tasks.segment import segment_image
-from glassrt.training import metrics
-from glassrt.training.datasets import glas
+from glassrt.training.evaluations import glas
 
-DATASETS = ("glas",)
+SETS = {"glas": glas.score}
 
 
 def evaluate(
@@ -25,44 +21,17 @@ def evaluate(
     progress: Callable[[int, int], None] = lambda done, total: None,
     left_out: Collection[Path] = (),
 ) -> dict[str, Any]:
-    """Pixel and object scores of a gland bundle on a split, in percent, pooled over its images.
+    """A bundle's scores on a split of a set, in percent, and what they are of.
 
-    Objects are the 4-connected regions of the predicted class map that are not smaller than one logit, as
-    `glassrt score` writes them. `progress` is called with images done and in all; the files `left_out` are not scored.
-    Raises DatasetError.
+    `progress` is called with images done and in all; the files `left_out` are not scored. Raises DatasetError.
     """
-    if dataset not in DATASETS:
-        raise DatasetError(f"--dataset {dataset} is not known; choose {', '.join(DATASETS)}")
-    names = tuple(info.name for info in bundle.manifest.classes)
-    if names != glas.CLASSES:
-        raise DatasetError(f"{bundle.path} tells {', '.join(names)} apart; GlaS needs {', '.join(glas.CLASSES)}")
-    images = [image for image in glas.find_images(data, split) if image.image_path not in left_out]
-    counts = np.zeros((len(names), len(names)), np.int64)
-    objects = np.zeros(3, np.int64)
-    object_sums = np.zeros(4)
-    for done, image in enumerate(images, start=1):
-        truth = image.instances()
-        prediction = segment_image(image.pixels(), glas.MPP, bundle, backend).argmax(axis=0).astype(np.uint8)
-        if prediction.shape != truth.shape:
-            raise DatasetError(f"{image.image_path} and its mask differ in size")
-        counts += metrics.confusion((truth > 0).astype(np.uint8), prediction, len(names))
-        regions = metrics.find_objects(prediction == 1, bundle.manifest.output_stride**2)
-        objects += metrics.object_counts(truth, regions)
-        object_sums += metrics.object_dice_sums(truth, regions)
-        progress(done, len(images))
-    miou = metrics.mean_iou(counts)
-    scores = {
-        "mIoU": miou,
-        "Dice": float(metrics.dice_per_class(counts)[1]),
-        "2m/(1+m)": metrics.paper_dice(miou),
-        "pixel F1": metrics.pixel_f1(counts),
-        "object F1": metrics.object_f1(objects),
-        "object Dice": metrics.object_dice(object_sums),
-    }
+    if dataset not in SETS:
+        raise DatasetError(f"--dataset {dataset} is not known; choose {', '.join(SETS)}")
+    scores, images = SETS[dataset](bundle, backend, data, split, progress, left_out)
     return {
         "dataset": dataset,
         "split": split,
-        "images": len(images),
+        "images": images,
         "bundle": {"name": bundle.manifest.name, "sha256": bundle.sha256},
         "scales": bundle.manifest.scales,
         "flips": bundle.manifest.flips,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from glassrt.benchmarks.commands.rows import print_rows
-from glassrt.training.cli import missing_packages
+from glassrt.training.commands.options import missing_packages
 
 
 def kernels_command(

@@ -11,7 +11,7 @@ from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, open_bundle
 from glassrt.engine.commands.options import parse_counts
 from glassrt.engine.commands.progress import show_status
 from glassrt.engine.runtimes.table import NAMES
-from glassrt.training.cli import missing_packages
+from glassrt.training.commands.options import missing_packages
 
 
 def latency_command(

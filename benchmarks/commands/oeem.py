@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from glassrt.engine.commands.terminal import PlainTable
-from glassrt.training.cli import CONFIGS, bars, missing_packages
+from glassrt.training.commands.options import CONFIGS, bars, missing_packages
 
 
 def oeem_command(

@@ -10,7 +10,7 @@ from glassrt.benchmarks.commands.rows import print_machine, print_rows
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, open_bundle
 from glassrt.engine.commands.options import parse_scales
 from glassrt.engine.commands.progress import show_status
-from glassrt.training.cli import missing_packages
+from glassrt.training.commands.options import missing_packages
 
 DIFFERENT = 1  # exit code of a comparison that left out who computes something else
 

@@ -35,15 +35,16 @@ class Bundle:
     manifest: Manifest
     sha256: str
 
-    def find_graph(self, precision: Precision = "fp32", target: Target = "cpu", role: Role = "main") -> Graph:
-        """The graph of a network in that precision for a kind of device. Raises BundleError."""
+    def find_graph(self, precision: Precision = "fp32", target: Target = "cpu", role: Role | None = None) -> Graph:
+        """The graph of a network, by default the first, in that precision for a kind of device. Raises BundleError."""
+        role = role or self.manifest.first_role
         for graph in self.manifest.graphs:
             if (graph.role, graph.precision) == (role, precision) and graph.target in ("any", target):
                 return graph
         held = ", ".join(f"{graph.precision} for {graph.target}" for graph in self.manifest.graphs)
         raise BundleError(f"{self.path} has no {precision} graph for {target}; it holds {held}")
 
-    def read_graph(self, precision: Precision = "fp32", target: Target = "cpu", role: Role = "main") -> bytes:
+    def read_graph(self, precision: Precision = "fp32", target: Target = "cpu", role: Role | None = None) -> bytes:
         """The bytes of a graph, given out only if they are the manifest's, fit it and lead to no other file.
 
         Raises BundleError.
@@ -76,8 +77,9 @@ class Bundle:
             "export or download the bundle again"
         )
 
-    def read_example(self, role: Role = "main") -> Known | None:
-        """What the network of a role takes and exactly gives, one of each, if the bundle has it. Raises BundleError."""
+    def read_example(self, role: Role | None = None) -> Known | None:
+        """What a network, by default the first, takes and exactly gives, if the bundle has it. Raises BundleError."""
+        role = role or self.manifest.first_role
         network = self.manifest.networks[role]
         for entry in self.manifest.examples:
             if entry.role == role:

@@ -25,9 +25,10 @@ def open_backend(
     precision: str = "fp32",
     tested: bool = True,
     throughput: bool = False,
-    role: Role = "main",
+    role: Role | None = None,
 ) -> Backend:
-    """A backend with the graph of a bundle's network loaded for `batch` windows at a time; the caller closes it.
+    """A backend with the graph of a bundle's network for a role, by default the first, and `batch` windows a call; the
+    caller closes it.
 
     `auto` as the name takes the fastest runtime that runs here; as the precision, the fastest that the bundle was
     verified for with it. `threads` 0 uses every core. It has given the bundle's example by then, unless it is not to be
@@ -51,7 +52,7 @@ def open_backend(
 
 
 def load_graph(
-    bundle: Bundle, name: str, batch: int, threads: int, precision: RunPrecision, throughput: bool, role: Role
+    bundle: Bundle, name: str, batch: int, threads: int, precision: RunPrecision, throughput: bool, role: Role | None
 ) -> Backend:
     """A backend that loads ONNX itself."""
     graph = bundle.read_graph(graph_precision(precision), RUNTIMES[name].target, role)
@@ -60,7 +61,7 @@ def load_graph(
 
 
 def open_plan_backend(
-    bundle: Bundle, name: str, batch: int, precision: Precision, tested: bool = True, role: Role = "main"
+    bundle: Bundle, name: str, batch: int, precision: Precision, tested: bool = True, role: Role | None = None
 ) -> "TensorRtBackend":
     """A backend that runs a plan, which is built again if a kept one does not load or fails its example."""
     from glassrt.engine.runtimes.flavours import require_device
@@ -79,7 +80,7 @@ def open_plan_backend(
     return try_out(bundle, TensorRtBackend(plan), tested, role)
 
 
-def try_out(bundle: Bundle, backend: Running, tested: bool, role: Role) -> Running:
+def try_out(bundle: Bundle, backend: Running, tested: bool, role: Role | None) -> Running:
     """The backend, if it is not to be tested or gives the bundle's example; else it is closed. Raises as that does."""
     if tested:
         try:

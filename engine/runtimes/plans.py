@@ -73,7 +73,7 @@ def open_plan(
     batch: int,
     folder: Path | None = None,
     unusable: str = "",
-    role: Role = "main",
+    role: Role | None = None,
 ) -> Plan:
     """The plan of a bundle's graph for `batch` windows at a time, built unless `folder` keeps it already.
 
@@ -83,7 +83,7 @@ def open_plan(
     """
     tensorrt = import_flavour(flavour)
     graph = bundle.find_graph(precision, "gpu", role)
-    device, inputs = choose_device(flavour), bundle.manifest.networks[role].inputs
+    device, inputs = choose_device(flavour), bundle.manifest.networks[graph.role].inputs
     key = Key(graph.sha256, flavour, tensorrt.__version__, device, precision, inputs, batch)
     path = (folder or default_folder()) / f"{bundle.manifest.name}-{precision}-batch{batch}-{key.digest}.plan"
     try:

@@ -12,13 +12,14 @@ from glassrt.engine.runtimes.protocol import Backend
 Classes = NDArray[np.int64]
 
 
-def check_backend(bundle: Bundle, backend: Backend, role: Role = "main") -> None:
+def check_backend(bundle: Bundle, backend: Backend, role: Role | None = None) -> None:
     """Run the example of a bundle's network, or blank inputs where it has none, through a backend that was just opened.
 
     Raises BundleError when the graph does not fit the manifest, BackendUnavailable when the outputs are further from
     the exact ones, or more of their classes differ, than the backend's precision allows.
     """
-    network, known = bundle.manifest.networks[role], bundle.read_example(role)
+    network = bundle.manifest.networks[role or bundle.manifest.first_role]
+    known = bundle.read_example(role)
     inputs = known.inputs if known else {spec.name: np.zeros(spec.sized(1), spec.dtype) for spec in network.inputs}
     outputs = backend.infer({name: np.repeat(each, backend.batch, axis=0) for name, each in inputs.items()})
     outputs = network.name_outputs(outputs)

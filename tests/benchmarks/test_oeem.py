@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from glassrt.benchmarks import oeem as benchmark
-from glassrt.training.cli import CONFIGS
+from glassrt.training.commands.options import CONFIGS
 from glassrt.training.config import load_config
 from glassrt.training.methods.oeem import OeemConfig
 from glassrt.training.world import World

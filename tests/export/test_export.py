@@ -28,7 +28,7 @@ from glassrt.export.bundle import describe_graph, export_run, lower_precisions, 
 from glassrt.export.calibration import collect_calibration, collect_windows
 from glassrt.export.to_onnx import export_graph
 from glassrt.training import checkpoint
-from glassrt.training.cli import CONFIGS
+from glassrt.training.commands.options import CONFIGS
 from glassrt.training.config import load_config
 from glassrt.training.methods.segment import SegmentConfig
 from glassrt.training.networks.pspnet import PSPNet

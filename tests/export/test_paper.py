@@ -19,7 +19,7 @@ from glassrt.export import bundle as exporting
 from glassrt.export import precision, rounding
 from glassrt.export.bundle import export_run, open_network
 from glassrt.export.calibration import collect_calibration
-from glassrt.training.cli import CONFIGS
+from glassrt.training.commands.options import CONFIGS
 from glassrt.training.config import load_config
 from glassrt.training.methods import oeem, segment
 from glassrt.training.methods.oeem import OeemConfig

@@ -15,7 +15,7 @@ from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.tasks.segment import segment_image
 from glassrt.export.bundle import export_run
 from glassrt.training import augment, checkpoint
-from glassrt.training.cli import CONFIGS
+from glassrt.training.commands.options import CONFIGS
 from glassrt.training.config import load_config
 from glassrt.training.methods import oeem, segment
 from glassrt.training.methods.oeem import OeemConfig

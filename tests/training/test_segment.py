@@ -14,7 +14,7 @@ import torch
 from glassrt.engine.errors import GlassError, TrainingError
 from glassrt.training import checkpoint
 from glassrt.training.augment import crop_at_random
-from glassrt.training.cli import CONFIGS
+from glassrt.training.commands.options import CONFIGS
 from glassrt.training.config import as_toml, load_config
 from glassrt.training.datasets import glas
 from glassrt.training.methods import segment

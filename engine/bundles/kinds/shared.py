@@ -65,6 +65,11 @@ class Shared(Strict, frozen=True, kw_only=True, tag_field="kind"):
         raise NotImplementedError
 
     @property
+    def first_role(self) -> Role:
+        """The role of the network that windows are given to."""
+        return next(iter(self.networks))
+
+    @property
     def inputs(self) -> tuple[InputSpec, ...]:
         """What of a slide a window shows, the fine part first."""
         return (InputSpec("image", self.window),)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from glassrt.engine.commands import progress
 from glassrt.engine.commands.progress import Lines, show_progress, show_status, show_time
-from glassrt.training.cli import CONFIGS, bars
+from glassrt.training.commands.options import CONFIGS, bars
 from glassrt.training.config import as_toml, load_config
 from glassrt.training.methods.segment import SegmentConfig
 

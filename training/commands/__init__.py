@@ -1,0 +1,1 @@
+"""`glassrt train` and `glassrt evaluate`: one file a command."""

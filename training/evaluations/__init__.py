@@ -1,0 +1,1 @@
+"""How a bundle is scored on a published set: one file a set, no torch."""
