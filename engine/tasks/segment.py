@@ -29,9 +29,10 @@ def segment(
     grid: GridReader,
     windows: Plan,
     bundle: Bundle,
-    runner: Runner,
+    backend: Backend,
     map_size: tuple[int, int],
     place: Callable[[Tile], None],
+    readers: int = DEFAULT_READERS,
     watch: Watch | None = None,
 ) -> None:
     """Run the planned windows and hand finished tiles of the map to `place`, from top to bottom.
@@ -39,6 +40,7 @@ def segment(
     `map_size` is (width, height); memory does not grow with it.
     """
     canvas = Canvas(windows, bundle.manifest.output_stride, map_size, place)
+    runner: Runner = HostRunner(backend, readers)
     runner.run(grid, windows, canvas, watch or Watch())
 
 
@@ -55,6 +57,5 @@ def segment_image(pixels: NDArray[np.uint8], mpp: float, bundle: Bundle, backend
         height, width = tile.analysed.shape
         probabilities[:, tile.top : tile.top + height, tile.left : tile.left + width] = tile.probabilities
 
-    runner = HostRunner(backend, DEFAULT_READERS)
-    segment(grid, lay_windows(grid, bundle), bundle, runner, (grid.width, grid.height), place)
+    segment(grid, lay_windows(grid, bundle), bundle, backend, (grid.width, grid.height), place)
     return probabilities

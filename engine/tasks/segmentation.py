@@ -8,7 +8,6 @@ from pathlib import Path
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.files import output_errors
-from glassrt.engine.flow.host import HostRunner
 from glassrt.engine.maps.mapfile import MapFile, MapWriter
 from glassrt.engine.maps.regions import find_regions
 from glassrt.engine.results.figures import Result, physical_mpp, summarise
@@ -46,8 +45,8 @@ class SegmentSlide:
         writing = output_errors(out)  # whatever fails beyond it is reading
         with MapFile(folder / "map.raw", len(work.bundle.manifest.classes), height, width) as map_file:
             writer = MapWriter(map_file, self._scope.tissue)
-            runner = HostRunner(work.backend, work.readers)
-            segment(self._grid, self._windows, work.bundle, runner, self._map_size, writing(writer.place), work.watch)
+            place, size = writing(writer.place), self._map_size
+            segment(self._grid, self._windows, work.bundle, work.backend, size, place, work.readers, work.watch)
             writing(writer.finish)()
             with work.watch.clock.time("write"), output_errors(out):
                 counts = write_outputs(folder, work.slide, work.bundle, map_file, self._scope.thumbnail)

@@ -76,8 +76,7 @@ def test_a_slide_in_bands_equals_the_slide_as_one_image(demo_slide: Path, bundle
             height, width = tile.analysed.shape
             probabilities[:, tile.top : tile.top + height, tile.left : tile.left + width] = tile.probabilities
 
-        runner = HostRunner(open_backend(bundle), 2)
-        segment(grid, lay_windows(grid, bundle), bundle, runner, (grid.width, grid.height), place)
+        segment(grid, lay_windows(grid, bundle), bundle, open_backend(bundle), (grid.width, grid.height), place)
         whole = grid.read(0, 0, grid.width, grid.height)
     expected = softmax(slide_windows(whole, network, 320, 256))
     assert np.abs(probabilities - expected).max() < 1e-3
@@ -123,7 +122,7 @@ def test_a_map_of_any_size_samples_the_same_logits(
         height, width = tile.analysed.shape
         probabilities[:, tile.top : tile.top + height, tile.left : tile.left + width] = tile.probabilities
 
-    segment(grid, lay_windows(grid, bundle), bundle, HostRunner(open_backend(bundle), 2), map_size, place)
+    segment(grid, lay_windows(grid, bundle), bundle, open_backend(bundle), map_size, place)
     logits = slide_windows(image, network, 320, 256)
     expected = softmax(resize(resize(logits, 1, map_size[1]), 2, map_size[0]))
     assert np.abs(probabilities - expected).max() < 1e-4
