@@ -55,7 +55,7 @@ class AttentionPool(nn.Module):
         self.attention, self.classifier = nn.Linear(8, 1), nn.Linear(8, 1)
 
     def forward(self, bags: Bags) -> Tensor:
-        features = self.dropout(self.encoder(bags.pixels / 255).relu().mean((2, 3)))
+        features = self.dropout(self.encoder(bags.instances / 255).relu().mean((2, 3)))
         pooled = [(part * self.attention(part).softmax(0)).sum(0) for part in features.split(bags.sizes)]
         return self.classifier(torch.stack(pooled)).squeeze(1)
 
@@ -74,7 +74,7 @@ def bag_loss(network: nn.Module, bags: Bags, labels: Tensor, step: int) -> Tenso
 
 def bag_accuracy(network: nn.Module) -> float:
     bags = [draw_bag(number, np.random.default_rng(-number)) for number in range(-40, 0)]
-    found = network(stack([each.pixels for each in bags], ALONE.device)) > 0
+    found = network(stack([each.inputs for each in bags], ALONE.device)) > 0
     return float((found.numpy() == [each.label for each in bags]).mean())
 
 
@@ -84,7 +84,7 @@ def bag_task(dropout: float = 0.0) -> Task[Bags]:
 
 def test_a_bag_among_others_gives_what_it_gives_alone() -> None:
     network = AttentionPool(0.0)
-    bags = [np.asarray(draw_bag(number, np.random.default_rng(number)).pixels) for number in range(8)]
+    bags = [np.asarray(draw_bag(number, np.random.default_rng(number)).inputs) for number in range(8)]
     assert len({len(bag) for bag in bags}) > 2
     together = network(stack(bags, ALONE.device))
     alone = torch.cat([network(stack([bag], ALONE.device)) for bag in bags])
@@ -100,6 +100,31 @@ def test_bags_of_different_lengths_are_learnt(tmp_path: Path, batch: int, steps:
     (row,) = rows(tmp_path / "validation.csv")
     assert row["step"] == str(steps - 1)
     assert float(row["score"]) > 0.9
+
+
+class MeanPool(nn.Module):
+    """One logit a bag: a weighted sum of its mean features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(6, 1)
+
+    def forward(self, bags: Bags) -> Tensor:
+        means = torch.stack([part.mean(0) for part in bags.instances.split(bags.sizes)])
+        logits: Tensor = self.classifier(means)
+        return logits.squeeze(1)
+
+
+def test_bags_of_stored_features_are_learnt_without_pictures(tmp_path: Path) -> None:
+    def draw(number: int, random: Random) -> Example:
+        features = random.normal(size=(int(random.integers(1, 9)), 6)).astype(np.float32)
+        return Example(features, np.array(features[:, 2].mean() > 0, np.float32), str(number))
+
+    task = Task(MeanPool, draw, bag_loss, least=1)
+    fit(task, schedule(batch=4, steps=100, sample_every=10), Run(tmp_path, {}), ALONE)
+    weights, _ = checkpoint.load(tmp_path / "model.safetensors")
+    assert int(weights["classifier.weight"].argmax()) == 2
+    assert not (tmp_path / "samples").exists()
 
 
 class TwoInputs(nn.Module):
