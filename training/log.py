@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
+from glassrt.engine.files import replace_file
 from glassrt.training import pictures
 
 VALIDATION = "validation.csv"
@@ -60,4 +61,5 @@ def cut_table(path: Path, first: int) -> None:
         return
     lines = path.read_text().splitlines(keepends=True) if first else []
     kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",")[0]) < first]
-    path.write_text("".join([*lines[:1], *kept]))
+    with replace_file(path) as beside:
+        beside.write_text("".join([*lines[:1], *kept] if kept else []))

@@ -1,6 +1,8 @@
 """The loop on tasks that train in a second: bags, two inputs, named losses, validation, stops and resumes."""
 
 import csv
+import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -276,6 +278,42 @@ def test_a_stopped_run_ends_as_if_it_never_was(tmp_path: Path, task: Task[Any], 
     with open(tmp_path / "broken" / "metrics.csv", "a") as table:
         table.write("1")  # what was left of a row when the process was killed
     fit(task, settings, Run(tmp_path / "broken", {}), ALONE)
+    assert content(tmp_path / "broken") == content(tmp_path / "straight")
+
+
+def is_left_by_a_kill(folder: Path) -> bool:
+    return any(path.name.startswith(".glassrt-") for path in folder.iterdir())
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
+    """States are as large as the network with all that its optimiser keeps: twenty kills would fill a disk."""
+    task, settings = SLIDE._replace(validate=None), schedule(save_every=2)
+    child = os.fork()
+    if child == 0:
+        checkpoint.save_file = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[attr-defined]
+        fit(task, settings, Run(tmp_path, {}), ALONE)
+        os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert is_left_by_a_kill(tmp_path)
+    fit(task, settings, Run(tmp_path, {}), ALONE)
+    assert not is_left_by_a_kill(tmp_path)
+
+
+def test_tables_are_whole_while_they_are_cut(tmp_path: Path) -> None:
+    """Another name of the table shows that it is replaced: emptied and written again, a kill between would lose it."""
+    stop(SLIDE, PATIENT, tmp_path, 6)
+    before = (tmp_path / "metrics.csv").read_text()
+    (tmp_path / "other.csv").hardlink_to(tmp_path / "metrics.csv")
+    fit(SLIDE, PATIENT, Run(tmp_path, {}), ALONE)
+    assert (tmp_path / "other.csv").read_text() == before
+
+
+def test_a_table_that_was_hardly_begun_begins_again(tmp_path: Path) -> None:
+    settings = schedule(save_every=2, validation=Validation(every=6))
+    fit(SLIDE, settings, Run(tmp_path / "straight", {}), ALONE)
+    stop(SLIDE, settings, tmp_path / "broken", 4)
+    (tmp_path / "broken" / "validation.csv").write_text("step,sc")  # on a disk that was full
+    fit(SLIDE, settings, Run(tmp_path / "broken", {}), ALONE)
     assert content(tmp_path / "broken") == content(tmp_path / "straight")
 
 
