@@ -202,6 +202,29 @@ def test_the_sum_of_named_losses_is_minimised_and_each_is_logged(tmp_path: Path)
     assert [event.value for event in events.Scalars("two")] == pytest.approx([0, -0.4, -1.16])
 
 
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ([("one", "two"), ("one",)], "are step, loss, learning_rate, one, two, but step 1 gives .*rate, one;"),
+        ([("one", "two"), ("two", "one")], "step 1 gives step, loss, learning_rate, two, one;"),
+        ([("one", "loss")], "step 0 gives step, loss, learning_rate, one, loss;"),
+    ],
+)
+@pytest.mark.parametrize("resumed", [False, True])
+def test_figures_never_stand_in_the_columns_of_others(
+    tmp_path: Path, parts: list[tuple[str, ...]], says: str, resumed: bool
+) -> None:
+    def loss(network: nn.Module, pixels: Tensor, labels: Tensor, step: int) -> Mapping[str, Tensor]:
+        values = {"one": network.first, "two": network.second, "loss": network.first}
+        return {name: values[name] for name in parts[min(step, len(parts) - 1)]}  # type: ignore[misc]
+
+    task, settings = SLIDE._replace(validate=None, loss=loss), schedule(save_every=1)
+    if resumed and len(parts) > 1:
+        stop(task, settings, tmp_path, 0)
+    with pytest.raises(TrainingError, match=says):
+        fit(task, settings, Run(tmp_path, {}), ALONE)
+
+
 def test_groups_of_parameters_learn_at_their_own_rates(tmp_path: Path) -> None:
     def groups(network: nn.Module) -> list[Group]:
         assert isinstance(network, Slider)
