@@ -86,7 +86,7 @@ def fit(
             if task.validate and is_due(step, schedule):
                 with torch.no_grad():
                     score = world.agree(task.validate(average.module.eval()))
-                best = best.after(score, average.module)
+                best = best.after(score, average.module, f"{run.folder}, step {step}")
             over = is_over(step, best, schedule)
             if log is not None:
                 log.write(step, value, rate, values, score)

@@ -362,13 +362,14 @@ def test_a_state_from_before_there_was_validation_goes_on(tmp_path: Path) -> Non
         (
             {"validate": lambda network: float("nan")},
             schedule(validation=Validation(every=2)),
-            "the validation score became nan",
+            "fold 3, step 1: the validation score became nan",
         ),
     ],
 )
 def test_what_cannot_be_trained_is_refused(
     tmp_path: Path, changes: dict[str, Any], settings: Schedule, says: str
 ) -> None:
+    folder = tmp_path / "fold 3"
     with pytest.raises(TrainingError, match=says):
-        fit(SLIDE._replace(**changes), settings, Run(tmp_path, {}), ALONE)
-    assert not (tmp_path / "model.safetensors").exists()
+        fit(SLIDE._replace(**changes), settings, Run(folder, {}), ALONE)
+    assert not (folder / "model.safetensors").exists()
