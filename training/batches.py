@@ -18,28 +18,29 @@ from glassrt.training.config import Schedule
 from glassrt.training.world import World
 
 Random = np.random.Generator
-Pixels = NDArray[np.uint8]
+Input = NDArray[np.uint8] | NDArray[np.floating[Any]]
 
 
 class Example(NamedTuple):
-    """One input of a batch, its label of any shape, and the file it was cut from.
+    """What a network learns from at once, its label of any shape, and the file it was cut from.
 
-    `pixels` is an RGB image `[H, W, 3]`, a bag of K of them `[K, H, W, 3]`, or several such inputs by name. Images
-    of one input have one size throughout a batch; K may differ.
+    `inputs` is an RGB image `[H, W, 3]`, a bag of K of them `[K, H, W, 3]`, a bag of K stored features `[K, D]`, or
+    several of these by name. Images and features of one input have one size throughout a batch; K may differ.
     """
 
-    pixels: Pixels | Mapping[str, Pixels]
+    inputs: Input | Mapping[str, Input]
     label: NDArray[np.generic]
     source: str
 
 
 class Bags(NamedTuple):
-    """The bags of a batch: all their images one after another, `[sum of K, 3, H, W]`, and each bag's K.
+    """The bags of a batch: all they hold one after another, and each bag's K.
 
-    `rows.split(sizes)` gives each bag its part of what a network made of `pixels`.
+    `instances` is `[sum of K, 3, H, W]` of images and `[sum of K, D]` of features. `rows.split(sizes)` gives each bag
+    its part of what a network made of it.
     """
 
-    pixels: Tensor
+    instances: Tensor
     sizes: list[int]
 
 
@@ -68,7 +69,7 @@ def batches(draw: Draw, schedule: Schedule, first: int, share: int, world: World
             for step in range(first, schedule.steps):
                 examples = [future.result() for future in waiting]
                 waiting = start(step + 1) if step + 1 < schedule.steps else []
-                inputs = stack([each.pixels for each in examples], world.device)
+                inputs = stack([each.inputs for each in examples], world.device)
                 labels = torch.from_numpy(np.stack([each.label for each in examples]))
                 yield inputs, labels.to(world.device), [each.source for each in examples]
 
@@ -78,18 +79,21 @@ def batches(draw: Draw, schedule: Schedule, first: int, share: int, world: World
             threads.shutdown(cancel_futures=True)
 
 
-def stack(pixels: Sequence[Pixels | Mapping[str, Pixels]], device: torch.device) -> Any:
-    """The examples' inputs as one batch on the device, float32 in 0..255.
+def stack(inputs: Sequence[Input | Mapping[str, Input]], device: torch.device) -> Any:
+    """The examples' inputs as one batch on the device, float32: pixels in 0..255, features as they are.
 
-    Images `[H, W, 3]` become a tensor `[N, 3, H, W]`, bags `[K, H, W, 3]` become `Bags`, inputs by name a dict.
+    Images `[H, W, 3]` become a tensor `[N, 3, H, W]`, bags `[K, H, W, 3]` and `[K, D]` become `Bags`, inputs by name a
+    dict.
     """
-    first = pixels[0]
+    first = inputs[0]
     if isinstance(first, Mapping):
-        return {name: stack([each[name] for each in pixels], device) for name in first}  # type: ignore[call-overload]
-    arrays: list[Pixels] = list(pixels)  # type: ignore[arg-type]
-    bags = first.ndim == 4
+        return {name: stack([each[name] for each in inputs], device) for name in first}  # type: ignore[call-overload]
+    arrays: list[Input] = list(inputs)  # type: ignore[arg-type]
+    bags = first.ndim != 3
     joined = torch.from_numpy(np.concatenate(arrays) if bags else np.stack(arrays))
-    tensor = joined.permute(0, 3, 1, 2).to(device).float()
+    if joined.ndim == 4:
+        joined = joined.permute(0, 3, 1, 2)
+    tensor = joined.to(device).float()
     return Bags(tensor, [len(bag) for bag in arrays]) if bags else tensor
 
 

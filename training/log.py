@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
+from glassrt.engine.errors import TrainingError
+from glassrt.engine.files import replace_file
 from glassrt.training import pictures
 
 VALIDATION = "validation.csv"
@@ -20,13 +22,25 @@ class Log:
     def __init__(self, folder: Path, table: TextIO, first: int) -> None:
         self.folder = folder
         self.table = table
+        with open(table.name, newline="") as written:
+            self.columns = next(csv.reader(written), [])
         self.board = SummaryWriter(folder / "tensorboard", purge_step=first, max_queue=100)
 
     def write(
         self, step: int, loss: float, learning_rate: float, parts: Mapping[str, float], score: float | None
     ) -> None:
-        """One step's figures: the loss, its parts by name, and the validation score after the step if there is one."""
+        """One step's figures: the loss, its parts by name, and the validation score after the step if there is one.
+
+        Raises TrainingError if the parts are not those of the steps before: they would stand in others' columns.
+        """
         row = {"step": step, "loss": f"{loss:.5f}", "learning_rate": f"{learning_rate:.3g}"}
+        columns = [*row, *parts]
+        self.columns = self.columns or list(dict.fromkeys(columns))
+        if columns != self.columns:
+            raise TrainingError(
+                f"{self.folder}: the columns of metrics.csv are {', '.join(self.columns)}, but step {step} gives "
+                f"{', '.join(columns)}; a loss names the same parts at every step, none like another column"
+            )
         add_row(self.table, row | {name: f"{value:.5f}" for name, value in parts.items()})
         for name, value in {"loss": loss, "learning rate": learning_rate, **parts}.items():
             self.board.add_scalar(name, value, step)
@@ -60,4 +74,5 @@ def cut_table(path: Path, first: int) -> None:
         return
     lines = path.read_text().splitlines(keepends=True) if first else []
     kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",")[0]) < first]
-    path.write_text("".join([*lines[:1], *kept]))
+    with replace_file(path) as beside:
+        beside.write_text("".join([*lines[:1], *kept] if kept else []))

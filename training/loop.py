@@ -34,18 +34,19 @@ class Task(NamedTuple, Generic[Inputs]):
     """What one network learns.
 
     `build()` makes the network, with the weights it starts from. `draw(number, random)` makes the number-th example
-    of the run from its own random numbers. `loss(network, inputs, labels, step)` takes the examples' inputs, RGB in
-    0..255: a tensor `[N, 3, H, W]`, `Bags`, or a dict of these by name; and the stacked labels. Of losses by name the
-    sum is minimised and each is logged. `picture(network, inputs, labels)` shows a batch as one RGB picture.
-    `validate(network)` returns the score, the higher the better, of a network in evaluation mode; every process calls
-    it and the first one's score counts. `groups(network)` are parameters with learning rates of their own. `least` is
-    the fewest examples that a process can learn from at once: two for batch norm, one where an example is a bag.
+    of the run from its own random numbers. `loss(network, inputs, labels, step)` takes the examples' inputs: a tensor
+    `[N, 3, H, W]` of RGB in 0..255, `Bags` of such images or of features, or a dict of these by name; and the stacked
+    labels. Of losses by name the sum is minimised and each is logged. `picture(network, inputs, labels)` shows a batch
+    as one RGB picture, where it has pixels. `validate(network)` returns the score, the higher the better, of a network
+    in evaluation mode; every process calls it and the first one's score counts. `groups(network)` are parameters with
+    learning rates of their own. `least` is the fewest examples that a process can learn from at once: two for batch
+    norm, one where an example is a bag.
     """
 
     build: Callable[[], nn.Module]
     draw: Draw
     loss: Callable[[nn.Module, Inputs, Tensor, int], Tensor | Mapping[str, Tensor]]
-    picture: Callable[[nn.Module, Inputs, Tensor], NDArray[np.uint8]]
+    picture: Callable[[nn.Module, Inputs, Tensor], NDArray[np.uint8]] | None = None
     validate: Callable[[nn.Module], float] | None = None
     groups: Callable[[nn.Module], Sequence[Group]] = as_one_group
     least: int = 2
@@ -85,11 +86,11 @@ def fit(
             if task.validate and is_due(step, schedule):
                 with torch.no_grad():
                     score = world.agree(task.validate(average.module.eval()))
-                best = best.after(score, average.module)
+                best = best.after(score, average.module, f"{run.folder}, step {step}")
             over = is_over(step, best, schedule)
             if log is not None:
                 log.write(step, value, rate, values, score)
-                if (step + 1) % schedule.sample_every == 0 or over:
+                if task.picture and ((step + 1) % schedule.sample_every == 0 or over):
                     log.show(step, task.picture(average.module, inputs, labels))
                 if (step + 1) % schedule.save_every == 0 and not over:
                     log.flush()

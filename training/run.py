@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from glassrt.engine.errors import TrainingError
-from glassrt.engine.files import output_errors, replace_file
+from glassrt.engine.files import output_errors, prepare_folder, replace_file
 from glassrt.training import checkpoint
 from glassrt.training.config import Strict, as_toml
 from glassrt.training.log import VALIDATION, Log, cut_table
@@ -90,13 +90,16 @@ class Run:
 
     @contextmanager
     def open_log(self, first: int, write: bool) -> Iterator[Log | None]:
-        """The log from step `first` on; rows that a killed run wrote beyond are dropped. None where not to `write`."""
+        """The log from step `first` on; None where not to `write`.
+
+        What a killed run left is removed: rows from steps beyond, files half-written.
+        """
         if not write:
             yield None
             return
         path = self.folder / "metrics.csv"
+        prepare_folder(self.folder)
         with output_errors(path):
-            self.folder.mkdir(parents=True, exist_ok=True)
             cut_table(path, first)
             cut_table(self.folder / VALIDATION, first)
         with open(path, "a", newline="") as table:

@@ -17,14 +17,14 @@ class Best(NamedTuple):
     misses: int = 0
     weights: Mapping[str, Tensor] = {}
 
-    def after(self, score: float, network: nn.Module) -> "Best":
+    def after(self, score: float, network: nn.Module, where: str) -> "Best":
         """The best once `network` has reached `score`; its weights are copied where they are better.
 
-        Raises TrainingError for a score that is no number.
+        Raises TrainingError for a score that is no number, beginning with `where` it was found.
         """
         if not math.isfinite(score):
             raise TrainingError(
-                f"the validation score became {score}; look at the validation set, or lower learning_rate"
+                f"{where}: the validation score became {score}; look at the validation set, or lower learning_rate"
             )
         if score <= self.score:
             return self._replace(misses=self.misses + 1)

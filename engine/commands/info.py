@@ -14,7 +14,9 @@ from glassrt.engine.slides.slide import Slide
 
 
 def info_command(
-    path: Annotated[Path, typer.Argument(help="A slide, an image or a bundle folder.", show_default=False)],
+    path: Annotated[
+        Path, typer.Argument(help="A slide, an image or a bundle folder.", show_default=False, readable=False)
+    ],
     mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel, for files that do not say.")] = None,
 ) -> None:
     """Describe a slide or a bundle."""

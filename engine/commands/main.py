@@ -1,5 +1,6 @@
 """The `glassrt` command. The other rooms add theirs through the entry-point group `glassrt.commands`."""
 
+import errno
 import io
 import sys
 from importlib.metadata import entry_points, version
@@ -37,7 +38,20 @@ def main() -> None:
         if message := " ".join(error.format_message().split()).rstrip("."):  # none where the help has been printed
             command = error.ctx.command_path if error.ctx else "glassrt"
             print(f"glassrt: {printable(message)}; see {command} --help", file=sys.stderr)
+    except OSError as error:
+        if not (line := explain(error)):
+            raise
+        print(f"glassrt: {printable(line)}", file=sys.stderr)
     sys.exit(BAD_INPUT)
+
+
+def explain(error: OSError) -> str:
+    """What a user can mend of what no part of the work has a word for; nothing where that is not known."""
+    if isinstance(error, PermissionError) and error.filename is not None:  # of looking into a folder, wherever that was
+        return f"{error.filename}: no permission to reach it"
+    if error.errno == errno.ENOSPC:  # files on a full disk have a word of their own
+        return "no space left where the output of this command goes"
+    return ""
 
 
 def print_version(asked: bool) -> None:

@@ -28,7 +28,7 @@ SLIDES_FAILED = 3  # exit code of a batch in which some slides could not be scor
 
 
 def score_command(
-    slides: Annotated[list[Path], typer.Argument(help="Slides or images.", show_default=False)],
+    slides: Annotated[list[Path], typer.Argument(help="Slides or images.", show_default=False, readable=False)],
     out: Annotated[Path, typer.Option(help="Folder for summary.csv and one folder a slide.", show_default=False)],
     bundle: Annotated[
         Path, typer.Option(help="Bundle to score with.", show_default="the one shipped")

@@ -31,10 +31,22 @@ def test_bags_follow_one_another_without_padding(sizes: list[int]) -> None:
     given = [paint(size, 8, 6, 3) for size in sizes]
     batch = stack(given, CPU)
     assert isinstance(batch, Bags)
-    assert batch.pixels.shape == (sum(sizes), 3, 8, 6)
+    assert batch.instances.shape == (sum(sizes), 3, 8, 6)
     assert batch.sizes == sizes
-    for bag, images in zip(given, batch.pixels.split(batch.sizes), strict=True):
+    for bag, images in zip(given, batch.instances.split(batch.sizes), strict=True):
         assert np.array_equal(as_pixels(images), bag)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("sizes", [[3], [1, 1], [4, 1, 7]])
+def test_bags_of_stored_features_stay_as_they_are(sizes: list[int], dtype: type) -> None:
+    given = [np.random.default_rng(size).normal(size=(size, 5)).astype(dtype) for size in sizes]
+    batch = stack(given, CPU)
+    assert isinstance(batch, Bags)
+    assert batch.instances.dtype == torch.float32
+    assert batch.sizes == sizes
+    for bag, features in zip(given, batch.instances.split(batch.sizes), strict=True):
+        assert np.array_equal(features.numpy(), bag.astype(np.float32))
 
 
 def test_inputs_keep_their_names_and_sizes() -> None:
@@ -65,8 +77,8 @@ def test_processes_draw_the_examples_of_one_between_them(size: int, first: int) 
         numbers = range(step * 4, step * 4 + 4)
         assert [source for _, _, sources in shares for source in sources] == [str(number) for number in numbers]
         assert torch.cat([labels for _, labels, _ in shares]).tolist() == list(numbers)
-        pixels = np.concatenate([as_pixels(inputs.pixels) for inputs, _, _ in shares])
-        wanted = [draw(number, np.random.default_rng([5, number])).pixels for number in numbers]
+        pixels = np.concatenate([as_pixels(inputs.instances) for inputs, _, _ in shares])
+        wanted = [draw(number, np.random.default_rng([5, number])).inputs for number in numbers]
         assert np.array_equal(pixels, np.concatenate(wanted))
 
 

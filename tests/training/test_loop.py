@@ -1,6 +1,5 @@
-"""The loop on tasks that train in a second: bags, two inputs, named losses, validation, stops and resumes."""
+"""The loop on tasks that train in a second: bags, two inputs, named losses, validation."""
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,19 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
-from torch.nn import functional as F
+from toy_tasks import (
+    ALONE,
+    SLIDE,
+    AttentionPool,
+    Slider,
+    bag_loss,
+    bag_task,
+    draw_bag,
+    no_picture,
+    rows,
+    schedule,
+    stop,
+)
 
 from glassrt.engine.errors import TrainingError
 from glassrt.training import checkpoint
@@ -18,73 +29,11 @@ from glassrt.training.batches import stack
 from glassrt.training.config import Schedule, Validation
 from glassrt.training.loop import Bags, Example, Group, Random, Task, fit
 from glassrt.training.run import Run
-from glassrt.training.world import World
-
-ALONE = World(0, 1, torch.device("cpu"))
-
-
-def schedule(**changes: object) -> Schedule:
-    """A constant rate of 0.1, and what a test changes."""
-    plain = {
-        "batch": 2,
-        "steps": 12,
-        "optimiser": "sgd",
-        "learning_rate": 0.1,
-        "weight_decay": 0.0,
-        "phases": (1.0,),
-    }
-    return Schedule(**(plain | changes))  # type: ignore[arg-type]
-
-
-def no_picture(network: nn.Module, inputs: Any, labels: Tensor) -> np.ndarray:
-    return np.zeros((8, 8, 3), np.uint8)
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as table:
-        return list(csv.DictReader(table))
-
-
-class AttentionPool(nn.Module):
-    """One logit a bag: features of its images, weighted by a softmax over the bag."""
-
-    def __init__(self, dropout: float) -> None:
-        super().__init__()
-        self.encoder = nn.Conv2d(3, 8, 4, stride=4)
-        self.dropout = nn.Dropout(dropout)
-        self.attention, self.classifier = nn.Linear(8, 1), nn.Linear(8, 1)
-
-    def forward(self, bags: Bags) -> Tensor:
-        features = self.dropout(self.encoder(bags.pixels / 255).relu().mean((2, 3)))
-        pooled = [(part * self.attention(part).softmax(0)).sum(0) for part in features.split(bags.sizes)]
-        return self.classifier(torch.stack(pooled)).squeeze(1)
-
-
-def draw_bag(number: int, random: Random) -> Example:
-    """One to six grey images; in every second bag one of them is red."""
-    bag = np.repeat(random.integers(60, 200, (int(random.integers(1, 7)), 8, 8, 1), dtype=np.uint8), 3, axis=3)
-    if number % 2:
-        bag[random.integers(len(bag))] = (230, 20, 20)
-    return Example(bag, np.array(number % 2, np.float32), f"bag {number}")
-
-
-def bag_loss(network: nn.Module, bags: Bags, labels: Tensor, step: int) -> Tensor:
-    return F.binary_cross_entropy_with_logits(network(bags), labels)
-
-
-def bag_accuracy(network: nn.Module) -> float:
-    bags = [draw_bag(number, np.random.default_rng(-number)) for number in range(-40, 0)]
-    found = network(stack([each.pixels for each in bags], ALONE.device)) > 0
-    return float((found.numpy() == [each.label for each in bags]).mean())
-
-
-def bag_task(dropout: float = 0.0) -> Task[Bags]:
-    return Task(lambda: AttentionPool(dropout), draw_bag, bag_loss, no_picture, bag_accuracy, least=1)
 
 
 def test_a_bag_among_others_gives_what_it_gives_alone() -> None:
     network = AttentionPool(0.0)
-    bags = [np.asarray(draw_bag(number, np.random.default_rng(number)).pixels) for number in range(8)]
+    bags = [np.asarray(draw_bag(number, np.random.default_rng(number)).inputs) for number in range(8)]
     assert len({len(bag) for bag in bags}) > 2
     together = network(stack(bags, ALONE.device))
     alone = torch.cat([network(stack([bag], ALONE.device)) for bag in bags])
@@ -100,6 +49,31 @@ def test_bags_of_different_lengths_are_learnt(tmp_path: Path, batch: int, steps:
     (row,) = rows(tmp_path / "validation.csv")
     assert row["step"] == str(steps - 1)
     assert float(row["score"]) > 0.9
+
+
+class MeanPool(nn.Module):
+    """One logit a bag: a weighted sum of its mean features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(6, 1)
+
+    def forward(self, bags: Bags) -> Tensor:
+        means = torch.stack([part.mean(0) for part in bags.instances.split(bags.sizes)])
+        logits: Tensor = self.classifier(means)
+        return logits.squeeze(1)
+
+
+def test_bags_of_stored_features_are_learnt_without_pictures(tmp_path: Path) -> None:
+    def draw(number: int, random: Random) -> Example:
+        features = random.normal(size=(int(random.integers(1, 9)), 6)).astype(np.float32)
+        return Example(features, np.array(features[:, 2].mean() > 0, np.float32), str(number))
+
+    task = Task(MeanPool, draw, bag_loss, least=1)
+    fit(task, schedule(batch=4, steps=100, sample_every=10), Run(tmp_path, {}), ALONE)
+    weights, _ = checkpoint.load(tmp_path / "model.safetensors")
+    assert int(weights["classifier.weight"].argmax()) == 2
+    assert not (tmp_path / "samples").exists()
 
 
 class TwoInputs(nn.Module):
@@ -131,36 +105,6 @@ def test_two_inputs_reach_the_network_by_name(tmp_path: Path) -> None:
     assert float(weights["context.weight"].sum()) == pytest.approx(-1, abs=0.1)
 
 
-class Slider(nn.Module):
-    """Two weights at 0. A loss that is their sum lets SGD with momentum slide each to -0.1, -0.29, -0.561, -0.9049,
-    -1.31441, -1.782969, -2.3046721 and on, at rate 0.1.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
-
-
-def draw_nothing(number: int, random: Random) -> Example:
-    return Example(np.zeros((1, 1, 3), np.uint8), np.zeros(()), str(number))
-
-
-def slide(network: nn.Module, pixels: Tensor, labels: Tensor, step: int) -> Mapping[str, Tensor]:
-    assert isinstance(network, Slider)
-    return {"one": network.first + 1, "two": network.second * 2}
-
-
-def nearness(network: nn.Module) -> float:
-    """The higher, the nearer the first weight is to -0.9."""
-    assert isinstance(network, Slider)
-    assert not network.training
-    assert not torch.is_grad_enabled()
-    return -abs(float(network.first) + 0.9)
-
-
-SLIDE: Task[Tensor] = Task(Slider, draw_nothing, slide, no_picture, nearness)
-
-
 def test_the_sum_of_named_losses_is_minimised_and_each_is_logged(tmp_path: Path) -> None:
     """The second weight slides twice as far as the first."""
     fit(SLIDE._replace(validate=None), schedule(steps=3), Run(tmp_path, {}), ALONE)
@@ -173,6 +117,29 @@ def test_the_sum_of_named_losses_is_minimised_and_each_is_logged(tmp_path: Path)
     assert float(weights["second"]) == pytest.approx(2 * float(weights["first"])) == pytest.approx(-1.122)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.value for event in events.Scalars("two")] == pytest.approx([0, -0.4, -1.16])
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ([("one", "two"), ("one",)], "are step, loss, learning_rate, one, two, but step 1 gives .*rate, one;"),
+        ([("one", "two"), ("two", "one")], "step 1 gives step, loss, learning_rate, two, one;"),
+        ([("one", "loss")], "step 0 gives step, loss, learning_rate, one, loss;"),
+    ],
+)
+@pytest.mark.parametrize("resumed", [False, True])
+def test_figures_never_stand_in_the_columns_of_others(
+    tmp_path: Path, parts: list[tuple[str, ...]], says: str, resumed: bool
+) -> None:
+    def loss(network: nn.Module, pixels: Tensor, labels: Tensor, step: int) -> Mapping[str, Tensor]:
+        values = {"one": network.first, "two": network.second, "loss": network.first}
+        return {name: values[name] for name in parts[min(step, len(parts) - 1)]}  # type: ignore[misc]
+
+    task, settings = SLIDE._replace(validate=None, loss=loss), schedule(save_every=1)
+    if resumed and len(parts) > 1:
+        stop(task, settings, tmp_path, 0)
+    with pytest.raises(TrainingError, match=says):
+        fit(task, settings, Run(tmp_path, {}), ALONE)
 
 
 def test_groups_of_parameters_learn_at_their_own_rates(tmp_path: Path) -> None:
@@ -211,62 +178,6 @@ def test_training_stops_in_time_and_serves_the_best_weights(
     assert [picture.name for picture in (tmp_path / "samples").iterdir()] == [f"step_{last + 1:06}.jpg"]
 
 
-def stop(task: Task[Any], settings: Schedule, folder: Path, after: int) -> None:
-    """A run that is interrupted when step `after` is done."""
-
-    def progress(step: int, loss: float) -> None:
-        if step == after:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(task, settings, Run(folder, {}), ALONE, progress)
-
-
-def content(folder: Path) -> dict[str, bytes | str]:
-    """All that a finished run is: its weights, bit for bit, and its tables."""
-    weights, _ = checkpoint.load(folder / "model.safetensors")
-    tables = {name: (folder / name).read_text() for name in ("metrics.csv", "validation.csv")}
-    return tables | {name: value.numpy().tobytes() for name, value in weights.items()}
-
-
-PATIENT = schedule(save_every=2, validation=Validation(every=2, patience=2))
-DROPOUT = schedule(
-    optimiser="adamw", average_decay=0.7, save_every=5, batch=3, learning_rate=0.01, validation=Validation(every=3)
-)
-
-
-@pytest.mark.parametrize(
-    ("task", "settings", "after"),
-    [
-        pytest.param(SLIDE, PATIENT, 0, id="nothing saved"),
-        pytest.param(SLIDE, PATIENT, 4, id="the best weights saved"),
-        pytest.param(SLIDE, PATIENT, 6, id="patience half gone"),
-        pytest.param(bag_task(0.5), DROPOUT, 5, id="dropout, averaged weights"),
-        pytest.param(bag_task(0.5), DROPOUT, 10, id="saved twice"),
-    ],
-)
-def test_a_stopped_run_ends_as_if_it_never_was(tmp_path: Path, task: Task[Any], settings: Schedule, after: int) -> None:
-    fit(task, settings, Run(tmp_path / "straight", {}), ALONE)
-    stop(task, settings, tmp_path / "broken", after)
-    with open(tmp_path / "broken" / "metrics.csv", "a") as table:
-        table.write("1")  # what was left of a row when the process was killed
-    fit(task, settings, Run(tmp_path / "broken", {}), ALONE)
-    assert content(tmp_path / "broken") == content(tmp_path / "straight")
-
-
-def test_a_state_from_before_there_was_validation_goes_on(tmp_path: Path) -> None:
-    task, settings = SLIDE._replace(validate=None), schedule(save_every=2)
-    stop(task, settings, tmp_path / "broken", 4)
-    state = tmp_path / "broken" / "state.safetensors"
-    tensors, metadata = checkpoint.load(state)
-    assert set(metadata) - {"score", "misses"} == {"step"}
-    checkpoint.save(state, tensors, {"step": metadata["step"]})
-    fit(task, settings, Run(tmp_path / "broken", {}), ALONE)
-    fit(task, settings, Run(tmp_path / "straight", {}), ALONE)
-    first, second = (checkpoint.load(tmp_path / name / "model.safetensors")[0] for name in ("broken", "straight"))
-    assert first == second
-
-
 @pytest.mark.parametrize(
     ("changes", "settings", "says"),
     [
@@ -276,13 +187,14 @@ def test_a_state_from_before_there_was_validation_goes_on(tmp_path: Path) -> Non
         (
             {"validate": lambda network: float("nan")},
             schedule(validation=Validation(every=2)),
-            "the validation score became nan",
+            "fold 3, step 1: the validation score became nan",
         ),
     ],
 )
 def test_what_cannot_be_trained_is_refused(
     tmp_path: Path, changes: dict[str, Any], settings: Schedule, says: str
 ) -> None:
+    folder = tmp_path / "fold 3"
     with pytest.raises(TrainingError, match=says):
-        fit(SLIDE._replace(**changes), settings, Run(tmp_path, {}), ALONE)
-    assert not (tmp_path / "model.safetensors").exists()
+        fit(SLIDE._replace(**changes), settings, Run(folder, {}), ALONE)
+    assert not (folder / "model.safetensors").exists()

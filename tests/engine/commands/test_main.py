@@ -7,7 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from command_line import GLASSRT, run
+from command_line import GLASSRT, assert_one_line, obey_permissions, run
+
+from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE
 
 
 @pytest.mark.parametrize(
@@ -77,3 +79,34 @@ def test_completion_is_installed_where_the_shell_finds_it(tmp_path: Path) -> Non
     assert (done.returncode, done.stderr) == (0, "")
     assert "complete -o default -F _glassrt_completion glassrt" in done.stdout
     assert done.stdout.endswith("kept offered: info\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("info", "CLOSED/slide.svs"),
+        ("score", "SLIDE", "--out", "OUT", "--tissue", "CLOSED/mask.png"),
+        ("score", "SLIDE", "--out", "CLOSED/out"),
+        ("train", "segment", "--data", "CLOSED/data", "--out", "OUT"),
+        ("evaluate", "--data", "CLOSED/data"),
+        ("verify", DEFAULT_BUNDLE, "--tiles", "CLOSED/tiles"),
+    ],
+    ids=lambda words: " ".join(map(str, words[:2])),
+)
+def test_what_lies_in_a_closed_folder_is_told_in_one_line(
+    demo_slide: Path, tmp_path: Path, words: tuple[object, ...]
+) -> None:
+    places = {"CLOSED": tmp_path / "closed", "SLIDE": demo_slide, "OUT": tmp_path / "out"}
+    (tmp_path / "closed").mkdir(mode=0)
+    named = [Path(places.get(Path(word).parts[0], Path(word).parts[0]), *Path(word).parts[1:]) for word in words]
+    done = run(*named, preexec_fn=obey_permissions)
+    assert_one_line(done, 2, str(tmp_path / "closed"), "ermission")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_behind_the_output_is_told_in_one_line(demo_slide: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [GLASSRT, "info", demo_slide], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert_one_line(done, 2, "no space left")

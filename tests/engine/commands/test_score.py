@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import tifffile
-from command_line import assert_one_line, run
+from command_line import assert_one_line, obey_permissions, run
 
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE
 
@@ -62,6 +62,14 @@ def test_bad_input_gets_one_line_and_leaves_no_result(
     assert_one_line(done, code, says)
     left = {path.name for path in tmp_path.rglob("*")} - {"out"}
     assert left <= {"summary.csv"}
+
+
+def test_a_slide_that_may_not_be_read_does_not_stop_the_rest(demo_slide: Path, tmp_path: Path) -> None:
+    closed = tmp_path / "closed.svs"
+    closed.touch(mode=0)
+    done = run("score", closed, demo_slide, "--out", tmp_path / "out", preexec_fn=obey_permissions)
+    assert_one_line(done, 3, str(closed), "no permission to read it")
+    assert (tmp_path / "out" / demo_slide.stem / "result.json").exists()
 
 
 def test_an_altered_bundle_is_refused(demo_slide: Path, tmp_path: Path) -> None:
