@@ -1,6 +1,8 @@
 """A network of two inputs and two outputs, from torch to runtimes: what kinds of bundle to come are made of."""
 
+import hashlib
 import re
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -12,8 +14,11 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from glassrt.engine.bundles.bundle import Bundle, open_bundle
+from glassrt.engine.bundles.example import Known, store_example
 from glassrt.engine.bundles.kinds.segmentation import Segmentation
+from glassrt.engine.bundles.parts import Example
 from glassrt.engine.bundles.tensors import Signature, TensorSpec
+from glassrt.engine.geometry.plan import InputSpec
 from glassrt.engine.runtimes.openvino import OpenVinoBackend
 from glassrt.engine.runtimes.ort import OrtBackend
 from glassrt.engine.runtimes.protocol import Backend
@@ -187,6 +192,21 @@ def test_edge_windows_are_of_every_input() -> None:
     for white, black, noise in made.values():
         assert (white.min(), black.max()) == (255, 0)
         assert noise.std() > 50
+
+
+def test_the_example_window_is_the_fine_part(kind: Two, samples: Samples, tmp_path: Path) -> None:
+    class Placed(Two, frozen=True, kw_only=True, tag="placed"):
+        @property
+        def inputs(self) -> tuple[InputSpec, ...]:
+            return InputSpec("fine", 32), InputSpec("context", 24, 2.0)
+
+    outputs = {spec.name: np.zeros(spec.sized(1), np.float32) for spec in SIGNATURE.outputs}
+    stored = store_example(Known(take(samples, slice(1)), outputs))
+    (tmp_path / "example.npz").write_bytes(stored)
+    example = Example("example.npz", hashlib.sha256(stored).hexdigest())
+    manifest = Placed(**{**plain(kind), "examples": (example,)})
+    window = Bundle(tmp_path, manifest, 64 * "0").example_window
+    assert np.array_equal(window, samples["fine"][0])
 
 
 def test_triton_is_told_of_both(kind: Two) -> None:
