@@ -18,6 +18,7 @@ from glassrt.engine.bundles.example import Known, store_example
 from glassrt.engine.bundles.kinds.segmentation import Segmentation
 from glassrt.engine.bundles.parts import Example
 from glassrt.engine.bundles.tensors import Signature, TensorSpec
+from glassrt.engine.errors import UsageError
 from glassrt.engine.geometry.plan import InputSpec
 from glassrt.engine.runtimes.openvino import OpenVinoBackend
 from glassrt.engine.runtimes.ort import OrtBackend
@@ -29,6 +30,7 @@ from glassrt.export.precision import last_layers, run_graph, run_plainly, to_flo
 from glassrt.export.samples import Samples, count, each, join, take
 from glassrt.export.to_onnx import export_graph
 from glassrt.export.triton import describe_model
+from glassrt.export.verify import refuse_other
 
 SIGNATURE = Signature(
     (TensorSpec("fine", "uint8", (None, 32, 32, 3)), TensorSpec("context", "uint8", (None, 24, 24, 3))),
@@ -207,6 +209,19 @@ def test_the_example_window_is_the_fine_part(kind: Two, samples: Samples, tmp_pa
     manifest = Placed(**{**plain(kind), "examples": (example,)})
     window = Bundle(tmp_path, manifest, 64 * "0").example_window
     assert np.array_equal(window, samples["fine"][0])
+
+
+def test_what_is_verified_is_the_first_network_whatever_its_role(kind: Two, tmp_path: Path) -> None:
+    class Encoding(Two, frozen=True, kw_only=True, tag="encoding"):
+        @property
+        def networks(self) -> dict[str, Signature]:  # type: ignore[override]
+            return {"encoder": SIGNATURE, "head": Signature(SIGNATURE.outputs, SIGNATURE.outputs[1:])}
+
+    bundle = Bundle(tmp_path, Encoding(**plain(kind)), 64 * "0")
+    wanted = {spec.name: np.zeros(spec.sized(3), np.float32) for spec in SIGNATURE.outputs}
+    refuse_other(bundle, wanted, 3)
+    with pytest.raises(UsageError, match=r"gives score \[3\] for a window, what it is compared with \[\]"):
+        refuse_other(bundle, {"logits": wanted["logits"]}, 3)
 
 
 def test_triton_is_told_of_both(kind: Two) -> None:
