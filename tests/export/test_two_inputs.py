@@ -18,11 +18,12 @@ from glassrt.engine.bundles.example import Known, store_example
 from glassrt.engine.bundles.kinds.segmentation import Segmentation
 from glassrt.engine.bundles.parts import Example
 from glassrt.engine.bundles.tensors import Signature, TensorSpec
-from glassrt.engine.errors import UsageError
+from glassrt.engine.errors import BackendUnavailable, UsageError
 from glassrt.engine.geometry.plan import InputSpec
 from glassrt.engine.runtimes.openvino import OpenVinoBackend
 from glassrt.engine.runtimes.ort import OrtBackend
 from glassrt.engine.runtimes.protocol import Backend
+from glassrt.engine.runtimes.selftest import check_backend
 from glassrt.export import precision
 from glassrt.export.bundle import infer_exactly
 from glassrt.export.comparison import MadeOn, compare, edge_windows, flip_rate, run_each
@@ -209,6 +210,23 @@ def test_the_example_window_is_the_fine_part(kind: Two, samples: Samples, tmp_pa
     manifest = Placed(**{**plain(kind), "examples": (example,)})
     window = Bundle(tmp_path, manifest, 64 * "0").example_window
     assert np.array_equal(window, samples["fine"][0])
+
+
+def test_no_number_in_any_output_is_told(graph: bytes, kind: Two, samples: Samples, tmp_path: Path) -> None:
+    window = take(samples, slice(1))
+    backend = OrtBackend(graph, 1, 1, "fp32")
+    stored = store_example(Known(window, backend.infer(window)))
+    (tmp_path / "example.npz").write_bytes(stored)
+    example = Example("example.npz", hashlib.sha256(stored).hexdigest())
+    bundle = Bundle(tmp_path, Two(**{**plain(kind), "examples": (example,)}), 64 * "0")
+    check_backend(bundle, backend)
+
+    class Failing(OrtBackend):
+        def infer(self, inputs: Samples) -> Samples:
+            return {**super().infer(inputs), "score": np.full((1, 3), np.nan, np.float32)}
+
+    with pytest.raises(BackendUnavailable, match="its stored example is off by nan"):
+        check_backend(bundle, Failing(graph, 1, 1, "fp32"))
 
 
 def test_what_is_verified_is_the_first_network_whatever_its_role(kind: Two, tmp_path: Path) -> None:
