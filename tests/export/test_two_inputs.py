@@ -30,7 +30,7 @@ from glassrt.export.comparison import MadeOn, compare, edge_windows, flip_rate, 
 from glassrt.export.precision import last_layers, run_graph, run_plainly, to_float16, to_int8
 from glassrt.export.samples import Samples, count, each, join, take
 from glassrt.export.to_onnx import export_graph
-from glassrt.export.triton import describe_model
+from glassrt.export.triton import describe_model, describe_tensors
 from glassrt.export.verify import refuse_other
 
 SIGNATURE = Signature(
@@ -253,3 +253,7 @@ def test_triton_is_told_of_both(kind: Two) -> None:
         'output [ { name: "logits" data_type: TYPE_FP32 dims: [ 3, 16, 16 ] }, '
         '{ name: "score" data_type: TYPE_FP32 dims: [ 3 ] } ]'
     ) in lines
+
+
+def test_triton_is_told_of_lengths_that_are_free() -> None:
+    assert "dims: [ -1, 8 ] }" in describe_tensors([TensorSpec("features", "float32", (None, None, 8))])
