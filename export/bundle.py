@@ -42,9 +42,10 @@ def load_run(run: Path, name: str) -> Made:
 
 
 def open_network(run: Path) -> Callable[[Samples], Samples]:
-    """What torch makes of windows: the outputs of a finished run's main network."""
-    made = load_run(run, "unnamed")
-    return partial(infer_exactly, made.networks["main"], made.manifest.networks["main"])
+    """What torch makes of windows: the outputs of a finished run's first network."""
+    networks, manifest = load_run(run, "unnamed")
+    role = manifest.first_role
+    return partial(infer_exactly, networks[role], manifest.networks[role])
 
 
 def infer_exactly(network: nn.Module, signature: Signature, samples: Samples) -> Samples:

@@ -102,8 +102,8 @@ instance_group [ {{ count: {INSTANCES} kind: KIND_AUTO }} ]
 
 
 def describe_tensors(specs: Sequence[TensorSpec]) -> str:
-    """Inputs or outputs as a configuration names them; what counts windows is left out."""
+    """Inputs or outputs as a configuration names them; what counts windows is left out, -1 is free."""
     return ", ".join(
-        f'{{ name: "{spec.name}" data_type: {TYPES[spec.dtype]} dims: [ {", ".join(map(str, spec.sized(0)[1:]))} ] }}'
+        f'{{ name: "{spec.name}" data_type: {TYPES[spec.dtype]} dims: [ {", ".join(map(str, spec.sized(-1)[1:]))} ] }}'
         for spec in specs
     )

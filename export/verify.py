@@ -49,7 +49,7 @@ def verify(
     seen = frozenset[Path]() if data is None else find_seen(bundle, data)
     if seen:
         told(f"{data}: left out {len(seen)} images of testA that the bundle was calibrated on")
-    network = bundle.manifest.networks["main"]
+    network = bundle.manifest.networks[bundle.manifest.first_role]
     samples = join([tissue, edge_windows(network.inputs)])
     if exact is None:
         wanted, _ = run_with(bundle, "ort", "fp32", samples)
@@ -77,7 +77,7 @@ def verify(
 
 def refuse_other(bundle: Bundle, wanted: Samples, windows: int) -> None:
     """Raise UsageError for outputs that are not of a bundle's network."""
-    for spec in bundle.manifest.networks["main"].outputs:
+    for spec in bundle.manifest.networks[bundle.manifest.first_role].outputs:
         fitting, found = spec.sized(windows), wanted[spec.name].shape if spec.name in wanted else ()
         if found != fitting:
             raise UsageError(
@@ -90,7 +90,8 @@ def run_with(bundle: Bundle, name: str, precision: RunPrecision, samples: Sample
     """What the network gives for windows through one runtime, and what computed it."""
     with open_as_score_does(bundle, name, precision) as backend:
         made_on = MadeOn(bundle.sha256, backend.name, backend.version, backend.device, backend.isa, backend.precision)
-        return bundle.manifest.networks["main"].name_outputs(run_each(backend, samples)), made_on
+        network = bundle.manifest.networks[bundle.manifest.first_role]
+        return network.name_outputs(run_each(backend, samples)), made_on
 
 
 def find_seen(bundle: Bundle, data: Path) -> frozenset[Path]:

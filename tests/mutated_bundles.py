@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import onnx
 from hunting import Told, digest, judge_twice, refusal, try_each
+from known import run_windows
 from small_bundle import CLASSES, WINDOW, make_bundle, pin, read_manifest, write_manifest
 
 from glassrt.engine.bundles.bundle import open_bundle
 from glassrt.engine.errors import GlassError
 from glassrt.engine.runtimes.open import open_backend
-from glassrt.engine.runtimes.protocol import run_windows
 
 RUNS = (("ort", "fp32"), ("openvino", "fp32"), ("ort", "int8"), ("openvino", "int8"), ("ort", "auto"))
 VALUES: list[Any] = [

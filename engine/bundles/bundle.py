@@ -95,9 +95,9 @@ class Bundle:
 
     @property
     def example_window(self) -> NDArray[np.uint8] | None:
-        """The stored window `[H, W, 3]` alone. Raises BundleError."""
-        known = self.read_example()
-        return None if known is None else known.inputs["image"][0]
+        """The stored window `[H, W, 3]` alone, of its inputs the fine part. Raises BundleError."""
+        known, (fine, *_) = self.read_example(), self.manifest.inputs
+        return None if known is None else known.inputs[fine.name][0]
 
     def check_files(self) -> None:
         """Read every file that the manifest names, for whatever device. Raises BundleError for one that is damaged."""

@@ -14,9 +14,14 @@ KINDS = tuple(str(kind.__struct_config__.tag) for kind in get_args(Manifest) or 
 
 
 class Head(msgspec.Struct):
-    """What tells how the rest is to be read."""
+    """What the manifest of any version says, whatever else stands in it."""
 
     format: int
+
+
+class Kind(msgspec.Struct):
+    """What tells how the rest of a manifest of today's format is to be read."""
+
     kind: str
 
 
@@ -54,17 +59,18 @@ class FirstManifest(Strict, frozen=True):
 def decode_manifest(content: bytes) -> Manifest:
     """The manifest in a file's bytes. Raises BundleError, which says in a line what is wrong and where."""
     try:
-        head = msgspec.json.decode(content, type=Head)
-        if head.format > FORMAT:
+        version = msgspec.json.decode(content, type=Head).format
+        if version > FORMAT:
             raise BundleError(
-                f"format {head.format} is of a later version of GlassRT, this one reads up to {FORMAT}: "
+                f"format {version} is of a later version of GlassRT, this one reads up to {FORMAT}: "
                 "pip install --upgrade glassrt"
             )
-        if head.format == 1:
+        if version == 1:
             return msgspec.json.decode(content, type=FirstManifest).renew()
-        if head.kind not in KINDS:
+        kind = msgspec.json.decode(content, type=Kind).kind
+        if kind not in KINDS:
             raise BundleError(
-                f"{head.kind[:64]!r} at `$.kind` is no kind of bundle that this version of GlassRT runs "
+                f"{kind[:64]!r} at `$.kind` is no kind of bundle that this version of GlassRT runs "
                 f"({', '.join(KINDS)}): pip install --upgrade glassrt"
             )
         return msgspec.json.decode(content, type=Manifest)

@@ -42,14 +42,16 @@ class Tile:
 
 
 class Canvas:
-    """Collects the logits of a plan's windows, in any order, and hands finished tiles to `sink`.
+    """Collects the logits of a plan's windows, in any order, and hands finished tiles to `place`.
 
     Tiles come top to bottom and left to right, each as soon as the last window of its band has arrived;
     parts of the map that no window covers are not handed out.
     """
 
-    def __init__(self, plan: Plan, output_stride: int, map_size: tuple[int, int], sink: Callable[[Tile], None]) -> None:
-        self._plan, self._sink = plan, sink
+    def __init__(
+        self, plan: Plan, output_stride: int, map_size: tuple[int, int], place: Callable[[Tile], None]
+    ) -> None:
+        self._plan, self._place = plan, place
         self._map_width, map_height = map_size
         self._bands = list(bands(map_height, TILE))
         self._upsampling = upsampling_matrix(plan.window, output_stride)
@@ -118,7 +120,7 @@ class Canvas:
             columns = self._columns[indices]
             touching = indices[(columns[:, 0] < right) & (columns[:, 1] > left)]
             if len(touching):
-                self._sink(self._compose(touching, top, bottom, left, right))
+                self._place(self._compose(touching, top, bottom, left, right))
         for index in indices.tolist():
             if self._last_band[index] == band:
                 del self._held[index]

@@ -68,7 +68,8 @@ class OpenVinoBackend:
         request = self._idle.get()
         try:
             results = request.infer(dict(inputs), share_inputs=True)
-            return {port.any_name: array for port, array in results.items()}
+            # By place: a port of the compiled model may go by the name of another tensor that it has become one with.
+            return {spec.name: results[place] for place, spec in enumerate(self.outputs)}
         except Exception as error:  # the runtime's own exceptions share no base but this
             raise BackendUnavailable(tell_failure(self, error)) from error
         finally:

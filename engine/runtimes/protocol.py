@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.bundles.parts import RunPrecision
@@ -34,13 +33,6 @@ class Backend(Protocol):
     def infer(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]: ...
 
     def close(self) -> None: ...
-
-
-def run_windows(backend: Backend, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What a network of one input and one output gives for windows `[N, H, W, 3]`, N being the backend's batch."""
-    (image,) = backend.inputs
-    (given,) = backend.infer({image.name: windows}).values()
-    return given
 
 
 def check_inputs(wanted: Iterable[TensorSpec], given: Mapping[str, Array]) -> None:

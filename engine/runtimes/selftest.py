@@ -40,7 +40,7 @@ def check_backend(bundle: Bundle, backend: Backend, role: Role | None = None) ->
     if not close or flipped > most_flips(places, allowed.flips):
         raise BackendUnavailable(
             f"{backend.name} {backend.version} in {backend.precision} on {backend.device} ({backend.isa}) does not "
-            f"compute what {bundle.path} should give: its stored example is off by {max(off.values()):.2g}, "
+            f"compute what {bundle.path} should give: its stored example is off by {np.max([*off.values()]):.2g}, "
             f"{flipped / places:.2%} of it in another class; choose another --backend or --precision"
         )
 

@@ -10,6 +10,7 @@ import numpy as np
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.parts import RunPrecision, Strict
 from glassrt.engine.runtimes.protocol import Backend
+from glassrt.engine.slides.tissue.annotations import ALL, AUTO
 from glassrt.engine.slides.tissue.scope import Tissue
 
 
@@ -17,8 +18,8 @@ class Request(Strict, frozen=True, kw_only=True):
     """One slide and all that its figures depend on, but for the versions of software and the processor.
 
     `bundle` is a path, `identity` the bundle's sha256, `mpp` what replaces the file's own resolution, `map_mpp` the
-    map's pixel size where it is not the default. `tissue` is a word, the path of a mask, or the sha256 of one in
-    memory. Its values are plain, so it can be pickled and sent anywhere.
+    map's pixel size where it is not the default. `tissue` is a word, the absolute path of a mask, or the sha256 of one
+    in memory. Its values are plain, so it can be pickled and sent anywhere.
     """
 
     slide: str
@@ -57,9 +58,11 @@ def make_request(
 
 
 def describe_tissue(tissue: Tissue) -> str:
-    """A choice of tissue in a word: `auto`, `all`, the path of a mask, or the sha256 of one in memory."""
+    """A choice of tissue in a word: `auto`, `all`, the absolute path of a mask, or the sha256 of one in memory."""
     if isinstance(tissue, np.ndarray):
         content = hashlib.sha256(f"{tissue.dtype} {tissue.shape}".encode())
-        content.update(np.ascontiguousarray(tissue).data)
+        content.update(tissue.tobytes())  # of any type: whether it is a mask is told later
         return f"sha256:{content.hexdigest()}"
-    return str(tissue)
+    if isinstance(tissue, str) and tissue in (AUTO, ALL):
+        return tissue
+    return os.path.abspath(tissue)

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from known import image_and_logits
+from known import image_and_logits, run_windows
 from onnx import numpy_helper
 from torch import Tensor, nn
 
@@ -20,7 +20,6 @@ from glassrt.engine.bundles.parts import Graph, Precision
 from glassrt.engine.bundles.tensors import Signature, TensorSpec
 from glassrt.engine.errors import BundleError, TrainingError, UsageError
 from glassrt.engine.runtimes.open import open_backend
-from glassrt.engine.runtimes.protocol import run_windows
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.readers import open_slide
 from glassrt.export import bundle as exporting

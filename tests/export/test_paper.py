@@ -7,13 +7,12 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from known import image_and_logits
+from known import image_and_logits, run_windows
 
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.parts import Precision
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.plans import open_plan
-from glassrt.engine.runtimes.protocol import run_windows
 from glassrt.engine.tasks.segment import segment_image
 from glassrt.export import bundle as exporting
 from glassrt.export import precision, rounding

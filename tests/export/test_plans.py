@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from known import run_windows
 from onnx import TensorProto, helper, numpy_helper
 
 from glassrt.engine.bundles.bundle import Bundle, open_bundle, write_bundle
@@ -26,7 +27,6 @@ from glassrt.engine.runtimes.device import Device
 from glassrt.engine.runtimes.flavours import names_capability
 from glassrt.engine.runtimes.open import open_backend, open_plan_backend
 from glassrt.engine.runtimes.plans import Entry, Key, open_plan, read_entry, read_timings
-from glassrt.engine.runtimes.protocol import run_windows
 from glassrt.engine.runtimes.table import can_run
 from glassrt.export import precision
 from glassrt.export.bundle import describe_graph, lower_precisions

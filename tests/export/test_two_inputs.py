@@ -1,6 +1,8 @@
 """A network of two inputs and two outputs, from torch to runtimes: what kinds of bundle to come are made of."""
 
+import hashlib
 import re
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -12,18 +14,24 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from glassrt.engine.bundles.bundle import Bundle, open_bundle
+from glassrt.engine.bundles.example import Known, store_example
 from glassrt.engine.bundles.kinds.segmentation import Segmentation
+from glassrt.engine.bundles.parts import Example
 from glassrt.engine.bundles.tensors import Signature, TensorSpec
+from glassrt.engine.errors import BackendUnavailable, UsageError
+from glassrt.engine.geometry.plan import InputSpec
 from glassrt.engine.runtimes.openvino import OpenVinoBackend
 from glassrt.engine.runtimes.ort import OrtBackend
 from glassrt.engine.runtimes.protocol import Backend
+from glassrt.engine.runtimes.selftest import check_backend
 from glassrt.export import precision
 from glassrt.export.bundle import infer_exactly
 from glassrt.export.comparison import MadeOn, compare, edge_windows, flip_rate, run_each
 from glassrt.export.precision import last_layers, run_graph, run_plainly, to_float16, to_int8
 from glassrt.export.samples import Samples, count, each, join, take
 from glassrt.export.to_onnx import export_graph
-from glassrt.export.triton import describe_model
+from glassrt.export.triton import describe_model, describe_tensors
+from glassrt.export.verify import refuse_other
 
 SIGNATURE = Signature(
     (TensorSpec("fine", "uint8", (None, 32, 32, 3)), TensorSpec("context", "uint8", (None, 24, 24, 3))),
@@ -189,6 +197,51 @@ def test_edge_windows_are_of_every_input() -> None:
         assert noise.std() > 50
 
 
+def test_the_example_window_is_the_fine_part(kind: Two, samples: Samples, tmp_path: Path) -> None:
+    class Placed(Two, frozen=True, kw_only=True, tag="placed"):
+        @property
+        def inputs(self) -> tuple[InputSpec, ...]:
+            return InputSpec("fine", 32), InputSpec("context", 24, 2.0)
+
+    outputs = {spec.name: np.zeros(spec.sized(1), np.float32) for spec in SIGNATURE.outputs}
+    stored = store_example(Known(take(samples, slice(1)), outputs))
+    (tmp_path / "example.npz").write_bytes(stored)
+    example = Example("example.npz", hashlib.sha256(stored).hexdigest())
+    manifest = Placed(**{**plain(kind), "examples": (example,)})
+    window = Bundle(tmp_path, manifest, 64 * "0").example_window
+    assert np.array_equal(window, samples["fine"][0])
+
+
+def test_no_number_in_any_output_is_told(graph: bytes, kind: Two, samples: Samples, tmp_path: Path) -> None:
+    window = take(samples, slice(1))
+    backend = OrtBackend(graph, 1, 1, "fp32")
+    stored = store_example(Known(window, backend.infer(window)))
+    (tmp_path / "example.npz").write_bytes(stored)
+    example = Example("example.npz", hashlib.sha256(stored).hexdigest())
+    bundle = Bundle(tmp_path, Two(**{**plain(kind), "examples": (example,)}), 64 * "0")
+    check_backend(bundle, backend)
+
+    class Failing(OrtBackend):
+        def infer(self, inputs: Samples) -> Samples:
+            return {**super().infer(inputs), "score": np.full((1, 3), np.nan, np.float32)}
+
+    with pytest.raises(BackendUnavailable, match="its stored example is off by nan"):
+        check_backend(bundle, Failing(graph, 1, 1, "fp32"))
+
+
+def test_what_is_verified_is_the_first_network_whatever_its_role(kind: Two, tmp_path: Path) -> None:
+    class Encoding(Two, frozen=True, kw_only=True, tag="encoding"):
+        @property
+        def networks(self) -> dict[str, Signature]:  # type: ignore[override]
+            return {"encoder": SIGNATURE, "head": Signature(SIGNATURE.outputs, SIGNATURE.outputs[1:])}
+
+    bundle = Bundle(tmp_path, Encoding(**plain(kind)), 64 * "0")
+    wanted = {spec.name: np.zeros(spec.sized(3), np.float32) for spec in SIGNATURE.outputs}
+    refuse_other(bundle, wanted, 3)
+    with pytest.raises(UsageError, match=r"gives score \[3\] for a window, what it is compared with \[\]"):
+        refuse_other(bundle, {"logits": wanted["logits"]}, 3)
+
+
 def test_triton_is_told_of_both(kind: Two) -> None:
     shipped = open_bundle()
     bundle = Bundle(shipped.path, msgspec.structs.replace(kind), shipped.sha256)  # type: ignore[arg-type]
@@ -200,3 +253,7 @@ def test_triton_is_told_of_both(kind: Two) -> None:
         'output [ { name: "logits" data_type: TYPE_FP32 dims: [ 3, 16, 16 ] }, '
         '{ name: "score" data_type: TYPE_FP32 dims: [ 3 ] } ]'
     ) in lines
+
+
+def test_triton_is_told_of_lengths_that_are_free() -> None:
+    assert "dims: [ -1, 8 ] }" in describe_tensors([TensorSpec("features", "float32", (None, None, 8))])

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from known import image_and_logits
+from known import image_and_logits, run_windows
 from onnx import TensorProto, helper, numpy_helper
 
 from glassrt.engine import open_bundle, score
@@ -21,7 +21,7 @@ from glassrt.engine.errors import SlideError
 from glassrt.engine.flow.host import HostRunner, infer_batches
 from glassrt.engine.runtimes.isa import count_cores
 from glassrt.engine.runtimes.open import open_backend
-from glassrt.engine.runtimes.protocol import Backend, run_windows
+from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.array import ArraySlide
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.tasks.segment import lay_windows, segment_image

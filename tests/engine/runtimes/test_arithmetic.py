@@ -36,13 +36,12 @@ import json, sys
 import numpy as np
 from glassrt.engine import open_bundle
 from glassrt.engine.runtimes.open import open_backend
-from glassrt.engine.runtimes.protocol import run_windows
 found = {}
 for name in sys.argv[2:]:
     bundle = open_bundle(name)
     known = bundle.read_example()
-    image, exact = known.inputs["image"], known.outputs["logits"]
-    logits = run_windows(open_backend(bundle, sys.argv[1], precision="int8", threads=1), image)
+    exact = known.outputs["logits"]
+    logits = open_backend(bundle, sys.argv[1], precision="int8", threads=1).infer(known.inputs)["logits"]
     found[name] = [int((logits.argmax(1) != exact.argmax(1)).sum()), float(np.abs(logits - exact).max())]
 print(json.dumps(found))
 """

@@ -11,7 +11,7 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 import pytest
-from known import image_and_logits
+from known import image_and_logits, run_windows
 
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, SHIPPED, Bundle, open_bundle, write_bundle
 from glassrt.engine.bundles.checks import Check, record_checks
@@ -22,7 +22,6 @@ from glassrt.engine.runtimes import device, flavours, plans, tensorrt
 from glassrt.engine.runtimes.choose import choose
 from glassrt.engine.runtimes.open import open_backend, open_plan_backend
 from glassrt.engine.runtimes.ort import OrtBackend
-from glassrt.engine.runtimes.protocol import run_windows
 
 BUNDLE = open_bundle()
 GRAPH = BUNDLE.find_graph()

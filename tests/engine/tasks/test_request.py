@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from glassrt.engine import ArraySlide, open_backend, open_bundle, score
+from glassrt.engine.errors import SlideError
 from glassrt.engine.production.batch import Job, score_batch
 from glassrt.engine.results.summary import Summary
 from glassrt.engine.tasks.request import Request, describe_tissue
@@ -67,7 +68,24 @@ def test_a_mask_in_memory_is_known_by_what_it_holds() -> None:
     assert told[0] == told[1]
     assert len(set(told)) == 4
     assert all(each.startswith("sha256:") for each in told)
-    assert describe_tissue(Path("masks/a.png")) == "masks/a.png"
+
+
+@pytest.mark.parametrize("name", ["masks/a.png", "auto", "all"])
+def test_a_mask_is_known_by_its_absolute_path(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert describe_tissue(Path(name)) == describe_tissue(tmp_path / name) == str(tmp_path / name)
+
+
+def test_words_are_no_paths() -> None:
+    assert [describe_tissue(word) for word in ("auto", "all")] == ["auto", "all"]
+
+
+def test_a_mask_of_odd_values_is_refused_in_a_line(tmp_path: Path) -> None:
+    bundle = open_bundle()
+    slide = ArraySlide(np.full((400, 400, 3), (215, 140, 190), np.uint8), bundle.manifest.mpp)
+    with pytest.raises(SlideError, match=r"the mask: expected whole numbers \[H, W\], got datetime64"):
+        score(slide, bundle, tmp_path / "out", "ort", precision="fp32", tissue=np.zeros((4, 4), "datetime64[s]"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_results_hold_the_digest_and_the_bundles_identity(demo_slide: Path, tmp_path: Path) -> None:

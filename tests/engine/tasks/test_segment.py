@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from known import run_windows
 from numpy.typing import NDArray
 from plain_statement import multi_scale_test, slide_windows, softmax
 
@@ -9,7 +10,7 @@ from glassrt.engine.bundles.bundle import Bundle, open_bundle
 from glassrt.engine.flow.host import HostRunner
 from glassrt.engine.maps.canvas import Canvas, Tile
 from glassrt.engine.runtimes.open import open_backend
-from glassrt.engine.runtimes.protocol import Backend, run_windows
+from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.array import ArraySlide
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.pictures.images import read_image
