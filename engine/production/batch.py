@@ -78,7 +78,7 @@ def score_path(path: Path, job: Job, progress: Progress) -> Outcome:
         with open_slide(path, job.mpp) as slide:
             folder = job.folder(path)
             start, tissue = time.perf_counter(), choose_mask(job.tissue, path)
-            request = make_request(path, job.bundle, job.backend, job.mpp, job.map_mpp, tissue)
+            request = make_request(slide, job.bundle, job.backend, job.map_mpp, tissue)
             work = Work(request, slide, job.bundle, job.backend, tissue, job.readers, Watch(progress))
             return Outcome(path, score_work(work, folder, start))
     except FolderTaken as error:  # since it was looked at before the first slide

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.parts import RunPrecision, Strict
 from glassrt.engine.runtimes.protocol import Backend
+from glassrt.engine.slides.slide import Slide
 from glassrt.engine.slides.tissue.annotations import ALL, AUTO
 from glassrt.engine.slides.tissue.scope import Tissue
 
@@ -17,9 +17,10 @@ from glassrt.engine.slides.tissue.scope import Tissue
 class Request(Strict, frozen=True, kw_only=True):
     """One slide and all that its figures depend on, but for the versions of software and the processor.
 
-    `bundle` is a path, `identity` the bundle's sha256, `mpp` what replaces the file's own resolution, `map_mpp` the
-    map's pixel size where it is not the default. `tissue` is a word, the absolute path of a mask, or the sha256 of one
-    in memory. Its values are plain, so it can be pickled and sent anywhere.
+    `slide` and `bundle` are absolute paths, or the name of a slide in memory; `identity` is the bundle's sha256, `mpp`
+    the slide's resolution, whoever says it, `map_mpp` the map's pixel size where it is not the default. `tissue` is a
+    word, the absolute path of a mask, or the sha256 of one in memory. Its values are plain, so it can be pickled and
+    sent anywhere.
     """
 
     slide: str
@@ -30,7 +31,7 @@ class Request(Strict, frozen=True, kw_only=True):
     scales: tuple[float, ...]
     flips: bool
     map_mpp: float | None
-    mpp: float | None
+    mpp: float
     tissue: str
 
     @property
@@ -39,20 +40,18 @@ class Request(Strict, frozen=True, kw_only=True):
         return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(self, bundle=""))).hexdigest()
 
 
-def make_request(
-    slide: Path | str, bundle: Bundle, backend: Backend, mpp: float | None, map_mpp: float | None, tissue: Tissue
-) -> Request:
-    """The request that a call amounts to; `slide` is a path, which is made absolute, or the name of what has none."""
+def make_request(slide: Slide, bundle: Bundle, backend: Backend, map_mpp: float | None, tissue: Tissue) -> Request:
+    """The request that a call amounts to."""
     return Request(
-        slide=os.path.abspath(slide) if isinstance(slide, Path) else slide,
-        bundle=str(bundle.path),
+        slide=slide.name if slide.path is None else os.path.abspath(slide.path),
+        bundle=os.path.abspath(bundle.path),
         identity=bundle.sha256,
         runtime=backend.name,
         precision=backend.precision,
         scales=bundle.manifest.scales,
         flips=bundle.manifest.flips,
         map_mpp=map_mpp,
-        mpp=mpp,
+        mpp=slide.mpp,
         tissue=describe_tissue(tissue),
     )
 

@@ -49,7 +49,7 @@ def score(
             with clock.time("load"):
                 backend = open_backend(bundle, backend, precision=precision, throughput=True)
             stack.callback(backend.close)
-        request = make_request(slide.path or slide.name, bundle, backend, slide.mpp, map_mpp, tissue)
+        request = make_request(slide, bundle, backend, map_mpp, tissue)
         return score_work(
             Work(request, slide, bundle, backend, tissue, readers, Watch(progress, clock)), Path(out), start
         )

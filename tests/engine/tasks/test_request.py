@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from glassrt.engine import ArraySlide, open_backend, open_bundle, score
+from glassrt.engine import ArraySlide, open_backend, open_bundle, open_slide, score
 from glassrt.engine.errors import SlideError
 from glassrt.engine.production.batch import Job, score_batch
 from glassrt.engine.results.summary import Summary
@@ -47,7 +47,7 @@ def test_a_request_comes_out_of_another_process_as_it_went_in() -> None:
         {"scales": (1.0, 0.75)},
         {"flips": False},
         {"map_mpp": 2.0},
-        {"mpp": None},
+        {"mpp": 0.25},
         {"tissue": "all"},
     ],
     ids=lambda change: next(iter(change)),
@@ -114,10 +114,12 @@ def test_results_hold_the_digest_and_the_bundles_identity(demo_slide: Path, tmp_
         scales=bundle.manifest.scales,
         flips=bundle.manifest.flips,
         map_mpp=None,
-        mpp=None,
+        mpp=0.499,
         tissue="auto",
     )
     assert outcome.result.request == wanted.digest
+    with open_slide(demo_slide) as slide:  # whoever asks
+        assert score(slide, bundle, tmp_path / "alone", "openvino", precision="int8").request == wanted.digest
 
 
 def test_results_of_versions_without_requests_keep_their_rows(demo_slide: Path, tmp_path: Path) -> None:
