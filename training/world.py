@@ -99,8 +99,8 @@ def join_world() -> Iterator[World]:
         yield World(rank, size, device)
     finally:
         if started:
-            # gloo ended processes with SIGABRT as they left, 6 runs of 84 on two busy cores, where what a shared network
-            # had left behind outlived the group; 0 of 84 so.
+            # gloo ended processes with SIGABRT as they left, in 6 runs of 84 on two busy cores, where what a shared
+            # network had left behind outlived the group; in none of 84 so.
             gc.collect()
             torch.distributed.destroy_process_group()
             gc.collect()
