@@ -3,6 +3,7 @@
 import typer
 
 from glassrt.benchmarks.commands.compare import compare_command
+from glassrt.benchmarks.commands.da_refinenet import da_refinenet_command
 from glassrt.benchmarks.commands.kernels import kernels_command
 from glassrt.benchmarks.commands.latency import latency_command
 from glassrt.benchmarks.commands.memory import memory_command
@@ -21,6 +22,7 @@ bench_app.command("compare")(compare_command)
 bench_app.command("memory")(memory_command)
 bench_app.command("tissue")(tissue_command)
 bench_app.command("oeem")(oeem_command)
+bench_app.command("da-refinenet")(da_refinenet_command)
 bench_app.command("kernels")(kernels_command)
 
 

@@ -1,5 +1,6 @@
 """Pictures of a training run, RGB `[H, W, 3]`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from glassrt.engine.files import replace_file
 from glassrt.training.metrics import IGNORE
@@ -77,3 +79,21 @@ def write(picture: Picture, path: Path) -> None:
     encoded = cv2.imencode(path.suffix, colours)[1].tobytes()
     with replace_file(path) as beside:
         beside.write_bytes(encoded)
+
+
+def show_dual(network: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> Picture:
+    """One row a window: its context, where it has one, the window, its classes and those predicted, in grey levels."""
+    inputs = {name: values[:MOST_SHOWN] for name, values in inputs.items()}
+    labels = labels[:MOST_SHOWN]
+    height, width = labels.shape[1:]
+    with torch.no_grad():
+        logits = F.interpolate(network.eval()(**inputs).float(), size=(height, width), mode="bilinear")
+    shade = 255 // max(1, logits.shape[1] - 1)
+    masks = [each.cpu().numpy().astype(np.uint8).clip(0, logits.shape[1] - 1) for each in (labels, logits.argmax(1))]
+    shown = [as_images(inputs[name]) for name in ("context", "fine") if name in inputs]
+    rows = []
+    for number in range(len(labels)):
+        pictures = [cv2.resize(images[number], (width, height)).astype(np.uint8, copy=False) for images in shown]
+        pictures += [np.repeat(mask[number][..., None] * np.uint8(shade), 3, axis=2) for mask in masks]
+        rows.append(np.hstack(pictures))
+    return np.vstack(rows)

@@ -1,1 +1,1 @@
-"""`glassrt train` and `glassrt evaluate`: one file a command."""
+"""`glassrt train`, `glassrt evaluate` and `glassrt mosaic`: one file a command."""

@@ -7,8 +7,9 @@ most of testA's patients are in train too, which `mosaics.json` says.
 """
 
 import csv
+from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -28,9 +29,9 @@ CELL = 512  # pixels of an image that a slide shows of it; smaller images are le
 REGION = 4  # images to a side of a region of one grade
 TILE = 256
 QUALITY = 90
+LAYOUTS = ("coherent", "random")
 GRADE_COLUMNS = ("name", "patient ID", "grade (Sirinukunwattana et al. 2015)")
 
-Layout = Literal["coherent", "random"]
 Random = np.random.Generator
 
 
@@ -56,17 +57,13 @@ class ClassMap(NamedTuple):
         return classes[np.ix_(rows, columns)]
 
 
-_MAPS: dict[Path, NDArray[np.uint8]] = {}
-
-
+@cache
 def read_map(path: Path) -> NDArray[np.uint8]:
     """A slide's classes, kept once they were read: 38 MB a slide."""
-    if path not in _MAPS:
-        classes = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
-        if classes is None or classes.ndim != 2 or classes.max() >= len(CLASSES):
-            raise DatasetError(f"{path} is missing or no map of {len(CLASSES)} classes: make the mosaics again")
-        _MAPS[path] = classes.astype(np.uint8, copy=False)
-    return _MAPS[path]
+    classes = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
+    if classes is None or classes.ndim != 2 or classes.max() >= len(CLASSES):
+        raise DatasetError(f"{path} is missing or no map of {len(CLASSES)} classes: make the mosaics again")
+    return classes.astype(np.uint8, copy=False)
 
 
 def find_slides(folder: Path, split: str) -> list[LabelledSlide]:
@@ -81,10 +78,10 @@ def find_slides(folder: Path, split: str) -> list[LabelledSlide]:
     return [LabelledSlide(path.stem, path, ClassMap(path.with_name(f"{path.stem}_classes.png"))) for path in found]
 
 
-def make_mosaics(glas_folder: Path, out: Path, layout: Layout, slides: dict[str, int], cells: int, seed: int) -> None:
+def make_mosaics(glas_folder: Path, out: Path, layout: str, slides: dict[str, int], cells: int, seed: int) -> None:
     """Write so many slides of each split, `cells` x `cells` images each, into the folder `out`, all or none.
 
-    Raises DatasetError or OutputError.
+    `layout` is one of `LAYOUTS`. Raises DatasetError or OutputError.
     """
     if layout == "coherent" and cells % REGION:
         raise DatasetError(f"{cells} images to a side are no whole number of regions of {REGION}")
@@ -129,7 +126,7 @@ def read_grades(folder: Path) -> tuple[dict[str, int], dict[str, set[str]]]:
             name, patient, grade = ((row[column] or "").strip() for column in GRADE_COLUMNS)
             if (number := grade_number(grade)) is None:
                 raise DatasetError(
-                    f"{path}: {name} has the grade {grade[:64]!r}, which is none of GlaS; unpack it again"
+                    f"{path}: {name} has the grade {grade[:64]!r}, none that GlaS has; unpack the set again"
                 )
             grades[name] = number
             for split, of_glas in SPLITS.items():
@@ -161,7 +158,7 @@ def load_tissue(folder: Path, split: str, grades: dict[str, int]) -> list[Tissue
     return tissue
 
 
-def lay_cells(tissue: list[Tissue], layout: Layout, cells: int, random: Random) -> NDArray[np.int64]:
+def lay_cells(tissue: list[Tissue], layout: str, cells: int, random: Random) -> NDArray[np.int64]:
     """`[cells, cells]`: the number of each cell's image. Grades come equally often, an image seldom twice a region."""
     of_grade = [[number for number, each in enumerate(tissue) if each.grade == grade] for grade in (1, 2, 3)]
     side = REGION if layout == "coherent" else 1

@@ -30,7 +30,7 @@ from glassrt.training.world import World
 METHOD = "da-refinenet"
 SETS: dict[str, Any] = {"mosaic": mosaic}
 PLACE_UM = 32.0  # side of the squares that windows are drawn around
-Side = Annotated[int, Meta(ge=32, multiple_of=32)]
+Side = Annotated[int, Meta(ge=32, multiple_of=8)]
 
 
 class DaRefineNetConfig(Schedule, frozen=True, kw_only=True):
@@ -71,6 +71,20 @@ class DaRefineNetConfig(Schedule, frozen=True, kw_only=True):
     def context_side(self) -> int:
         """Pixels of a context's side."""
         return self.window // 2 if self.context == "same" else self.window
+
+
+def find_slides(config: DaRefineNetConfig, data: Path) -> list[LabelledSlide]:
+    """The slides to learn from. Raises DatasetError."""
+    slides: list[LabelledSlide] = SETS[config.dataset].find_slides(data, config.split)
+    return slides
+
+
+def check(config: DaRefineNetConfig, world: World) -> None:
+    """Raise TrainingError if training with these settings cannot begin."""
+    check_encoder(config.encoder, 32, config.weights)
+    if config.context != "none":
+        check_encoder(config.context_encoder, 32, config.context_weights)
+    world.part(config.batch)
 
 
 def build_network(config: DaRefineNetConfig) -> DARefineNet:
@@ -163,8 +177,7 @@ def train(
     progress: Progress = lambda step, loss: None,
 ) -> None:
     """Train on `slides` to the end, resuming in `folder`; leaves `folder/model.safetensors`. Raises TrainingError."""
-    check_encoder(config.encoder, 32, config.weights)
-    check_encoder(config.context_encoder, 32, config.context_weights)
+    check(config, world)
     run = Run(folder, {"method": METHOD, "config": msgspec.json.encode(config).decode()})
     if run.is_finished():
         return

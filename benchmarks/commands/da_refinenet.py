@@ -1,0 +1,40 @@
+"""`glassrt bench da-refinenet`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from glassrt.engine.commands.terminal import PlainTable
+from glassrt.training.commands.options import CONFIGS, bars, missing_packages
+
+SHOWN = ("mIoU", "accuracy", "score")
+
+
+def da_refinenet_command(
+    data: Annotated[Path, typer.Option(help="Folder of the GlaS images.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of all runs; a stopped benchmark goes on.", show_default=False)],
+    json: Annotated[Path, typer.Option(help="File to write the scores to.", show_default=False)],
+    config: Annotated[Path, typer.Option(help="TOML file.", show_default="da_refinenet_compact.toml")] = CONFIGS
+    / "da_refinenet_compact.toml",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of every row.")] = 3,
+) -> None:
+    """Train DA-RefineNet with every fusion and control of its tables on mosaic slides; hours on a CPU."""
+    with missing_packages():
+        from glassrt.benchmarks.da_refinenet import measure_da_refinenet
+        from glassrt.training.config import load_config
+        from glassrt.training.methods.da_refinenet import DaRefineNetConfig
+        from glassrt.training.world import join_world
+
+    settings = load_config(config, DaRefineNetConfig)
+    with join_world() as world, bars(world.leads) as stage:
+        report = measure_da_refinenet(settings, data, out, seeds, world, stage, json)
+    if not world.leads:
+        return
+    table = PlainTable("Mosaic test slides")
+    for name in ("row", "seed", *SHOWN):
+        table.add_column(name)
+    for row in report["rows"]:
+        table.add_row(row["row"], str(row["seed"]), *(f"{row[name]:.2f}" for name in SHOWN))
+    Console().print(table)

@@ -1,0 +1,127 @@
+"""The tables of DA-RefineNet, measured on mosaic slides: what surroundings are worth, by fusion and by layout.
+
+Everything is kept in one folder, so a stopped benchmark goes on where it was. All scores are the engine's.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from glassrt.benchmarks.machine import write_report
+from glassrt.engine.bundles.bundle import Bundle
+from glassrt.engine.files import replace_file
+from glassrt.engine.runtimes.open import open_backend
+from glassrt.export.bundle import export_run
+from glassrt.training.datasets import mosaic
+from glassrt.training.evaluate import evaluate
+from glassrt.training.loop import Progress
+from glassrt.training.methods import da_refinenet
+from glassrt.training.methods.da_refinenet import DaRefineNetConfig
+from glassrt.training.methods.oeem import Stage
+from glassrt.training.world import World
+
+SLIDES = {"train": 6, "test": 2}
+CELLS = 12  # images along a slide's side
+MOSAIC_SEED = 1
+OTHER_ANCHOR = {"tile": "centre", "centre": "tile"}
+
+
+class Row(NamedTuple):
+    """One row of the tables: what it changes, how its slides are laid out, whether both anchors are tried."""
+
+    name: str
+    changes: dict[str, Any]
+    layout: str = "coherent"
+    both_anchors: bool = False
+
+
+ROWS = (
+    Row("single input", {"context": "none"}),
+    Row("dual, attention pooled", {"fusion": "attention_pooled"}, both_anchors=True),
+    Row("dual, add", {"fusion": "add"}),
+    Row("dual, concat", {"fusion": "concat"}),
+    Row("dual, attention", {"fusion": "attention"}),
+    Row("single input, random layout", {"context": "none"}, "random"),
+    Row("dual, attention pooled, random layout", {"fusion": "attention_pooled"}, "random"),
+    Row("multi-size dual, add", {"context": "same", "fusion": "add"}),
+    Row("dual, attention pooled, light", {"fusion": "attention_pooled", "light": True}),
+    Row("single input, light", {"context": "none", "light": True}),
+    Row("dual, add, footprint", {"fusion": "add", "align": "footprint"}),
+    Row("dual, concat, footprint", {"fusion": "concat", "align": "footprint"}),
+    Row("dual, attention, footprint", {"fusion": "attention", "align": "footprint"}),
+)
+
+
+def measure_da_refinenet(
+    config: DaRefineNetConfig, data: Path, folder: Path, seeds: int, world: World, stage: Stage, report_file: Path
+) -> dict[str, Any]:
+    """Train and score every row with every seed on mosaics of the GlaS images in `data`.
+
+    `report_file` is written anew after each run. Raises TrainingError, DatasetError or OutputError.
+    """
+    report: dict[str, Any] = {
+        "config": msgspec.to_builtins(config),
+        "mosaics": {"slides": SLIDES, "images_a_side": CELLS, "seed": MOSAIC_SEED},
+        "rows": [],
+    }
+    for row, settings, name in lay_runs(config, seeds):
+        scores = measure_run(row, settings, data, folder / name, world, stage)
+        if world.leads:
+            report["rows"].append({"row": row.name, "layout": row.layout, "seed": settings.seed, **scores})
+            write_report(report_file, report)
+        world.wait()
+    return report
+
+
+def measure_run(
+    row: Row, settings: DaRefineNetConfig, data: Path, run: Path, world: World, stage: Stage
+) -> dict[str, Any]:
+    """One run trained, where it is not yet, and its scores."""
+    slides = run.parent / row.layout
+    if world.leads and not (slides / mosaic.INDEX).exists():
+        mosaic.make_mosaics(data, slides, row.layout, SLIDES, CELLS, MOSAIC_SEED)
+    world.wait()
+    labelled = da_refinenet.find_slides(settings, slides)
+    da_refinenet.train(settings, labelled, run, world, stage(run.name, settings.steps))
+    return score_run(run, settings, slides, row.both_anchors, stage) if world.leads else {}
+
+
+def score_run(run: Path, settings: DaRefineNetConfig, slides: Path, both_anchors: bool, stage: Stage) -> dict[str, Any]:
+    """The run's parameters and scores on the test slides in percent, from `scores.json` beside it where it is there."""
+    file = run / "scores.json"
+    model = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+    known = msgspec.json.decode(file.read_bytes()) if file.exists() else {}
+    if known.get("model") == model:
+        return dict(known["scores"])
+    bundle = export_run(run, run / "bundle.glass", run.name)
+    network = da_refinenet.build_network(settings)
+    scores: dict[str, Any] = {"parameters": sum(each.numel() for each in network.parameters())}
+    scores |= score(bundle, slides, stage(f"score {run.name}", SLIDES["test"]))
+    if both_anchors:
+        other = OTHER_ANCHOR[settings.context_anchor]
+        anchored = msgspec.structs.replace(bundle.manifest, context_anchor=other)
+        told = stage(f"score {run.name}, {other}", SLIDES["test"])
+        scores[f"mIoU, {other}"] = score(Bundle(bundle.path, anchored, bundle.sha256), slides, told)["mIoU"]
+    with replace_file(file) as beside:
+        beside.write_bytes(msgspec.json.encode({"model": model, "scores": scores}))
+    return scores
+
+
+def score(bundle: Bundle, slides: Path, progress: Progress) -> dict[str, float]:
+    """The bundle's scores on the test slides, in percent."""
+    backend = open_backend(bundle, throughput=True)
+    report = evaluate(bundle, backend, "mosaic", slides, "test", lambda done, total: progress(done - 1, math.nan))
+    backend.close()
+    return dict(report["scores"])
+
+
+def lay_runs(base: DaRefineNetConfig, seeds: int) -> Iterator[tuple[Row, DaRefineNetConfig, str]]:
+    """Every row at every seed, with its settings and a folder's name."""
+    for seed in range(base.seed, base.seed + seeds):
+        for row in ROWS:
+            settings = msgspec.structs.replace(base, **row.changes, seed=seed)
+            yield row, settings, f"{row.name.replace(',', '').replace(' ', '-')}-{seed}"
