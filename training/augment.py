@@ -100,3 +100,18 @@ COLOURS: dict[Colour, Callable[[Pixels, np.random.Generator], Pixels]] = {
     "photometric": distort_photometrically,
     "none": lambda pixels, random: pixels,
 }
+
+
+def turn(plane: Pixels, turns: int, mirror: bool) -> Pixels:
+    """A square `[S, S, ...]` mirrored left to right, then turned to the left by so many quarters."""
+    return np.ascontiguousarray(np.rot90(plane[:, ::-1] if mirror else plane, turns))
+
+
+def turn_place(place: NDArray[np.float32], share: float, turns: int, mirror: bool) -> NDArray[np.float32]:
+    """Where a square's part lies after `turn`: x and y of its first pixel, and its side, as shares of the square's."""
+    x, y = place
+    if mirror:
+        x = 1 - x - share
+    for _ in range(turns):
+        x, y = y, 1 - x - share
+    return np.array([x, y], np.float32)

@@ -24,8 +24,8 @@ Input = NDArray[np.uint8] | NDArray[np.floating[Any]]
 class Example(NamedTuple):
     """What a network learns from at once, its label of any shape, and the file it was cut from.
 
-    `inputs` is an RGB image `[H, W, 3]`, a bag of K of them `[K, H, W, 3]`, a bag of K stored features `[K, D]`, or
-    several of these by name. Images and features of one input have one size throughout a batch; K may differ.
+    `inputs` is an RGB image `[H, W, 3]`, a vector `[D]`, a bag of K of either, `[K, H, W, 3]` or `[K, D]`, or several
+    of these by name. Images and vectors of one input have one size throughout a batch; K may differ.
     """
 
     inputs: Input | Mapping[str, Input]
@@ -82,14 +82,14 @@ def batches(draw: Draw, schedule: Schedule, first: int, share: int, world: World
 def stack(inputs: Sequence[Input | Mapping[str, Input]], device: torch.device) -> Any:
     """The examples' inputs as one batch on the device, float32: pixels in 0..255, features as they are.
 
-    Images `[H, W, 3]` become a tensor `[N, 3, H, W]`, bags `[K, H, W, 3]` and `[K, D]` become `Bags`, inputs by name a
-    dict.
+    Images `[H, W, 3]` and vectors `[D]` become tensors `[N, 3, H, W]` and `[N, D]`, bags `[K, H, W, 3]` and `[K, D]`
+    become `Bags`, inputs by name a dict.
     """
     first = inputs[0]
     if isinstance(first, Mapping):
         return {name: stack([each[name] for each in inputs], device) for name in first}  # type: ignore[call-overload]
     arrays: list[Input] = list(inputs)  # type: ignore[arg-type]
-    bags = first.ndim != 3
+    bags = first.ndim in (2, 4)
     joined = torch.from_numpy(np.concatenate(arrays) if bags else np.stack(arrays))
     if joined.ndim == 4:
         joined = joined.permute(0, 3, 1, 2)

@@ -18,23 +18,30 @@ LIGHT = [(name, stride) for name, strides in STRIDES.items() for stride in strid
 
 
 @pytest.mark.parametrize(("name", "output_stride"), LIGHT)
-def test_encoders_show_their_last_three_stages(name: str, output_stride: int) -> None:
+def test_encoders_show_four_stages(name: str, output_stride: int) -> None:
     encoder = build_encoder(name, output_stride).eval()
     with torch.inference_mode():
         maps = encoder(torch.zeros(1, 3, 64, 96))
-    strides = [min(stride, output_stride) for stride in (8, 16, 32)]
+    strides = [min(stride, output_stride) for stride in (4, 8, 16, 32)]
     expected = [(channels, 64 // s, 96 // s) for channels, s in zip(encoder.channels, strides, strict=True)]
     assert [tuple(each.shape[1:]) for each in maps] == expected
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("resnet18", 11176512), ("resnet34", 21284672), ("resnet50", 23508032)]
+    ("name", "parameters"),
+    [
+        ("resnet18", 11176512),
+        ("resnet34", 21284672),
+        ("resnet50", 23508032),
+        ("resnet101", 42500160),
+        ("resnet152", 58143808),
+    ],
 )
 def test_resnets_have_torchvisions_parameters(name: str, parameters: int) -> None:
     """The counts of torchvision's networks, without their classifiers of 512 or 2048 times 1000 weights."""
     state = build_encoder(name, 32).state_dict()
     assert sum(parameter.numel() for parameter in build_encoder(name, 32).parameters()) == parameters
-    last = {"resnet18": "layer4.1.bn2", "resnet34": "layer4.2.bn2", "resnet50": "layer4.2.bn3"}[name]
+    last = {"resnet18": "layer4.1.bn2", "resnet34": "layer4.2.bn2"}.get(name, "layer4.2.bn3")
     assert {"conv1.weight", "bn1.running_mean", "layer2.0.downsample.1.weight", f"{last}.bias"} <= state.keys()
 
 
@@ -95,7 +102,7 @@ def test_pooled_logits_are_the_mean_of_the_activation_maps() -> None:
     network = PatchClassifier(2, "resnet18", 16).eval()
     pixels = 255 * torch.rand(2, 3, 112, 112)
     with torch.inference_mode():
-        finest, *coarser = network.encoder(pixels)
+        finest, *coarser = network.encoder(pixels)[-3:]
         sizes = [nn.functional.interpolate(each, finest.shape[2:], mode="bilinear") for each in coarser]
         pooled = torch.cat([finest, *sizes], 1).mean((2, 3))
         expected = pooled @ network.classify.weight[:, :, 0, 0].T + network.classify.bias

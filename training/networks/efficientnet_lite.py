@@ -25,7 +25,7 @@ STAGES = [
 ]
 WIDTH_DEPTH = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
 STEM_CHANNELS = 32
-SHOWN_STAGES = (2, 4, 6)
+SHOWN_STAGES = (1, 2, 4, 6)
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -71,8 +71,8 @@ class InvertedResidual(nn.Module):
 class EfficientNetLite(nn.Module):
     """Features of an EfficientNet-Lite at a fixed output stride.
 
-    `forward` takes normalised `[N, 3, H, W]` and returns three maps of `channels` channels: of the third stage at
-    stride 8, the fifth at stride 16 and the last at stride 32, none coarser than `output_stride`.
+    `forward` takes normalised `[N, 3, H, W]` and returns four maps of `channels` channels: of the second stage at
+    stride 4, the third at 8, the fifth at 16 and the last at 32, none coarser than `output_stride`.
     Later stages trade their stride for dilation, as in DeepLab.
     """
 

@@ -1,7 +1,8 @@
 """Encoders by name, and the ImageNet weights they start from.
 
-An encoder turns normalised `[N, 3, H, W]` into the maps of its last three stages, fine to coarse: `channels` tells
-their depths, `pixel_mean` and `pixel_std` (0 to 1, RGB) what its public weights were normalised with.
+An encoder turns normalised `[N, 3, H, W]` into the maps of its last stages, fine to coarse, four of them but for
+ResNet38, which shows three: `channels` tells their depths, `pixel_mean` and `pixel_std` (0 to 1, RGB) what its public
+weights were normalised with.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""ResNet encoders with 18, 34 and 50 layers.
+"""ResNet encoders with 18, 34, 50, 101 and 152 layers.
 
 Source: He et al., "Deep residual learning for image recognition" (CVPR 2016), with the stride of a bottleneck in
 its 3x3 convolution. Parameter names are torchvision's, so its public ImageNet weights load as they are.
@@ -62,15 +62,17 @@ LAYOUTS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, in
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet34": (BasicBlock, (3, 4, 6, 3)),
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+    "resnet152": (Bottleneck, (3, 8, 36, 3)),
 }
 
 
 class ResNet(nn.Module):
     """Features of a ResNet at a fixed output stride of 8, 16 or 32.
 
-    `forward` takes normalised `[N, 3, H, W]` and returns the maps of the last three stages, `channels` channels
-    each. Later stages trade their stride for dilation, as in DeepLab; the first block of such a stage keeps the
-    dilation of the stage before, as torchvision's do.
+    `forward` takes normalised `[N, 3, H, W]` and returns the maps of its four stages, `channels` channels each, the
+    first at stride 4. Later stages trade their stride for dilation, as in DeepLab; the first block of such a stage
+    keeps the dilation of the stage before, as torchvision's do.
     """
 
     pixel_mean, pixel_std = IMAGENET_MEAN, IMAGENET_STD
@@ -90,7 +92,7 @@ class ResNet(nn.Module):
             inputs = channels * block.expansion
             blocks.extend(block(inputs, channels, 1, dilation) for _ in range(count - 1))
             self.add_module(f"layer{stage}", blocks)
-        self.channels = tuple(channels * block.expansion for channels in STAGE_CHANNELS[1:])
+        self.channels = tuple(channels * block.expansion for channels in STAGE_CHANNELS)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
@@ -98,4 +100,4 @@ class ResNet(nn.Module):
         for stage in range(1, 5):
             x = self.get_submodule(f"layer{stage}")(x)
             maps.append(x)
-        return tuple(maps[1:])
+        return tuple(maps)

@@ -1,0 +1,215 @@
+"""Mosaic slides: GlaS images tiled into pyramidal slides, with the class of every pixel known exactly.
+
+Glands have the grade of the image that they are from, so what a fine window shows of a gland may leave its grade open
+while its neighbours tell it: in the `coherent` layout a region of several images has one grade, in the `random` one,
+the negative control, neighbours say nothing. Training slides are made of GlaS train alone, test slides of testA alone;
+most of testA's patients are in train too, which `mosaics.json` says.
+"""
+
+import csv
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from glassrt.engine.errors import DatasetError
+from glassrt.engine.files import output_errors, replace_folder, write_json
+from glassrt.engine.geometry.boxes import Box, Size
+from glassrt.training.datasets import glas
+from glassrt.training.datasets.labelled import LabelledSlide
+
+CLASSES = ("non-gland", "healthy", "adenomatous", "differentiated")
+SPLITS = {"train": "train", "test": "testA"}  # the images of GlaS that the slides of a split are made of
+INDEX = "mosaics.json"
+CELL = 512  # pixels of an image that a slide shows of it; smaller images are left out
+REGION = 4  # images to a side of a region of one grade
+TILE = 256
+QUALITY = 90
+GRADE_COLUMNS = ("name", "patient ID", "grade (Sirinukunwattana et al. 2015)")
+
+Layout = Literal["coherent", "random"]
+Random = np.random.Generator
+
+
+class Tissue(NamedTuple):
+    """An image of GlaS: RGB `[H, W, 3]`, its classes `[H, W]`, and the number of its glands' class."""
+
+    pixels: NDArray[np.uint8]
+    classes: NDArray[np.uint8]
+    grade: int
+
+
+class ClassMap(NamedTuple):
+    """The truth of a slide as a map `[H, W]` of level 0, read from its file when it is asked for."""
+
+    path: Path
+
+    def cut(self, box: Box, grid: Size) -> NDArray[np.uint8]:
+        """As `Truth.cut`."""
+        classes = read_map(self.path)
+        height, width = classes.shape
+        columns = ((np.arange(box.left, box.right) + 0.5) * (width / grid[0])).astype(np.int64)
+        rows = ((np.arange(box.top, box.bottom) + 0.5) * (height / grid[1])).astype(np.int64)
+        return classes[np.ix_(rows, columns)]
+
+
+_MAPS: dict[Path, NDArray[np.uint8]] = {}
+
+
+def read_map(path: Path) -> NDArray[np.uint8]:
+    """A slide's classes, kept once they were read: 38 MB a slide."""
+    if path not in _MAPS:
+        classes = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
+        if classes is None or classes.ndim != 2 or classes.max() >= len(CLASSES):
+            raise DatasetError(f"{path} is missing or no map of {len(CLASSES)} classes: make the mosaics again")
+        _MAPS[path] = classes.astype(np.uint8, copy=False)
+    return _MAPS[path]
+
+
+def find_slides(folder: Path, split: str) -> list[LabelledSlide]:
+    """The slides of a split, `train` or `test`. `folder` holds what `make_mosaics` wrote. Raises DatasetError."""
+    if split not in SPLITS:
+        raise DatasetError(f"mosaics have no split {split!r}; choose one of {', '.join(SPLITS)}")
+    found = sorted(folder.glob(f"{split}_[0-9]*.tif"))
+    if not found:
+        raise DatasetError(
+            f"{folder}: no {split}_*.tif here; make them with `glassrt mosaic --data GLAS --out {folder}`"
+        )
+    return [LabelledSlide(path.stem, path, ClassMap(path.with_name(f"{path.stem}_classes.png"))) for path in found]
+
+
+def make_mosaics(glas_folder: Path, out: Path, layout: Layout, slides: dict[str, int], cells: int, seed: int) -> None:
+    """Write so many slides of each split, `cells` x `cells` images each, into the folder `out`, all or none.
+
+    Raises DatasetError or OutputError.
+    """
+    if layout == "coherent" and cells % REGION:
+        raise DatasetError(f"{cells} images to a side are no whole number of regions of {REGION}")
+    grades, patients = read_grades(glas_folder)
+    shared = sorted(patients["test"] & patients["train"])
+    with replace_folder(out, INDEX) as beside, output_errors(out):
+        for split, count in slides.items():
+            tissue = load_tissue(glas_folder, split, grades)
+            for number in range(count):
+                random = np.random.default_rng([seed, list(SPLITS).index(split), number])
+                pixels, classes = compose(tissue, lay_cells(tissue, layout, cells, random), random)
+                name = f"{split}_{number + 1}"
+                write_slide(pixels, beside / f"{name}.tif")
+                cv2.imwrite(str(beside / f"{name}_classes.png"), classes)
+        write_json(
+            beside / INDEX,
+            {
+                "made_of": "GlaS (Warwick-QU): for research only",
+                "layout": layout,
+                "seed": seed,
+                "classes": CLASSES,
+                "images_a_side": cells,
+                "images_a_side_of_a_region": REGION if layout == "coherent" else 1,
+                "patients_of_test_that_are_in_train": shared,
+                "patients_of_test": sorted(patients["test"]),
+            },
+        )
+
+
+def read_grades(folder: Path) -> tuple[dict[str, int], dict[str, set[str]]]:
+    """The class of each image's glands by its name, and the patients of each split. Raises DatasetError."""
+    path = next((each / "Grade.csv" for each in (folder, folder / "glas") if (each / "Grade.csv").is_file()), None)
+    if path is None:
+        raise DatasetError(f"{folder}: no Grade.csv here; --data must name the folder of the GlaS images")
+    grades: dict[str, int] = {}
+    patients: dict[str, set[str]] = {split: set() for split in SPLITS}
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file, skipinitialspace=True)
+        if missing := set(GRADE_COLUMNS) - {name.strip() for name in rows.fieldnames or ()}:
+            raise DatasetError(f"{path}: no column {sorted(missing)[0]!r}; unpack the set again")
+        for row in rows:
+            name, patient, grade = ((row[column] or "").strip() for column in GRADE_COLUMNS)
+            if (number := grade_number(grade)) is None:
+                raise DatasetError(
+                    f"{path}: {name} has the grade {grade[:64]!r}, which is none of GlaS; unpack it again"
+                )
+            grades[name] = number
+            for split, of_glas in SPLITS.items():
+                if name.startswith(f"{of_glas}_"):
+                    patients[split].add(patient)
+    return grades, patients
+
+
+def grade_number(grade: str) -> int | None:
+    """The class of glands of a grade, as the set spells it; all that are differentiated, moderately to poorly, are one.
+
+    None for a grade that it does not have.
+    """
+    if grade.endswith(("differentiated", "differentated")):  # the set has both spellings
+        return CLASSES.index("differentiated")
+    return CLASSES.index(grade) if grade in ("healthy", "adenomatous") else None
+
+
+def load_tissue(folder: Path, split: str, grades: dict[str, int]) -> list[Tissue]:
+    """The images of a split that fill a cell. Raises DatasetError."""
+    tissue = []
+    for image in glas.find_images(folder, SPLITS[split]):
+        pixels, glands = image.pixels(), image.classes()
+        if min(glands.shape) < CELL:
+            continue
+        if image.name not in grades:
+            raise DatasetError(f"{image.image_path}: Grade.csv tells no grade of it; unpack the set again")
+        tissue.append(Tissue(pixels, glands * np.uint8(grades[image.name]), grades[image.name]))
+    return tissue
+
+
+def lay_cells(tissue: list[Tissue], layout: Layout, cells: int, random: Random) -> NDArray[np.int64]:
+    """`[cells, cells]`: the number of each cell's image. Grades come equally often, an image seldom twice a region."""
+    of_grade = [[number for number, each in enumerate(tissue) if each.grade == grade] for grade in (1, 2, 3)]
+    side = REGION if layout == "coherent" else 1
+    regions = cells // side
+    grades = random.permutation(np.arange(regions**2) % len(of_grade)).reshape(regions, regions)
+    numbers = np.zeros((cells, cells), np.int64)
+    for row in range(regions):
+        for column in range(regions):
+            among = np.array(of_grade[grades[row, column]])
+            chosen = np.concatenate([random.permutation(among) for _ in range(-(-(side**2) // len(among)))])[: side**2]
+            numbers[row * side : (row + 1) * side, column * side : (column + 1) * side] = chosen.reshape(side, side)
+    return numbers
+
+
+def compose(
+    tissue: list[Tissue], numbers: NDArray[np.int64], random: Random
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """RGB and classes of a slide; each cell shows a square of its image, mirrored and turned by chance."""
+    side = len(numbers) * CELL
+    pixels, classes = np.empty((side, side, 3), np.uint8), np.empty((side, side), np.uint8)
+    for (row, column), number in np.ndenumerate(numbers):
+        image = tissue[number]
+        height, width = image.classes.shape
+        top, left = random.integers(0, height - CELL + 1), random.integers(0, width - CELL + 1)
+        turns, mirror = int(random.integers(4)), random.choice((-1, 1))
+        cell = np.s_[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
+        for plane, whole in ((image.pixels, pixels), (image.classes, classes)):
+            whole[cell] = np.rot90(plane[top : top + CELL, left : left + CELL][:, ::mirror], turns)
+    return pixels, classes
+
+
+def write_slide(pixels: NDArray[np.uint8], path: Path) -> None:
+    """An RGB array at GlaS resolution as a tiled TIFF that OpenSlide reads, each level half the one before."""
+    with tifffile.TiffWriter(path, bigtiff=True) as file:
+        factor = 1
+        while factor == 1 or max(pixels.shape[:2]) >= TILE:
+            per_cm = 10000 / glas.MPP / factor
+            file.write(
+                pixels,
+                tile=(TILE, TILE),
+                photometric="ycbcr",
+                compression="jpeg",
+                compressionargs={"level": QUALITY},
+                resolution=(per_cm, per_cm),
+                resolutionunit="CENTIMETER",
+                subfiletype=int(factor > 1),
+                metadata=None,
+            )
+            height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
+            pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+            factor *= 2

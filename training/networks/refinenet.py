@@ -1,0 +1,217 @@
+"""DA-RefineNet: a fine window and its surroundings, each through an encoder of its own, decoded together.
+
+Source: Li et al., "DA-RefineNet: A Dual Input Whole Slide Image Segmentation Algorithm Based on Attention", on the
+decoder of Lin et al., "RefineNet" (CVPR 2017). Written from the papers; where they leave room, so that the float32
+sizes of Table I come out: every 1x1 that fits channels to a block is one, chains pool four times, 512 channels at the
+coarsest level and 256 at the others.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glassrt.training.networks.encoders import build_encoder
+from glassrt.training.networks.fusion import build_fusion, crop_footprint, fit
+
+LEVELS = 4
+OUTPUT_STRIDE = 4
+POOLS = 4  # of a chain
+FINE_UNITS, OUTPUT_UNITS = 2, 3  # residual units on the fine path and after the chain
+
+
+class Design(NamedTuple):
+    """What a network is made of.
+
+    `context` None is the single-input control. `widths` are the channels of the coarsest level and of the others.
+    `light` takes LW-Attn blocks. `footprint`, the window's side as a share of its context's, crops the context's maps
+    to the fine window's place; None leaves them as they are. `frozen` encoders keep their batch norm's statistics.
+    """
+
+    encoder: str
+    context: str | None
+    fusion: str
+    widths: tuple[int, int] = (512, 256)
+    light: bool = False
+    footprint: float | None = None
+    frozen: bool = True
+    dropout: float = 0.5
+
+
+class ResidualUnit(nn.Module):
+    """Two 3x3 convolutions beside a skip, without batch norm (RCU)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        return y
+
+
+class ChainedPooling(nn.Module):
+    """Pooling and a 3x3 convolution, again and again, each added (CRP)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(POOLS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = path = F.relu(x)
+        for conv in self.convs:
+            path = conv(F.max_pool2d(path, 5, 1, 2))
+            x = x + path
+        return x
+
+
+class SimpleResidual(nn.Module):
+    """1x1, two 3x3 beside a skip, 1x1, without batch norm or ReLU (SRB, Fig. 7)."""
+
+    def __init__(self, inputs: int, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, channels, 1, bias=False)
+        self.convs = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        )
+        self.last = nn.Conv2d(channels, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        y: Tensor = self.last(x + self.convs(x))
+        return y
+
+
+class RefineBlock(nn.Module):
+    """One level: the fine map prepared, fused with its surroundings and what is decoded, and refined (Fig. 3).
+
+    `coarser` are the channels of the decoded map, 0 at the coarsest level. A light block (Fig. 6) has a simple
+    residual block in place of the units and no chain.
+    """
+
+    def __init__(self, inputs: int, channels: int, coarser: int, dual: bool, fusion: str, light: bool) -> None:
+        super().__init__()
+        if light:
+            self.prepare: nn.Module = SimpleResidual(inputs, channels)
+            self.refine: nn.Module = nn.Identity()
+        else:
+            reduce = nn.Conv2d(inputs, channels, 1, bias=False)
+            self.prepare = nn.Sequential(reduce, *(ResidualUnit(channels) for _ in range(FINE_UNITS)))
+            units = (ResidualUnit(channels) for _ in range(OUTPUT_UNITS))
+            self.refine = nn.Sequential(ChainedPooling(channels), *units)
+        self.fits_fine = self.fits_decoded = None
+        if coarser:
+            self.fits_decoded = nn.Conv2d(coarser, channels, 1, bias=False)
+            self.fits_fine = None if light else nn.Conv2d(channels, channels, 1, bias=False)
+        self.fuse = build_fusion(fusion, channels, 1 + dual + bool(coarser))
+
+    def forward(self, fine: Tensor, context: Tensor | None, decoded: Tensor | None) -> Tensor:
+        fine = self.prepare(fine)
+        if self.fits_fine is not None:
+            fine = self.fits_fine(fine)
+        if decoded is not None:
+            assert self.fits_decoded is not None
+            decoded = fit(self.fits_decoded(decoded), fine)
+        refined: Tensor = self.refine(self.fuse(fine, context, decoded))
+        return refined
+
+
+class Encoded(nn.Module):
+    """An encoder behind its normalisation: RGB `[N, 3, H, W]` in 0..255 -> four maps, fine to coarse."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, name: str, frozen: bool) -> None:
+        super().__init__()
+        self.encoder = build_encoder(name, 32)
+        self.frozen = frozen
+        for statistic in ("pixel_mean", "pixel_std"):
+            values = torch.tensor(getattr(self.encoder, statistic)).reshape(1, 3, 1, 1) * 255
+            self.register_buffer(statistic, values, persistent=False)
+
+    def train(self, mode: bool = True) -> "Encoded":
+        """Frozen batch norm stays in evaluation mode; its scale and shift learn all the same."""
+        super().train(mode)
+        if self.frozen:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
+        maps: tuple[Tensor, ...] = self.encoder((x - self.pixel_mean) / self.pixel_std)
+        return maps
+
+
+class ContextNet(Encoded):
+    """The surroundings `[N, 3, H, W]` -> their features, coarse to fine: maps, or vectors where the fusion pools."""
+
+    def __init__(self, encoder: str, design: Design) -> None:
+        super().__init__(encoder, design.frozen)
+        self.fits = nn.ModuleList(
+            nn.Conv2d(channels, width, 1, bias=False)
+            for channels, width in zip(reversed(self.encoder.channels), level_widths(design), strict=True)
+        )
+        self.pooled = build_fusion(design.fusion, 1, 1).pooled
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        maps = [fits(each) for fits, each in zip(self.fits, reversed(self.encode(x)), strict=True)]
+        return tuple(each.mean((2, 3)) for each in maps) if self.pooled else tuple(maps)
+
+
+class FineNet(Encoded):
+    """A window `[N, 3, H, W]` and its surroundings' features -> logits `[N, classes, H / 4, W / 4]`.
+
+    Last comes the window's place in its context, `[N, 2]`, where maps are cropped to it.
+    """
+
+    def __init__(self, classes: int, design: Design) -> None:
+        super().__init__(design.encoder, design.frozen)
+        dual = design.context is not None
+        widths, coarser = level_widths(design), 0
+        blocks = []
+        for channels, width in zip(reversed(self.encoder.channels), widths, strict=True):
+            blocks.append(RefineBlock(channels, width, coarser, dual, design.fusion, design.light))
+            coarser = width
+        self.blocks = nn.ModuleList(blocks)
+        self.classify = nn.Sequential(nn.Dropout(design.dropout), nn.Conv2d(coarser, classes, 3, padding=1))
+        self.footprint = design.footprint
+
+    def forward(self, x: Tensor, *features: Tensor) -> Tensor:
+        contexts: list[Tensor | None] = list(features[:LEVELS]) or [None] * LEVELS
+        if self.footprint is not None:
+            place = features[LEVELS]
+            contexts = [None if each is None else crop_footprint(each, place, self.footprint) for each in contexts]
+        decoded = None
+        for block, fine, context in zip(self.blocks, reversed(self.encode(x)), contexts, strict=True):
+            decoded = block(fine, context, decoded)
+        logits: Tensor = self.classify(decoded)
+        return logits
+
+
+class DARefineNet(nn.Module):
+    """Both networks together; without `design.context` the fine one alone, the paper's single-input control.
+
+    `forward` takes windows, their contexts and places, RGB `[N, 3, H, W]` in 0..255 and `[N, 2]`.
+    """
+
+    def __init__(self, classes: int, design: Design) -> None:
+        super().__init__()
+        self.fine = FineNet(classes, design)
+        self.context = None if design.context is None else ContextNet(design.context, design)
+
+    def forward(self, fine: Tensor, context: Tensor | None = None, place: Tensor | None = None) -> Tensor:
+        features = () if self.context is None or context is None else self.context(context)
+        places = () if self.fine.footprint is None or place is None else (place,)
+        logits: Tensor = self.fine(fine, *features, *places)
+        return logits
+
+
+def level_widths(design: Design) -> tuple[int, ...]:
+    """Channels of each level, coarse to fine; light blocks have those of the finer levels throughout."""
+    coarsest, finer = design.widths
+    return (finer if design.light else coarsest, *(finer,) * (LEVELS - 1))
