@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import DatasetError
 from glassrt.engine.runtimes.protocol import Backend
-from glassrt.training.datasets import bach
+from glassrt.training.datasets import bach, mosaic
 from glassrt.training.evaluations import glas, slides
 
 Score: TypeAlias = Callable[
@@ -27,6 +27,7 @@ class ScoredSet(NamedTuple):
 SETS = {
     "glas": ScoredSet(glas.score, "testA", "images"),
     "bach": ScoredSet(partial(slides.score, bach, "BACH"), "test", "slides"),
+    "mosaic": ScoredSet(partial(slides.score, mosaic, "a mosaic"), "test", "slides"),
 }
 
 

@@ -4,11 +4,12 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pytest
 import small_bundle
@@ -23,9 +24,10 @@ from glassrt.engine.geometry.boxes import Box, Size
 from glassrt.engine.maps.canvas import TILE
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
+from glassrt.engine.slides.readers import open_slide
 from glassrt.engine.tasks.segment import segment_image
 from glassrt.training import metrics
-from glassrt.training.datasets import bach
+from glassrt.training.datasets import bach, glas, mosaic
 from glassrt.training.datasets.labelled import Truth
 from glassrt.training.evaluate import SETS, evaluate
 from glassrt.training.evaluations.slides import count_pixels
@@ -34,17 +36,22 @@ SIZES = {6: (660, 540), 7: (310, 230)}  # more than a tile of the map, and less
 REPORTED = ["dataset", "split", "images", "bundle", "scales", "flips", "backend", "scores"]
 
 
+def copy_bundle(bundle: Bundle, path: Path, names: Sequence[str], mpp: float) -> Bundle:
+    """The same bundle with other names of classes and another resolution."""
+    shutil.copytree(bundle.path, path)
+    classes = [{"name": name, "color": [9, 9, number]} for number, name in enumerate(names)]
+    small_bundle.write_manifest(path, small_bundle.read_manifest(path) | {"classes": classes, "mpp": mpp})
+    return open_bundle(path)
+
+
 @pytest.fixture(scope="module")
 def grading(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A small bundle that tells BACH's classes apart."""
-    folder = tmp_path_factory.mktemp("grading") / "grading.glass"
+    folder = tmp_path_factory.mktemp("grading")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(small_bundle, "CLASSES", len(bach.CLASSES))
-        small_bundle.make_bundle(folder)
-    manifest = small_bundle.read_manifest(folder)
-    manifest["classes"] = [{"name": name, "color": [9, 9, number]} for number, name in enumerate(bach.CLASSES)]
-    small_bundle.write_manifest(folder, manifest)
-    return open_bundle(folder)
+        made = small_bundle.make_bundle(folder / "made.glass")
+    return copy_bundle(open_bundle(made), folder / "grading.glass", bach.CLASSES, MPP)
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +76,7 @@ def test_slides_score_as_their_whole_maps_do(
     grading: Bundle, backend: Backend, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mpp: float
 ) -> None:
     """At the slides' resolution, a coarser one and a finer one."""
-    copy = Path(shutil.copytree(grading.path, tmp_path / "other.glass"))
-    small_bundle.write_manifest(copy, small_bundle.read_manifest(copy) | {"mpp": mpp})
-    bundle = open_bundle(copy)
+    bundle = copy_bundle(grading, tmp_path / "other.glass", bach.CLASSES, mpp)
     monkeypatch.setitem(bach.SPLITS, "train", tuple(SIZES))
     counts = np.zeros((4, 4), np.int64)
     for (number, size), slide in zip(SIZES.items(), bach.find_slides(folder, "train"), strict=True):
@@ -90,6 +95,27 @@ def test_slides_score_as_their_whole_maps_do(
     assert told == [(1, 2), (2, 2)]
     assert list(report) == REPORTED
     assert (report["dataset"], report["split"], report["images"]) == ("bach", "train", 2)
+
+
+def test_mosaics_score_as_their_whole_maps_do(grading: Bundle, backend: Backend, tmp_path: Path) -> None:
+    bundle = copy_bundle(grading, tmp_path / "other.glass", mosaic.CLASSES, glas.MPP)
+    counts = np.zeros((4, 4), np.int64)
+    for number in (1, 2):
+        path, classes = tmp_path / f"test_{number}.tif", (np.indices((560, 700)).sum(0) // (90 + number) % 4)
+        mosaic.write_slide(stained(700, 560, seed=number), path)
+        cv2.imwrite(str(tmp_path / f"test_{number}_classes.png"), classes.astype(np.uint8))
+        with open_slide(path) as slide:
+            pixels = slide.read_level(0, (0, 0), slide.levels[0].size)
+        prediction = segment_image(pixels, glas.MPP, bundle, backend).argmax(axis=0)
+        counts += metrics.confusion(classes, prediction, 4)
+    report = evaluate(bundle, backend, "mosaic", tmp_path)
+    assert (report["split"], report["images"]) == ("test", 2)
+    assert report["scores"]["accuracy"] == round(100 * metrics.accuracy(counts), 3)
+    assert report["scores"]["IoU adenomatous"] == round(100 * metrics.iou_per_class(counts)[2], 3)
+    with pytest.raises(DatasetError, match="no split 'validation'; choose one of train, test"):
+        evaluate(bundle, backend, "mosaic", tmp_path, "validation")
+    with pytest.raises(DatasetError, match="a mosaic needs non-gland, healthy, adenomatous, differentiated"):
+        evaluate(grading, backend, "mosaic", tmp_path)
 
 
 class Noted(NamedTuple):
@@ -119,12 +145,12 @@ def test_files_can_be_left_out(grading: Bundle, backend: Backend, folder: Path) 
 
 
 def test_the_split_is_the_test_split_unless_named(grading: Bundle, backend: Backend, folder: Path) -> None:
-    assert {name: each.test_split for name, each in SETS.items()}.items() >= {("glas", "testA"), ("bach", "test")}
+    assert {name: each.test_split for name, each in SETS.items()} == {"glas": "testA", "bach": "test", "mosaic": "test"}
     report = evaluate(grading, backend, "bach", folder)
     assert (report["split"], report["images"]) == ("test", 1)
     with pytest.raises(DatasetError, match="no split 'testB'; choose one of train, validation, test"):
         evaluate(grading, backend, "bach", folder, "testB")
-    with pytest.raises(DatasetError, match=r"--dataset camelyon is not known; choose glas, bach"):
+    with pytest.raises(DatasetError, match=r"--dataset camelyon is not known; choose glas, bach, mosaic"):
         evaluate(grading, backend, "camelyon", folder)
 
 

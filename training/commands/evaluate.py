@@ -18,7 +18,7 @@ from glassrt.engine.runtimes.open import open_backend
 def evaluate_command(
     data: Annotated[Path, typer.Option(help="Folder of the published data set.", show_default=False)],
     bundle: Annotated[Path, typer.Argument(help="Bundle to score.", show_default="the one shipped")] = DEFAULT_BUNDLE,
-    dataset: Annotated[str, typer.Option(help="glas or bach.")] = "glas",
+    dataset: Annotated[str, typer.Option(help="glas, bach or mosaic.")] = "glas",
     split: Annotated[
         str | None, typer.Option(help="Part of the set, e.g. train.", show_default="the set's test split")
     ] = None,

@@ -43,7 +43,7 @@ def score(
     """Scores from 0 to 1 by name, and the number of slides, but for the files `left_out`; `title` names the set.
 
     All pixels count, glass as well as tissue, at the resolution that the bundle was made for. The score of the BACH
-    challenge is given of sets with its four grades. Raises DatasetError or SlideError.
+    challenge is given of sets with four classes, which are grades as its are. Raises DatasetError or SlideError.
     """
     names = tuple(info.name for info in bundle.manifest.classes)
     if names != labelled.CLASSES:
