@@ -1,15 +1,41 @@
 """Scores of a bundle on a labelled set, through the engine that serves it. No torch."""
 
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import DatasetError
 from glassrt.engine.runtimes.protocol import Backend
-from glassrt.training.evaluations import glas
+from glassrt.training.datasets import bach, mosaic
+from glassrt.training.evaluations import glas, slides
 
-SETS = {"glas": glas.score}
+Score: TypeAlias = Callable[
+    [Bundle, Backend, Path, str, Callable[[int, int], None], Collection[Path]], tuple[dict[str, float], int]
+]
+
+
+class ScoredSet(NamedTuple):
+    """How a set is scored, the split that published scores are of, and what is counted in it."""
+
+    score: Score
+    test_split: str
+    unit: str
+
+
+SETS = {
+    "glas": ScoredSet(glas.score, "testA", "images"),
+    "bach": ScoredSet(partial(slides.score, bach, "BACH"), "test", "slides"),
+    "mosaic": ScoredSet(partial(slides.score, mosaic, "a mosaic"), "test", "slides"),
+}
+
+
+def find_set(dataset: str) -> ScoredSet:
+    """The set of that name. Raises DatasetError."""
+    if dataset not in SETS:
+        raise DatasetError(f"--dataset {dataset} is not known; choose {', '.join(SETS)}")
+    return SETS[dataset]
 
 
 def evaluate(
@@ -17,17 +43,18 @@ def evaluate(
     backend: Backend,
     dataset: str,
     data: Path,
-    split: str,
+    split: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     left_out: Collection[Path] = (),
 ) -> dict[str, Any]:
-    """A bundle's scores on a split of a set, in percent, and what they are of.
+    """A bundle's scores on a split of a set, its test split unless another is named, in percent, and what they are of.
 
-    `progress` is called with images done and in all; the files `left_out` are not scored. Raises DatasetError.
+    `progress` is called with images or slides done and in all; the files `left_out` are not scored. Raises DatasetError
+    or SlideError.
     """
-    if dataset not in SETS:
-        raise DatasetError(f"--dataset {dataset} is not known; choose {', '.join(SETS)}")
-    scores, images = SETS[dataset](bundle, backend, data, split, progress, left_out)
+    found = find_set(dataset)
+    split = found.test_split if split is None else split
+    scores, images = found.score(bundle, backend, data, split, progress, left_out)
     return {
         "dataset": dataset,
         "split": split,

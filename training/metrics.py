@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from glassrt.engine.errors import DatasetError
 
 IGNORE = 255
+GRADES = 4  # normal, benign, in situ, invasive: the classes that the score of the BACH challenge is of
 
 
 def confusion(truth: NDArray[np.integer], prediction: NDArray[np.integer], classes: int) -> NDArray[np.int64]:
@@ -71,6 +72,28 @@ def pixel_f1(counts: NDArray[np.int64]) -> float:
     hit, missed, false_alarm = counts[1:, 1:].sum(), counts[1:, 0].sum(), counts[0, 1:].sum()
     total = 2 * hit + missed + false_alarm
     return float(2 * hit / total) if total else float("nan")
+
+
+def accuracy(counts: NDArray[np.int64]) -> float:
+    """Share of pixels whose class is right, 0 to 1; NaN when no pixel was counted. `counts` as from `confusion`."""
+    return float(divide(np.trace(counts), counts.sum()))
+
+
+def bach_score(counts: NDArray[np.int64]) -> float:
+    """1 - sum |pred - gt| / h, 0 to 1: the score of the BACH challenge, which forgives a grade's neighbours most.
+
+    h is the most that the pixels could be off by, 3 where the truth is normal or invasive and 2 where it is benign or
+    in situ; pixels that are normal in both maps are left out. NaN when there are no others. `counts` `[4, 4]` as from
+    `confusion`, their classes by rising grade; raises DatasetError for others.
+    Source: DA-RefineNet, equations 13 and 14.
+    """
+    if counts.shape != (GRADES, GRADES):
+        raise DatasetError(f"the BACH score is of {GRADES} grades, normal to invasive, not of {len(counts)} classes")
+    grade = np.arange(GRADES)
+    farthest = np.maximum(grade, GRADES - 1 - grade)
+    off = (np.abs(grade[:, None] - grade) * counts).sum()
+    most = (farthest[:, None] * counts).sum() - farthest[0] * counts[0, 0]
+    return float(1 - divide(off, most))
 
 
 def find_objects(mask: NDArray[np.bool_], smallest: int = 1) -> NDArray[np.int32]:
@@ -158,7 +181,7 @@ def overlap_and_areas(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDA
     return np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0)
 
 
-def divide(numerator: NDArray[np.int64], denominator: NDArray[np.int64]) -> NDArray[np.float64]:
+def divide(numerator: NDArray[np.int64] | np.int64, denominator: NDArray[np.int64] | np.int64) -> NDArray[np.float64]:
     """Elementwise quotient; 0 / 0 is NaN, without a warning."""
     with np.errstate(invalid="ignore"):
         return np.true_divide(numerator, denominator)

@@ -73,6 +73,55 @@ def test_pixel_scores(counts: Map, iou: list[float], dice: list[float], f1: floa
     assert metrics.mean_iou(matrix) == pytest.approx(mean, nan_ok=True)
 
 
+@pytest.mark.parametrize(
+    ("truth", "prediction", "score", "right"),
+    [
+        ("0123", "0123", 1, 1),
+        # off by 3 + 3 of the 3 + 3 that are possible; the pixel that is normal twice is in neither sum
+        ("030", "300", 0, 1 / 3),
+        # off by 1 + 1 + 1 + 1 of 3 (truth 0) + 2 (truth 1) + 2 (truth 2) + 3 (truth 3)
+        ("0123", "1232", 1 - 4 / 10, 0),
+        # a false alarm weighs 3 however small it is: off by 1 of 3
+        ("0000", "0001", 1 - 1 / 3, 3 / 4),
+        # benign is farthest from invasive: off by 2 of 2
+        ("1", "3", 0, 0),
+        # in situ is farthest from normal: off by 2 of 2, beside an invasive pixel that is right: 0 of 3
+        ("23", "03", 1 - 2 / 5, 1 / 2),
+        # four pixels are right, two of them counted: off by 0 + 0 + 1 + 3 of 2 + 3 + 2 + 3
+        ("001 313", "001 320", 1 - 4 / 10, 4 / 6),
+        # ignored pixels are in neither sum: off by 0 of 2, then by 1 of 2
+        ("x1 x3", "31 2x", 1, 1),
+        ("x1x", "023", 1 - 1 / 2, 0),
+        ("000", "000", np.nan, 1),
+        ("xx", "01", np.nan, np.nan),
+    ],
+)
+def test_the_score_of_bach_forgives_neighbours_and_leaves_normal_pixels_out(
+    truth: str, prediction: str, score: float, right: float
+) -> None:
+    counts = metrics.confusion(grid(truth), grid(prediction), 4)
+    assert metrics.bach_score(counts) == pytest.approx(score, nan_ok=True)
+    assert metrics.accuracy(counts) == pytest.approx(right, nan_ok=True)
+
+
+def test_the_score_of_bach_is_that_of_equations_13_and_14_pixel_by_pixel() -> None:
+    random = np.random.default_rng(0)
+    for shares in ((1, 1, 1, 1), (9, 1, 1, 1), (50, 1, 0, 1), (1, 0, 0, 3)):
+        choose = np.repeat(np.arange(4), shares)
+        gt, pred = (random.choice(choose, (37, 53)) for _ in range(2))
+        gt_bin, pred_bin = (gt > 0).astype(int), (pred > 0).astype(int)
+        h = np.sum(np.maximum(abs(gt - 0), abs(gt - 3)) * (1 - (1 - pred_bin) * (1 - gt_bin)))
+        counts = metrics.confusion(gt, pred, 4)
+        assert metrics.bach_score(counts) == pytest.approx(1 - np.sum(abs(pred - gt)) / h, abs=1e-12)
+        assert metrics.accuracy(counts) == pytest.approx(np.mean(gt == pred), abs=1e-12)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_the_score_of_bach_is_of_four_grades(classes: int) -> None:
+    with pytest.raises(DatasetError, match=f"4 grades.*not of {classes} classes"):
+        metrics.bach_score(np.ones((classes, classes), np.int64))
+
+
 # mIoU and Dice columns of OEEM, Table 1, in percent
 @pytest.mark.parametrize(("miou", "dice"), [(65.34, 79.04), (82.24, 90.25), (86.84, 92.96), (77.56, 87.36)])
 def test_paper_dice_gives_the_dice_column_of_oeem(miou: float, dice: float) -> None:

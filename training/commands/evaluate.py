@@ -18,8 +18,10 @@ from glassrt.engine.runtimes.open import open_backend
 def evaluate_command(
     data: Annotated[Path, typer.Option(help="Folder of the published data set.", show_default=False)],
     bundle: Annotated[Path, typer.Argument(help="Bundle to score.", show_default="the one shipped")] = DEFAULT_BUNDLE,
-    dataset: Annotated[str, typer.Option(help="glas.")] = "glas",
-    split: Annotated[str, typer.Option(help="train, testA or testB.")] = "testA",
+    dataset: Annotated[str, typer.Option(help="glas, bach or mosaic.")] = "glas",
+    split: Annotated[
+        str | None, typer.Option(help="Part of the set, e.g. train.", show_default="the set's test split")
+    ] = None,
     scales: Annotated[str | None, typer.Option(help="Scales, e.g. 0.75,1,1.5.", show_default="the bundle's")] = None,
     flip: Annotated[
         bool | None,
@@ -30,13 +32,16 @@ def evaluate_command(
     json: Annotated[Path | None, typer.Option(help="File to write the scores to.", show_default=False)] = None,
 ) -> None:
     """Score a bundle against the masks of a labelled set."""
-    from glassrt.training.evaluate import evaluate
+    from glassrt.training.evaluate import evaluate, find_set
 
+    scored = find_set(dataset)
+    split = split or scored.test_split
     opened = open_bundle(bundle).replace(parse_scales(scales), flip)
     runtime = open_backend(opened, backend, precision=precision, throughput=True)
-    with closing(runtime), show_progress("images") as progress:
+    with closing(runtime), show_progress(scored.unit) as progress:
         report = evaluate(opened, runtime, dataset, data, split, progress.start(f"{dataset} {split}"))
-    table = PlainTable(f"{opened.manifest.name} on {dataset} {split}, {report['images']} images, {report['backend']}")
+    count = f"{report['images']} {scored.unit}"
+    table = PlainTable(f"{opened.manifest.name} on {dataset} {split}, {count}, {report['backend']}")
     for name in report["scores"]:
         table.add_column(name, justify="right")
     table.add_row(*(f"{value:.2f}" for value in report["scores"].values()))
