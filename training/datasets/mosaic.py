@@ -70,7 +70,7 @@ def find_slides(folder: Path, split: str) -> list[LabelledSlide]:
     """The slides of a split, `train` or `test`. `folder` holds what `make_mosaics` wrote. Raises DatasetError."""
     if split not in SPLITS:
         raise DatasetError(f"mosaics have no split {split!r}; choose one of {', '.join(SPLITS)}")
-    found = sorted(folder.glob(f"{split}_[0-9]*.tif"))
+    found = sorted(folder.glob(f"{split}_*.tif"), key=lambda path: (len(path.name), path.name))
     if not found:
         raise DatasetError(
             f"{folder}: no {split}_*.tif here; make them with `glassrt mosaic --data GLAS --out {folder}`"

@@ -14,21 +14,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glassrt.engine.geometry.boxes import Box
+from glassrt.engine.flow.cut import cut_windows
+from glassrt.engine.geometry.boxes import Box, Size
+from glassrt.engine.geometry.plan import InputSpec, Layer, Plan, lattice_step, lay_around, lay_at
+from glassrt.engine.geometry.views import View
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.readers import open_slide
-from glassrt.training import augment, losses
+from glassrt.engine.watch import Clock
+from glassrt.training import augment, losses, pictures
 from glassrt.training.config import Rate, Schedule
-from glassrt.training.datasets import mosaic
+from glassrt.training.datasets import bach, mosaic
 from glassrt.training.datasets.labelled import LabelledSlide
 from glassrt.training.loop import Example, Group, Progress, Random, Task, fit
+from glassrt.training.metrics import IGNORE
 from glassrt.training.networks.encoders import check_encoder, load_weights
 from glassrt.training.networks.refinenet import DARefineNet, Design
 from glassrt.training.run import Run
 from glassrt.training.world import World
 
 METHOD = "da-refinenet"
-SETS: dict[str, Any] = {"mosaic": mosaic}
+SETS: dict[str, Any] = {"bach": bach, "mosaic": mosaic}
 PLACE_UM = 32.0  # side of the squares that windows are drawn around
 Side = Annotated[int, Meta(ge=32, multiple_of=8)]
 
@@ -66,6 +71,11 @@ class DaRefineNetConfig(Schedule, frozen=True, kw_only=True):
     def factor(self) -> float:
         """A context pixel's side in fine pixels."""
         return 2.0 if self.context == "same" else self.context_factor
+
+    @property
+    def anchor(self) -> Literal["tile", "centre"]:
+        """Where the second input lies."""
+        return "centre" if self.context == "same" else self.context_anchor
 
     @property
     def context_side(self) -> int:
@@ -123,43 +133,62 @@ def open_ground(slide: LabelledSlide, classes: int, mpp: float) -> Ground:
 
 
 def draw_example(grounds: list[Ground], config: DaRefineNetConfig, number: int, random: Random) -> Example:
-    """A window that shows a class, the classes in turn, somewhere within; mirrored and turned with its context."""
-    classes = [each for each in range(len(grounds[0].places)) if any(len(ground.places[each]) for ground in grounds)]
-    wanted = classes[number % len(classes)]
-    counts = np.cumsum([len(ground.places[wanted]) for ground in grounds])
-    chosen = int(random.integers(counts[-1]))
-    ground = grounds[int(np.searchsorted(counts, chosen, side="right"))]
-    middle = ground.places[wanted][chosen - counts[grounds.index(ground)]]
-    size = np.array([ground.grid.width, ground.grid.height])
-    start = np.clip(middle - random.uniform(0, config.window, 2), 0, np.maximum(size - config.window, 0)).astype(int)
-    left, top = (int(each) for each in start)
-    inputs = {"fine": ground.grid.read(left, top, config.window, config.window)}
-    place = np.zeros(2, np.float32)
-    if config.context != "none":
-        context = ground.grid.at(config.factor)
-        side = config.context_side
-        f = config.window / config.factor
-        at = start / config.factor
-        if config.context_anchor == "tile" and config.context == "surroundings":
-            first = at - random.uniform(0, side - f - 1, 2)
-        else:
-            first = at + f / 2 - side / 2
-        first = np.clip(np.round(first), 0, np.array([context.width, context.height]) - side).astype(int)
-        inputs["context"] = context.read(int(first[0]), int(first[1]), side, side)
-        place = ((at - first) / side).astype(np.float32)
-    mask = ground.slide.truth.cut(
-        Box(left, top, left + config.window, top + config.window), (ground.grid.width, ground.grid.height)
-    )
-    seed = int(random.integers(1 << 32))  # the same stain for both
-    turns, mirror = int(random.integers(4)), bool(random.integers(2))
+    """A window that shows a class, the classes in turn, somewhere within; mirrored and turned with its surroundings."""
+    ground, middle = draw_place(grounds, number, random)
+    size = ground.grid.width, ground.grid.height
+    free = np.maximum(np.array(size) - config.window, 0)
+    left, top = np.clip(middle - random.uniform(0, config.window, 2), 0, free).astype(np.int64).tolist()
+    inputs = dict(cut_windows(ground.grid, lay_example(size, left, top, config, random), np.array([0]), Clock()))
+    mask = cut_classes(ground.slide, Box(left, top, left + config.window, top + config.window), size)
+    turns, mirror, stain = int(random.integers(4)), bool(random.integers(2)), int(random.integers(1 << 32))
     colour = augment.COLOURS[config.colour]
-    turned: dict[str, Any] = {
-        name: colour(augment.turn(pixels, turns, mirror), np.random.default_rng(seed))
-        for name, pixels in inputs.items()
-    }
-    if config.context != "none":
-        turned["place"] = augment.turn_place(place, 1 / config.factor, turns, mirror)
+    turned: dict[str, Any] = {}
+    for name, (values,) in inputs.items():
+        if name == "place":
+            turned[name] = augment.turn_place(values, 1 / config.factor, turns, mirror)
+        else:  # one stain for both
+            turned[name] = colour(augment.turn(values, turns, mirror), np.random.default_rng(stain))
     return Example(turned, augment.turn(mask, turns, mirror).astype(np.int64), ground.slide.name)
+
+
+def draw_place(grounds: list[Ground], number: int, random: Random) -> tuple[Ground, NDArray[np.float64]]:
+    """A slide and a place on it that shows a class, of those that there are the number-th in turn."""
+    classes = range(len(grounds[0].places))
+    present = [each for each in classes if any(len(ground.places[each]) for ground in grounds)]
+    wanted = present[number % len(present)]
+    ends = np.cumsum([len(ground.places[wanted]) for ground in grounds])
+    chosen = int(random.integers(ends[-1]))
+    at = int(np.searchsorted(ends, chosen, side="right"))
+    places = grounds[at].places[wanted]
+    return grounds[at], places[chosen - ends[at] + len(places)]
+
+
+def lay_example(size: Size, left: int, top: int, config: DaRefineNetConfig, random: Random) -> Plan:
+    """The window at a place of a grid of `size` with its surroundings, as the engine lays them out; those that windows
+    share begin anywhere where the engine's might.
+    """
+    view = View(1.0, False, *size, (), ())
+    one = np.zeros(1, np.int64)
+    fine = Layer(InputSpec("fine", config.window), size, (view,), np.array([[0, left, top]]), one, one)
+    if config.context == "none":
+        return Plan((fine,), 0)
+    placed = config.align == "footprint"
+    around = InputSpec("context", config.context_side, config.factor, config.anchor, placed)
+    if config.anchor == "centre":
+        return Plan((fine, lay_around(fine, around)), 0)
+    step = lattice_step(config.context_side, config.window, config.factor)
+    first = np.array([[left, top]]) / config.factor
+    starts = np.floor(first - random.uniform(0, step, 2)).astype(np.int64)
+    return Plan((fine, lay_at(fine, around, starts)), 0)
+
+
+def cut_classes(slide: LabelledSlide, box: Box, grid: Size) -> NDArray[np.uint8]:
+    """The classes of a box of the grid, `IGNORE` beyond the slide."""
+    inside = Box(box.left, box.top, min(box.right, grid[0]), min(box.bottom, grid[1]))
+    (width, height), (shown_width, shown_height) = box.size, inside.size
+    classes = np.full((height, width), IGNORE, np.uint8)
+    classes[:shown_height, :shown_width] = slide.truth.cut(inside, grid)
+    return classes
 
 
 def segmentation_loss(network: nn.Module, inputs: dict[str, Tensor], labels: Tensor, step: int) -> Tensor:
@@ -199,4 +228,4 @@ def train(
         others = [each for name, each in network.named_parameters() if ".encoder." not in name]
         return [Group(encoders, config.encoder_rate), Group(others, 1.0)]
 
-    fit(Task(start, draw, segmentation_loss, None, groups=groups), config, run, world, progress)
+    fit(Task(start, draw, segmentation_loss, pictures.show_dual, groups=groups), config, run, world, progress)
