@@ -4,31 +4,47 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from glassrt.engine.bundles.bundle import Bundle, write_bundle
 from glassrt.engine.bundles.checks import TOLERANCES
 from glassrt.engine.bundles.example import Known, store_example
 from glassrt.engine.bundles.kinds.shared import Shared
+from glassrt.engine.bundles.manifest import Manifest
 from glassrt.engine.bundles.parts import Example, Graph, Precision, Role, Target
 from glassrt.engine.bundles.tensors import Signature
 from glassrt.engine.errors import BundleError, TrainingError, UsageError
 from glassrt.export.calibration import Calibration, collect_calibration, paint
 from glassrt.export.comparison import MadeOn, compare, edge_windows
-from glassrt.export.kinds import segmentation
+from glassrt.export.kinds import dual, segmentation
 from glassrt.export.kinds.made import Made
 from glassrt.export.precision import FLIPS_AIM, WEIGHT_BITS, run_graph, run_plainly, to_float16, to_int8
-from glassrt.export.samples import Samples, count, each, join, take
+from glassrt.export.samples import Samples, count, each, join, pick, take
 from glassrt.export.to_onnx import RawPixels, export_graph
 from glassrt.training import checkpoint
 
 Read = Callable[[Path, Mapping[str, Tensor], Mapping[str, str], str], Made]
-READERS: dict[str, Read] = {"segment": segmentation.read, "oeem": segmentation.read}  # by the method of a run
+READERS: dict[str, Read] = {  # by the method of a run
+    "segment": segmentation.read,
+    "oeem": segmentation.read,
+    "da-refinenet": dual.read,
+}
+
+
+class Fed(NamedTuple):
+    """Windows by name that networks are calibrated and measured on, with what the networks so far gave for them, and
+    what these gave for the measured ones in each lower precision.
+    """
+
+    calibrated: dict[str, NDArray[Any]]
+    measured: dict[str, NDArray[Any]]
+    lossy: dict[tuple[Precision, Target], dict[str, NDArray[Any]]]
 
 
 def load_run(run: Path, name: str) -> Made:
@@ -42,10 +58,17 @@ def load_run(run: Path, name: str) -> Made:
 
 
 def open_network(run: Path) -> Callable[[Samples], Samples]:
-    """What torch makes of windows: the outputs of a finished run's first network."""
-    networks, manifest = load_run(run, "unnamed")
-    role = manifest.first_role
-    return partial(infer_exactly, networks[role], manifest.networks[role])
+    """What torch makes of windows: the outputs of a finished run's networks together."""
+    return partial(infer_together, *load_run(run, "unnamed"))
+
+
+def infer_together(networks: Mapping[Role, nn.Module], manifest: Manifest, samples: Samples) -> Samples:
+    """What torch makes of windows, each network given what those before it gave."""
+    known = dict(samples)
+    for role, network in networks.items():
+        signature = manifest.networks[role]
+        known |= infer_exactly(network, signature, pick(known, signature.inputs))
+    return pick(known, manifest.whole.outputs)
 
 
 def infer_exactly(network: nn.Module, signature: Signature, samples: Samples) -> Samples:
@@ -81,20 +104,28 @@ def export_run(
     files: dict[str, bytes] = {}
     graphs: list[Graph] = []
     examples: list[Example] = []
+    fed = Fed(dict(tissue.calibrated), dict(tissue.measured), {})
     for role, network in networks.items():
         signature, prefix = manifest.networks[role], "" if role == "main" else f"{role}_"
         exact = export_graph(network, signature)
-        window = take(tissue.calibrated, slice(1))
+        calibrated, measured = (pick(each, signature.inputs) for each in (fed.calibrated, fed.measured))
+        window = take(calibrated, slice(1))
         wanted = infer_exactly(network, signature, window)
         refuse_other(run_graph(exact, window), wanted, run)
         stored = store_example(Known(window, wanted))
         examples.append(Example(f"{prefix}example.npz", hashlib.sha256(stored).hexdigest(), role))
         graphs.append(describe_graph(f"{prefix}fp32.onnx", exact, role=role))
         files |= {examples[-1].file: stored, graphs[-1].file: exact}
-        for entry, content in lower_precisions(exact, precisions, tissue, manifest, role, prefix):
-            refuse_lossy(exact, entry, content, tissue.measured, manifest)
+        lower = Calibration(calibrated, measured, ())
+        for entry, content in lower_precisions(exact, precisions, lower, manifest, role, prefix):
+            lossy = fed.lossy.setdefault((entry.precision, entry.target), {})
+            given = pick({**fed.measured, **lossy}, signature.inputs)
+            lossy |= refuse_lossy(exact, entry, content, measured, given, manifest)
             graphs.append(entry)
             files[entry.file] = content
+        if role != list(networks)[-1]:
+            fed.calibrated.update(run_graph(exact, calibrated))
+            fed.measured.update(run_graph(exact, measured))
     finished = msgspec.structs.replace(manifest, graphs=tuple(graphs), examples=tuple(examples), calibrated=tissue.seen)
     return write_bundle(out, finished, files)
 
@@ -126,16 +157,20 @@ def lower_precisions(
             yield describe_graph(file, content, "int8", target, made.kept, bits, role), content
 
 
-def refuse_lossy(exact: bytes, entry: Graph, content: bytes, measured: Samples, kind: Shared) -> None:
-    """Raise BundleError for a graph that loses more than its precision may, on windows that it was not made with.
+def refuse_lossy(
+    exact: bytes, entry: Graph, content: bytes, measured: Samples, given: Samples, kind: Shared
+) -> Samples:
+    """What a graph gives for `measured` windows that it was not made with, of what those before it gave in its own
+    precision the `given`; BundleError for one that loses more than its precision may.
 
     A graph for GPUs is run without any optimisation: its own arithmetic, not that of this processor's short cuts.
     """
-    samples = join([measured, edge_windows(kind.networks[entry.role].inputs)])
-    wanted = run_graph(exact, samples)
-    given = run_graph(content, samples) if entry.target == "cpu" else run_plainly(content, samples)
+    edges = edge_windows(kind.networks[entry.role].inputs)
+    wanted = run_graph(exact, join([measured, edges]))
+    run = run_graph if entry.target == "cpu" else run_plainly
+    outputs = run(content, join([given, edges]))
     made_on = MadeOn("", "ort", "", "CPU", "", entry.precision)
-    found = compare(given, wanted, count(measured), made_on, None, kind)
+    found = compare(outputs, wanted, count(measured), made_on, None, kind)
     aim = FLIPS_AIM if entry.precision == "int8" else TOLERANCES[entry.precision].flips
     if found.nan or found.flips > aim or not found.passed:
         raise BundleError(
@@ -144,6 +179,7 @@ def refuse_lossy(exact: bytes, entry: Graph, content: bytes, measured: Samples, 
             f"{'calibrate on more of the tissue, or ' if entry.precision == 'int8' else ''}"
             f"leave {entry.precision} out of --precision"
         )
+    return take(outputs, slice(count(measured)))
 
 
 def describe_graph(

@@ -7,10 +7,11 @@ verified on the windows that it was made with.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from glassrt.engine.bundles.manifest import Manifest
 from glassrt.engine.bundles.parts import Seen
@@ -152,8 +153,13 @@ def note_seen(shares: Sequence[Share]) -> tuple[Seen, ...]:
 
 
 def paint(inputs: Iterable[InputSpec]) -> Samples:
-    """A window for want of real tissue."""
-    return {spec.name: paint_window(spec.side) for spec in inputs}
+    """A window for want of real tissue, in the middle of its surroundings."""
+    inputs = list(inputs)
+    painted: dict[str, NDArray[Any]] = {spec.name: paint_window(spec.side) for spec in inputs}
+    for spec in inputs:
+        if spec.placed:
+            painted["place"] = np.full((1, 2), 0.5 - 0.5 / spec.factor, np.float32)
+    return painted
 
 
 def paint_window(side: int) -> Pixels:

@@ -1,10 +1,12 @@
 """What networks are run on and what they give: the inputs, or the outputs, of n windows by name, `[n, ...]` each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from glassrt.engine.bundles.tensors import TensorSpec
 
 Samples = Mapping[str, NDArray[Any]]
 
@@ -17,6 +19,11 @@ def count(samples: Samples) -> int:
 def take(samples: Samples, which: slice | Sequence[int] | NDArray[np.int64]) -> Samples:
     """Those of some windows."""
     return {name: values[which] for name, values in samples.items()}
+
+
+def pick(samples: Samples, specs: Iterable[TensorSpec]) -> dict[str, NDArray[Any]]:
+    """Those that a network takes, or gives, in its order."""
+    return {spec.name: samples[spec.name] for spec in specs}
 
 
 def join(parts: Sequence[Samples]) -> Samples:
