@@ -28,12 +28,15 @@ class Clock:
 
 
 class Watch:
-    """What a run tells of itself while it works: the seconds of its stages, and its windows as they are done."""
+    """What a run tells of itself while it works: the seconds of its stages, and its windows as they are done.
+
+    `contexts` counts the surroundings that a network was run on.
+    """
 
     def __init__(self, progress: Progress = lambda done, total: None, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
         self._progress = progress
-        self._done = self._total = 0
+        self.contexts = self._done = self._total = 0
 
     def expect(self, windows: int) -> None:
         """So many windows are to come."""

@@ -1,10 +1,11 @@
 """How far what a graph gives lies from what is wanted. Needs neither torch nor onnx."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from glassrt.engine.bundles.checks import Check
 from glassrt.engine.bundles.kinds.shared import Shared
@@ -12,6 +13,8 @@ from glassrt.engine.bundles.parts import RunPrecision
 from glassrt.engine.bundles.tensors import TensorSpec
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.export.samples import Samples, count, join, take
+
+SOMEWHERE = 0.4  # of a window's surroundings, from their left and top
 
 
 class MadeOn(NamedTuple):
@@ -66,12 +69,16 @@ def flip_rate(found: Samples, exact: Samples, kind: Shared) -> float:
 
 
 def edge_windows(inputs: Iterable[TensorSpec]) -> Samples:
-    """Three windows no slide should have, white, black and noise; none for a network that takes other than pixels."""
+    """Three windows no slide should have, white, black and noise, anywhere in their surroundings; none for a network
+    that takes other than pixels and places.
+    """
     inputs = list(inputs)
-    if any(spec.dtype != "uint8" for spec in inputs):
+    places = [spec for spec in inputs if spec.dtype == "float32" and spec.sized(0) == (0, 2)]
+    pixels = [spec for spec in inputs if spec.dtype == "uint8"]
+    if not pixels or len(pixels) + len(places) < len(inputs):
         return {spec.name: np.zeros(spec.sized(0), spec.dtype) for spec in inputs}
-    made = {}
-    for spec in inputs:
+    made: dict[str, NDArray[Any]] = {spec.name: np.full(spec.sized(3), SOMEWHERE, np.float32) for spec in places}
+    for spec in pixels:
         noise = np.random.default_rng(0).integers(0, 256, spec.sized(1)[1:], np.uint8)
         made[spec.name] = np.stack([np.full_like(noise, 255), np.zeros_like(noise), noise])
     return made

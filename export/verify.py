@@ -24,7 +24,7 @@ from glassrt.export.ground import fingerprint
 from glassrt.export.samples import Samples, count, join
 
 BATCHES = (1, 2, 4)
-LABELLED = "segmentation"  # the kind of bundle that the masks of GlaS measure
+LABELLED = ("segmentation", "dual")  # the kinds of bundle that the masks of GlaS measure
 ROUNDS = 3  # of calls, whose fastest counts
 
 
@@ -44,13 +44,12 @@ def verify(
     how many are left out is `told`. `progress` is told what runs, and `failure` what cannot be opened, which then has
     no check. Raises UsageError.
     """
-    if data is not None and bundle.manifest.kind != LABELLED:
+    if data is not None and bundle.manifest.kind not in LABELLED:
         raise UsageError(f"--data {data}: GlaS measures segmentation, which {bundle.path} is not for: leave --data out")
     seen = frozenset[Path]() if data is None else find_seen(bundle, data)
     if seen:
         told(f"{data}: left out {len(seen)} images of testA that the bundle was calibrated on")
-    network = bundle.manifest.networks[bundle.manifest.first_role]
-    samples = join([tissue, edge_windows(network.inputs)])
+    samples = join([tissue, edge_windows(bundle.manifest.whole.inputs)])
     if exact is None:
         wanted, _ = run_with(bundle, "ort", "fp32", samples)
     else:
@@ -76,8 +75,8 @@ def verify(
 
 
 def refuse_other(bundle: Bundle, wanted: Samples, windows: int) -> None:
-    """Raise UsageError for outputs that are not of a bundle's network."""
-    for spec in bundle.manifest.networks[bundle.manifest.first_role].outputs:
+    """Raise UsageError for outputs that are not of a bundle's networks."""
+    for spec in bundle.manifest.whole.outputs:
         fitting, found = spec.sized(windows), wanted[spec.name].shape if spec.name in wanted else ()
         if found != fitting:
             raise UsageError(
@@ -90,8 +89,7 @@ def run_with(bundle: Bundle, name: str, precision: RunPrecision, samples: Sample
     """What the network gives for windows through one runtime, and what computed it."""
     with open_as_score_does(bundle, name, precision) as backend:
         made_on = MadeOn(bundle.sha256, backend.name, backend.version, backend.device, backend.isa, backend.precision)
-        network = bundle.manifest.networks[bundle.manifest.first_role]
-        return network.name_outputs(run_each(backend, samples)), made_on
+        return bundle.manifest.whole.name_outputs(run_each(backend, samples)), made_on
 
 
 def find_seen(bundle: Bundle, data: Path) -> frozenset[Path]:

@@ -41,8 +41,10 @@ class Bundle:
         for graph in self.manifest.graphs:
             if (graph.role, graph.precision) == (role, precision) and graph.target in ("any", target):
                 return graph
-        held = ", ".join(f"{graph.precision} for {graph.target}" for graph in self.manifest.graphs)
-        raise BundleError(f"{self.path} has no {precision} graph for {target}; it holds {held}")
+        of = "" if role == "main" else f" of its {role} network"
+        graphs = [graph for graph in self.manifest.graphs if graph.role == role]
+        held = ", ".join(f"{graph.precision} for {graph.target}" for graph in graphs)
+        raise BundleError(f"{self.path} has no {precision} graph{of} for {target}; it holds {held}")
 
     def read_graph(self, precision: Precision = "fp32", target: Target = "cpu", role: Role | None = None) -> bytes:
         """The bytes of a graph, given out only if they are the manifest's, fit it and lead to no other file.

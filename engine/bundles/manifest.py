@@ -4,13 +4,14 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import msgspec
 
+from glassrt.engine.bundles.kinds.dual import Dual
 from glassrt.engine.bundles.kinds.segmentation import Segmentation
 from glassrt.engine.bundles.parts import ClassInfo, Example, Graph, Resolution, Scale, Seen, Side, Step, Strict, Text
 from glassrt.engine.errors import BundleError, first_line
 
-Manifest: TypeAlias = Segmentation  # a union once there are more
+Manifest: TypeAlias = Segmentation | Dual
 FORMAT = 2
-KINDS = tuple(str(kind.__struct_config__.tag) for kind in get_args(Manifest) or (Manifest,))
+KINDS = tuple(str(kind.__struct_config__.tag) for kind in get_args(Manifest))
 
 
 class Head(msgspec.Struct):
@@ -66,13 +67,29 @@ def decode_manifest(content: bytes) -> Manifest:
                 "pip install --upgrade glassrt"
             )
         if version == 1:
-            return msgspec.json.decode(content, type=FirstManifest).renew()
+            return check_roles(msgspec.json.decode(content, type=FirstManifest).renew())
         kind = msgspec.json.decode(content, type=Kind).kind
         if kind not in KINDS:
             raise BundleError(
                 f"{kind[:64]!r} at `$.kind` is no kind of bundle that this version of GlassRT runs "
                 f"({', '.join(KINDS)}): pip install --upgrade glassrt"
             )
-        return msgspec.json.decode(content, type=Manifest)
+        return check_roles(msgspec.json.decode(content, type=Manifest))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{first_line(error)}; the bundle is damaged or made by another version") from error
+
+
+def check_roles(manifest: Manifest) -> Manifest:
+    """The same, if each of its kind's networks has a float32 graph and nothing is of another. Raises BundleError."""
+    roles = manifest.networks.keys()
+    entries: list[Graph | Example] = [*manifest.graphs, *manifest.examples]
+    for entry in entries:
+        if entry.role not in roles:
+            raise BundleError(
+                f"{entry.file} is of the role {entry.role!r}, and a bundle of the kind {manifest.kind} has "
+                f"{' and '.join(roles)}: export or download the bundle again"
+            )
+    for role in roles:
+        if not any((graph.role, graph.precision) == (role, "fp32") for graph in manifest.graphs):
+            raise BundleError(f"no fp32 graph of the role {role!r}: export or download the bundle again")
+    return manifest

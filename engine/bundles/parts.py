@@ -19,7 +19,7 @@ Text = Annotated[str, msgspec.Meta(max_length=LONGEST_TEXT)]
 Precision = Literal["fp32", "fp16", "int8"]  # of a graph
 RunPrecision = Literal["fp32", "bf16", "fp16", "int8"]  # of a run: runtimes make bf16 of the fp32 graph
 Target = Literal["any", "cpu", "gpu"]
-Role = Literal["main"]  # of a network among those of its bundle
+Role = Literal["main", "context", "fine"]  # of a network among those of its bundle
 
 
 class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -38,11 +38,15 @@ def describe_bundle(table: PlainTable, bundle: Bundle) -> None:
     table.add_row("windows", f"{manifest.window} px, stride {manifest.stride}, output stride {manifest.output_stride}")
     scales = ", ".join(f"{scale:g}" for scale in manifest.scales)
     table.add_row("scales", f"{scales}{', mirrored too' if manifest.flips else ''}")
+    for seen in manifest.inputs[1:]:
+        where = "shared by windows within" if seen.anchor == "tile" else "around the window's middle"
+        table.add_row(seen.name, f"{seen.side} px of {manifest.mpp * seen.factor:g} µm, {where}")
     for graph in manifest.graphs:
-        size = len(bundle.read_graph(graph.precision, graph.target))
+        size = len(bundle.read_entry(graph))
         kept = f", {len(graph.kept_float)} layers in float32" if graph.kept_float else ""
         device = "" if graph.target == "any" else f" for {graph.target}"
-        table.add_row("graph", f"{graph.file}: {graph.precision}{device}{kept}, {size / 1e6:.1f} MB, sha256 matches")
+        what = "graph" if graph.role == "main" else f"{graph.role} graph"
+        table.add_row(what, f"{graph.file}: {graph.precision}{device}{kept}, {size / 1e6:.1f} MB, sha256 matches")
     table.add_row("trained", manifest.trained)
     table.add_row("licence", manifest.licence)
     for check in read_checks(bundle):

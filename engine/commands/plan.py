@@ -1,6 +1,7 @@
 """`glassrt plan`."""
 
 import contextlib
+import itertools
 import time
 from pathlib import Path
 from typing import Annotated
@@ -33,14 +34,13 @@ def build_plans(bundle: Bundle, backend: str, precisions: tuple[Precision, ...],
     flavour = find_flavour() if backend == "auto" else backend
     if flavour not in MODULES:
         raise UsageError(f"--backend {backend} has no plans; choose {' or '.join(MODULES)}")
-    for precision in precisions:
-        for size in sizes:
-            start = time.perf_counter()
-            if has_device():
-                with contextlib.closing(open_plan_backend(bundle, flavour, size, precision)) as opened:
-                    plan, tried = opened.plan, "gives the bundle's example"
-            else:
-                plan = open_plan(bundle, flavour, precision, size)
-                tried = f"not tried: {explain_unused(lambda device: device.name) or 'no CUDA device here'}"
-            made = f"built in {time.perf_counter() - start:.1f} s" if plan.built else "kept from before"
-            print(f"{plan.path}: {len(plan.engine) / 1e6:.1f} MB, {made}, {tried}")
+    for precision, size, role in itertools.product(precisions, sizes, bundle.manifest.networks):
+        start = time.perf_counter()
+        if has_device():
+            with contextlib.closing(open_plan_backend(bundle, flavour, size, precision, role=role)) as opened:
+                plan, tried = opened.plan, "gives the bundle's example"
+        else:
+            plan = open_plan(bundle, flavour, precision, size, role=role)
+            tried = f"not tried: {explain_unused(lambda device: device.name) or 'no CUDA device here'}"
+        made = f"built in {time.perf_counter() - start:.1f} s" if plan.built else "kept from before"
+        print(f"{plan.path}: {len(plan.engine) / 1e6:.1f} MB, {made}, {tried}")

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -10,45 +11,75 @@ import numpy as np
 from glassrt.engine.flow.runner import RegionSource
 from glassrt.engine.geometry.boxes import Indices
 from glassrt.engine.geometry.plan import Layer, Part, Plan
+from glassrt.engine.runtimes.protocol import Array
 from glassrt.engine.slides.resampling import resample, scale_exactly
 from glassrt.engine.slides.slide import Pixels
 from glassrt.engine.watch import Clock
 
+Begun = TypeVar("Begun")
+
 WINDOWS_AHEAD = 64  # cut and waiting: 20 MB at 320 pixels, two cells ahead of the network
 
-Batch = Mapping[str, Pixels]  # windows `[n, H, W, 3]` of each input by its name
+Batch = Mapping[str, Array]  # of each input by its name: windows `[n, H, W, 3]`, or what tells where they lie
 
 
 def cut_batches(
     source: RegionSource, plan: Plan, size: int, pool: ThreadPoolExecutor, readers: int, clock: Clock
 ) -> Iterator[tuple[Indices, Batch]]:
-    """Yield (indices, windows `[size, H, W, 3]` of each input) in order, cut ahead by the pool."""
+    """Yield (indices, `size` of each input) in order, cut ahead by the pool."""
     cutters = [Cutter(source, layer, pool, clock) for layer in plan.layers]
-    cutting: deque[tuple[Indices, list[Future[Pixels]]]] = deque()
-    ahead = readers + -(-WINDOWS_AHEAD // size)
+    begun = (
+        (indices, [cutter.cut(layer.of[indices], size) for cutter, layer in zip(cutters, plan.layers, strict=True)])
+        for indices in each_batch(len(plan.windows), size)
+    )
+    for indices, batch in keep_ahead(begun, readers + -(-WINDOWS_AHEAD // size)):
+        windows = {cutter.name: cut.result() for cutter, cut in zip(cutters, batch, strict=True)}
+        yield indices, {**windows, **tell_places(plan, indices, size)}
 
-    def collect(batch: list[Future[Pixels]]) -> Batch:
-        return {cutter.name: windows.result() for cutter, windows in zip(cutters, batch, strict=True)}
 
-    for start in range(0, len(plan.windows), size):
-        indices = np.arange(start, min(start + size, len(plan.windows)))
-        cutting.append((indices, [cutter.cut(indices, size) for cutter in cutters]))
-        if len(cutting) > ahead:
-            oldest, batch = cutting.popleft()
-            yield oldest, collect(batch)
-    while cutting:
-        oldest, batch = cutting.popleft()
-        yield oldest, collect(batch)
+def cut_layer(
+    source: RegionSource, layer: Layer, size: int, pool: ThreadPoolExecutor, ahead: int, clock: Clock
+) -> Iterator[tuple[Indices, Pixels]]:
+    """Yield (numbers, windows `[size, H, W, 3]`) of one input alone, `ahead` batches of them cut before."""
+    cutter = Cutter(source, layer, pool, clock)
+    begun = ((numbers, cutter.cut(numbers, size)) for numbers in each_batch(len(layer.windows), size))
+    for numbers, cut in keep_ahead(begun, ahead):
+        yield numbers, cut.result()
 
 
 def cut_windows(source: RegionSource, plan: Plan, indices: Indices, clock: Clock) -> Batch:
-    """The windows `[n, H, W, 3]` of each input with these numbers, in any order: as a run cuts them."""
+    """What each input is given of the fine windows `indices`, in any order: as a run cuts it."""
     with ThreadPoolExecutor(1) as pool:
-        cutters = [Cutter(source, layer, pool, clock) for layer in plan.layers]
-        return {
-            cutter.name: np.concatenate([cutter.cut(indices[at : at + 1], 1).result() for at in range(len(indices))])
-            for cutter in cutters
+        cutters = [(Cutter(source, layer, pool, clock), layer.of[indices]) for layer in plan.layers]
+        windows = {
+            cutter.name: np.concatenate([cutter.cut(numbers[at : at + 1], 1).result() for at in range(len(numbers))])
+            for cutter, numbers in cutters
         }
+    return {**windows, **tell_places(plan, indices, len(indices))}
+
+
+def tell_places(plan: Plan, indices: Indices, size: int) -> Batch:
+    """`place` `[size, 2]` of fine windows in their surroundings where a network is told it, zeros beyond `indices`."""
+    if not any(layer.input.placed for layer in plan.layers):
+        return {}
+    places = np.zeros((size, 2), np.float32)
+    places[: len(indices)] = plan.places(indices)
+    return {"place": places}
+
+
+def each_batch(count: int, size: int) -> Iterator[Indices]:
+    """The numbers below `count`, `size` at a time."""
+    return (np.arange(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def keep_ahead(begun: Iterator[Begun], ahead: int) -> Iterator[Begun]:
+    """The same, but `ahead` of them begin before they are asked for."""
+    waiting: deque[Begun] = deque()
+    for each in begun:
+        waiting.append(each)
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting
 
 
 class Cutter:

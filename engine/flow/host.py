@@ -10,7 +10,7 @@ from glassrt.engine.errors import SlideError
 from glassrt.engine.flow.cut import Batch, cut_batches
 from glassrt.engine.flow.runner import RegionSource, Sink
 from glassrt.engine.geometry.boxes import Indices
-from glassrt.engine.geometry.plan import Plan
+from glassrt.engine.geometry.plan import Layer, Plan
 from glassrt.engine.runtimes.protocol import Array, Backend
 from glassrt.engine.watch import Clock, Watch
 
@@ -34,11 +34,10 @@ class HostRunner:
             ThreadPoolExecutor(self.backend.streams, "network") as network,
         ):
             try:
-                batches = cut_batches(source, plan, self.backend.batch, reading, self.readers, watch.clock)
-                for indices, outputs in infer_batches(self.backend, batches, network, watch.clock):
+                for indices, outputs in self.infer(source, plan, reading, network, watch):
                     with watch.clock.time("stitch"):
                         outputs = {name: values[: len(indices)] for name, values in outputs.items()}
-                        self._refuse_non_finite(outputs, indices, source, plan)
+                        refuse_non_finite(outputs, indices, plan.fine, source, self.backend)
                         sink.add(indices, outputs)
                         watch.advance(len(indices))
             finally:
@@ -46,35 +45,48 @@ class HostRunner:
                 reading.shutdown(cancel_futures=True)
         sink.finish()
 
-    def _refuse_non_finite(
-        self, outputs: Mapping[str, Array], indices: Indices, source: RegionSource, plan: Plan
-    ) -> None:
-        """Raise SlideError where a window's outputs are no numbers: as a class they would look like the background."""
-        finite = [np.isfinite(values).reshape(len(indices), -1).all(axis=1) for values in outputs.values()]
-        if all(each.all() for each in finite):
-            return
-        bad = int(indices[~np.all(finite, axis=0)][0])
-        number, *xy = plan.windows[bad].tolist()
-        view = plan.views[number]
-        x, y = (
-            round(max(0, at) * base / length)
-            for at, base, length in zip(xy, source.base_size, (view.width, view.height), strict=True)
-        )
-        backend = self.backend
-        raise SlideError(
-            f"{source.name}: the network gave NaN or infinity for the window at x {x}, y {y} of level 0 (scale "
-            f"{view.scale:g}), in {backend.precision} through {backend.name} {backend.version} on {backend.device}: "
-            "take another --precision or --backend, and run `glassrt verify`"
-        )
+    def infer(
+        self, source: RegionSource, plan: Plan, reading: ThreadPoolExecutor, network: ThreadPoolExecutor, watch: Watch
+    ) -> Iterator[tuple[Indices, Mapping[str, Array]]]:
+        """Yield (indices, outputs of a whole batch) in the plan's order."""
+        batches = cut_batches(source, plan, self.backend.batch, reading, self.readers, watch.clock)
+        return infer_batches(self.backend, batches, network, watch.clock)
+
+
+def refuse_non_finite(
+    outputs: Mapping[str, Array], numbers: Indices, layer: Layer, source: RegionSource, backend: Backend
+) -> None:
+    """Raise SlideError where the outputs of a layer's windows are no numbers: as a class they would look like the
+    background.
+    """
+    finite = [np.isfinite(values).reshape(len(numbers), -1).all(axis=1) for values in outputs.values()]
+    if all(each.all() for each in finite):
+        return
+    bad = int(numbers[~np.all(finite, axis=0)][0])
+    number, *xy = layer.windows[bad].tolist()
+    view, name = layer.views[number], layer.input.name
+    x, y = (
+        round(max(0, at) * base / length)
+        for at, base, length in zip(xy, source.base_size, (view.width, view.height), strict=True)
+    )
+    raise SlideError(
+        f"{source.name}: the {'context ' if name == 'context' else ''}network gave NaN or infinity for the window at x "
+        f"{x}, y {y} of level 0 (scale {view.scale:g}), in {backend.precision} through {backend.name} "
+        f"{backend.version} on {backend.device}: take another --precision or --backend, and run `glassrt verify`"
+    )
 
 
 def infer_batches(
-    backend: Backend, batches: Iterable[tuple[Indices, Batch]], pool: ThreadPoolExecutor, clock: Clock
+    backend: Backend,
+    batches: Iterable[tuple[Indices, Batch]],
+    pool: ThreadPoolExecutor,
+    clock: Clock,
+    stage: str = "infer",
 ) -> Iterator[tuple[Indices, Mapping[str, Array]]]:
     """Yield (indices, outputs) in order from a pool of the backend's streams, which are busy meanwhile."""
 
     def infer(batch: Batch) -> Mapping[str, Array]:
-        with clock.time("infer"):
+        with clock.time(stage):
             return backend.infer(batch)
 
     running: deque[tuple[Indices, Future[Mapping[str, Array]]]] = deque()

@@ -4,10 +4,11 @@ Frames: `grid` is the slide at the bundle's mpp; `scaled` is the grid resized by
 half-pixel centres.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +32,16 @@ class Part:
 class InputSpec(NamedTuple):
     """One input of a window: `side` pixels, each as large as `factor` of the fine input's.
 
-    Above 1 it is the fine window's surroundings, around the middle of what that shows of the image.
+    Above 1 it is the fine window's surroundings: around the middle of what that shows of the image (`centre`), or a
+    window of a lattice that all fine windows within it share (`tile`). `placed`: the network is told where in it the
+    fine window lies.
     """
 
     name: str
     side: int
     factor: float = 1.0
+    anchor: Literal["centre", "tile"] = "centre"
+    placed: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class Layer:
     """The windows of one input on the grid that is `input.factor` times coarser, of `size` pixels.
 
     `windows` is `[n, 3]`: view, x, y in scaled pixels. Windows that begin close together form a cell, whose region is
-    read once; `cell_of` gives each window's cell and rises.
+    read once; `cell_of` gives each window's cell and rises. `of` gives the number of the window here that belongs to
+    each of the fine layer's.
     """
 
     input: InputSpec
@@ -52,6 +58,7 @@ class Layer:
     views: tuple[View, ...]
     windows: Indices
     cell_of: Indices
+    of: Indices
 
     def boxes(self, windows: Indices) -> Indices:
         """`[n, 4]` left, top, right, bottom: the pixels of the layer's grid that windows are interpolated from."""
@@ -66,9 +73,8 @@ class Layer:
     @cached_property
     def parts(self) -> list[Part]:
         """The parts by number."""
-        view_sizes = np.array([[view.width, view.height] for view in self.views])
         first = np.maximum(self.windows[:, 1:], 0)
-        end = np.minimum(self.windows[:, 1:] + self.input.side, view_sizes[self.windows[:, 0]])
+        end = np.minimum(self.windows[:, 1:] + self.input.side, sizes(self.views)[self.windows[:, 0]])
         starts = np.flatnonzero(np.diff(self.part_of, prepend=-1))
         return [
             Part(cell, view, box)
@@ -121,6 +127,19 @@ class Plan:
         """`[n, 3]` view, x, y of the fine windows in scaled pixels."""
         return self.fine.windows
 
+    def places(self, indices: Indices) -> NDArray[np.float32]:
+        """`[n, 2]` x, y of these fine windows' first pixels in their surroundings, as fractions of those' side.
+
+        As the network sees both: in a mirrored view from the right. One of the inputs has to be placed.
+        """
+        (around,) = (layer for layer in self.layers if layer.input.placed)
+        windows, side = self.windows[indices], around.input.side
+        ratio = (sizes(around.views) / sizes(self.views))[windows[:, 0]]
+        places = (windows[:, 1:] * ratio - around.windows[around.of[indices], 1:]) / side
+        mirrored = np.array([view.flip for view in self.views])[windows[:, 0]]
+        places[mirrored, 0] = 1 - places[mirrored, 0] - (self.window * ratio / side)[mirrored, 0]
+        return places.astype(np.float32)
+
 
 def plan(
     size: Size,
@@ -149,34 +168,110 @@ def plan(
         kept = holds_tissue(tissue, boxes / np.array([*size, *size]))
         skipped = int(len(kept) - kept.sum())
         windows, boxes = windows[kept], boxes[kept]
-    side = CELL_STRIDES * stride
-    cells = boxes[:, :2] // side
-    cell_of = cells[:, 1] * (size[0] // side + 1) + cells[:, 0]
+    cell_of = number_cells(size, boxes[:, :2], stride, fine.side, others)
     order = np.lexsort((windows[:, 1], windows[:, 2], windows[:, 0], cell_of))
-    first = Layer(fine, size, views, windows[order], cell_of[order])
+    first = Layer(fine, size, views, windows[order], cell_of[order], np.arange(len(windows)))
     return Plan((first, *(lay_around(first, each) for each in others)), skipped)
 
 
+def number_cells(size: Size, first: Indices, stride: int, fine_side: int, others: Sequence[InputSpec]) -> Indices:
+    """The cell of each fine window that begins at a grid pixel `first` `[n, 2]`: of some strides, in rows.
+
+    With shared surroundings it is what has the same at scale 1, or a part where that is large, so that the windows of
+    one come one after another.
+    """
+    shared = [each for each in others if each.anchor == "tile"]
+    if not shared:
+        side = CELL_STRIDES * stride
+        cells = first // side
+        return cells[:, 1] * (size[0] // side + 1) + cells[:, 0]
+    around, shown = shared[0], np.array(size)
+    wider = np.array(shrink(size, around.factor))
+    step = tile_step(around, fine_side, shown, wider)
+    starts = tile_starts(around, step, first, shown, wider)
+    parts = np.maximum(1, np.rint(step * shown / wider / (CELL_STRIDES * stride)).astype(np.int64))
+    part = (first * wider - starts * shown) * parts // (step * shown)
+    rows_first = np.column_stack([starts[:, 1], starts[:, 0], part[:, 1], part[:, 0]])
+    _, cell_of = np.unique(rows_first, axis=0, return_inverse=True)
+    return np.asarray(cell_of.reshape(-1), np.int64)
+
+
 def lay_around(fine: Layer, around: InputSpec) -> Layer:
-    """The windows of a further input, each around the middle of what the fine one shows of the image."""
-    size = shrink(fine.size, around.factor)
-    views = tuple(
-        replace(view, width=scaled[0], height=scaled[1], xs=(), ys=())
-        for view in fine.views
-        for scaled in [scale_size(size, view.scale)]
-    )
-    number, first = fine.windows[:, 0], fine.windows[:, 1:]
-    shown = np.array([[view.width, view.height] for view in fine.views])[number]
-    middle = (np.maximum(first, 0) + np.minimum(first + fine.input.side, shown)) / 2
-    wider = np.array([[view.width, view.height] for view in views])[number]
+    """The windows of a further input: of whatever lies where, the surroundings as the input's anchor says."""
+    number, first = fine.windows[:, 0], np.maximum(fine.windows[:, 1:], 0)
+    size, views = widen_views(fine, around.factor)
+    shown, wider = sizes(fine.views)[number], sizes(views)[number]
+    if around.anchor == "tile":
+        step = tile_step(around, fine.input.side, shown, wider)
+        return lay_at(fine, around, tile_starts(around, step, first, shown, wider))
+    middle = (first + np.minimum(fine.windows[:, 1:] + fine.input.side, shown)) / 2
     places = np.floor(middle * (wider / shown) - around.side / 2 + 0.5).astype(np.int64)
-    return Layer(around, size, views, np.column_stack([number, places]), fine.cell_of)
+    return Layer(around, size, views, np.column_stack([number, places]), fine.cell_of, np.arange(len(number)))
+
+
+def lay_at(fine: Layer, around: InputSpec, starts: Indices) -> Layer:
+    """The windows of a further input where the surroundings of each fine window begin at `starts` `[n, 2]`, in pixels
+    of its view, moved into the image where that is large enough; equal ones are one.
+
+    A smaller image begins at the window's start, mirrored at its end. They are numbered as fine windows need them, and
+    each is a cell of its own.
+    """
+    number = fine.windows[:, 0]
+    size, views = widen_views(fine, around.factor)
+    last = sizes(views)[number] - around.side
+    starts = np.clip(starts, 0, np.maximum(last, 0))
+    mirrored = np.array([view.flip for view in views])[number]
+    starts[mirrored, 0] = np.minimum(starts[mirrored, 0], last[mirrored, 0])
+    found, needed, of = np.unique(np.column_stack([number, starts]), axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(needed)
+    numbers = np.arange(len(order))
+    rank = np.empty_like(numbers)
+    rank[order] = numbers
+    return Layer(around, size, views, found[order], numbers, rank[of.reshape(-1)])
+
+
+def tile_step(around: InputSpec, fine_side: int, shown: Indices, wider: Indices) -> Indices:
+    """How far apart shared surroundings begin, in their own pixels, so that each fine window lies within one; the views
+    are `shown` and `wider` pixels wide and high.
+
+    It is `lattice_step`, but where rounded sizes of a tiny image make a fine window larger.
+    """
+    most = lattice_step(around.side, fine_side, around.factor)
+    assert most >= 1
+    extent = -(-fine_side * wider // shown)
+    step: Indices = np.clip(around.side - extent, 1, most)
+    return step
+
+
+def lattice_step(side: int, fine_side: int, factor: float) -> int:
+    """How far apart surroundings of `side` pixels begin that fine windows share: a pixel is left for rounding."""
+    return side - math.ceil(fine_side / factor) - 1
+
+
+def tile_starts(around: InputSpec, step: Indices, first: Indices, shown: Indices, wider: Indices) -> Indices:
+    """`[n, 2]` where the shared surroundings of windows begin whose first pixel of the image is `first`."""
+    tile = first * wider // (shown * step)  # in whole numbers, lest a window begins before its tile by rounding
+    return np.minimum(tile * step, np.maximum(wider - around.side, 0))
+
+
+def widen_views(fine: Layer, factor: float) -> tuple[Size, tuple[View, ...]]:
+    """The grid whose pixels are `factor` times as large, and its views like those of the fine windows."""
+    size = shrink(fine.size, factor)
+    scaled = [scale_size(size, view.scale) for view in fine.views]
+    return size, tuple(
+        replace(view, width=width, height=height, xs=(), ys=())
+        for view, (width, height) in zip(fine.views, scaled, strict=True)
+    )
+
+
+def sizes(views: Sequence[View]) -> Indices:
+    """`[n, 2]` width and height of each view."""
+    return np.array([[view.width, view.height] for view in views])
 
 
 def grid_boxes(size: Size, views: Sequence[View], window: int, windows: Indices) -> Indices:
     """`[n, 4]` left, top, right, bottom: the grid pixels that each window is interpolated from."""
-    view_sizes = np.array([[view.width, view.height] for view in views])
-    scaled = view_sizes[windows[:, 0]]
+    scaled = sizes(views)[windows[:, 0]]
     ratio = np.array(size) / scaled
     first = np.maximum(windows[:, 1:], 0)
     last = np.minimum(windows[:, 1:] + window, scaled) - 1

@@ -42,7 +42,8 @@ def choose(bundle: Bundle, name: str = "auto", precision: str = "auto") -> tuple
         raise UsageError(f"precision {precision} does not run through {name}; it has {offered}")
     held = [each for each in fitting if holds(bundle, *each)]
     if not held:
-        bundle.find_graph(graph_precision(fitting[-1][1]), RUNTIMES[fitting[-1][0]].target)  # which raises
+        for role in bundle.manifest.networks:  # of which one raises
+            bundle.find_graph(graph_precision(fitting[-1][1]), RUNTIMES[fitting[-1][0]].target, role)
     if name != "auto" and precision != "auto":
         return held[0]
     here = checks_of_here(bundle)
@@ -150,11 +151,13 @@ def running(bundle: Bundle) -> Iterator[tuple[str, RunPrecision]]:
 
 
 def holds(bundle: Bundle, name: str, precision: RunPrecision) -> bool:
-    """Whether the bundle has a graph that the runtime runs in that precision."""
-    return any(
-        graph.precision == graph_precision(precision) and graph.target in ("any", RUNTIMES[name].target)
+    """Whether the bundle has a graph of each of its networks that the runtime runs in that precision."""
+    roles = {
+        graph.role
         for graph in bundle.manifest.graphs
-    )
+        if graph.precision == graph_precision(precision) and graph.target in ("any", RUNTIMES[name].target)
+    }
+    return roles >= bundle.manifest.networks.keys()
 
 
 @cache  # once in a process

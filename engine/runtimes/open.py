@@ -1,10 +1,12 @@
-"""A bundle's graph opened in a runtime. None falls back in silence."""
+"""A bundle's graphs opened in a runtime. None falls back in silence."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.parts import Precision, Role, RunPrecision, graph_precision
 from glassrt.engine.errors import BackendUnavailable, UsageError
+from glassrt.engine.runtimes.chain import Chain
 from glassrt.engine.runtimes.choose import choose, choose_batch
 from glassrt.engine.runtimes.products import find_fault
 from glassrt.engine.runtimes.protocol import Backend
@@ -27,8 +29,8 @@ def open_backend(
     throughput: bool = False,
     role: Role | None = None,
 ) -> Backend:
-    """A backend with the graph of a bundle's network for a role, by default the first, and `batch` windows a call; the
-    caller closes it.
+    """A backend with the graph of a bundle's network for a role, by default of its only one or a chain of both, and
+    `batch` windows a call; the caller closes it.
 
     `auto` as the name takes the fastest runtime that runs here; as the precision, the fastest that the bundle was
     verified for with it. `threads` 0 uses every core. It has given the bundle's example by then, unless it is not to be
@@ -46,9 +48,25 @@ def open_backend(
     with told_plainly(name):
         if fault := find_fault(bundle, name, chosen):
             raise BackendUnavailable(fault)
-        if RUNTIMES[name].file == "tensorrt":
-            return open_plan_backend(bundle, name, batch, cast(Precision, chosen), tested, role)
-        return try_out(bundle, load_graph(bundle, name, batch, threads, chosen, throughput, role), tested, role)
+
+        def open_one(role: Role | None) -> Backend:
+            if RUNTIMES[name].file == "tensorrt":
+                return open_plan_backend(bundle, name, batch, cast(Precision, chosen), tested, role)
+            return try_out(bundle, load_graph(bundle, name, batch, threads, chosen, throughput, role), tested, role)
+
+        if role is None and "context" in bundle.manifest.networks:
+            return open_chain(bundle, open_one)
+        return open_one(role)
+
+
+def open_chain(bundle: Bundle, open_one: Callable[[Role], Backend]) -> Chain:
+    """A backend of a bundle's two networks; where the second does not open, the first is closed."""
+    context = open_one("context")
+    try:
+        return Chain(context, open_one("fine"), bundle.manifest)
+    except BaseException:
+        context.close()
+        raise
 
 
 def load_graph(

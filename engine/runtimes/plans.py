@@ -85,7 +85,8 @@ def open_plan(
     graph = bundle.find_graph(precision, "gpu", role)
     device, inputs = choose_device(flavour), bundle.manifest.networks[graph.role].inputs
     key = Key(graph.sha256, flavour, tensorrt.__version__, device, precision, inputs, batch)
-    path = (folder or default_folder()) / f"{bundle.manifest.name}-{precision}-batch{batch}-{key.digest}.plan"
+    name = bundle.manifest.name if graph.role == "main" else f"{bundle.manifest.name}-{graph.role}"
+    path = (folder or default_folder()) / f"{name}-{precision}-batch{batch}-{key.digest}.plan"
     try:
         if unusable:
             raise Unusable(unusable)

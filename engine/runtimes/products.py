@@ -29,7 +29,8 @@ def find_fault(bundle: Bundle, name: str, precision: RunPrecision) -> str:
     """Why a runtime's int8 would be wrong on this processor, in one line; nothing where it is right."""
     if precision != "int8" or RUNTIMES[name].target != "cpu":
         return ""
-    bits, right = bundle.find_graph("int8", "cpu").weight_bits or 8, find_exact_bits(name)
+    graphs = [bundle.find_graph("int8", "cpu", role) for role in bundle.manifest.networks]
+    bits, right = max(graph.weight_bits or 8 for graph in graphs), find_exact_bits(name)
     if bits <= right:
         return ""
     here = f"{name} on this processor ({isa_of(name)})"

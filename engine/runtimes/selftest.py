@@ -7,17 +7,23 @@ from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.checks import TOLERANCES
 from glassrt.engine.bundles.parts import Role
 from glassrt.engine.errors import BackendUnavailable, BundleError
+from glassrt.engine.runtimes.chain import Chain
 from glassrt.engine.runtimes.protocol import Backend
 
 Classes = NDArray[np.int64]
 
 
 def check_backend(bundle: Bundle, backend: Backend, role: Role | None = None) -> None:
-    """Run the example of a bundle's network, or blank inputs where it has none, through a backend that was just opened.
+    """Run the example of a bundle's network, or blank inputs where it has none, through a backend that was just opened;
+    of a chain each of its networks'.
 
     Raises BundleError when the graph does not fit the manifest, BackendUnavailable when the outputs are further from
     the exact ones, or more of their classes differ, than the backend's precision allows.
     """
+    if isinstance(backend, Chain):
+        check_backend(bundle, backend.context, "context")
+        check_backend(bundle, backend.fine, "fine")
+        return
     network = bundle.manifest.networks[role or bundle.manifest.first_role]
     known = bundle.read_example(role)
     inputs = known.inputs if known else {spec.name: np.zeros(spec.sized(1), spec.dtype) for spec in network.inputs}

@@ -15,13 +15,14 @@ from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.slide import Slide
 from glassrt.engine.slides.tissue.annotations import AUTO
 from glassrt.engine.slides.tissue.scope import Tissue
+from glassrt.engine.tasks.dual import DualSlide
 from glassrt.engine.tasks.request import make_request
 from glassrt.engine.tasks.segment import DEFAULT_READERS
 from glassrt.engine.tasks.segmentation import SegmentSlide
 from glassrt.engine.tasks.work import Task, Work
 from glassrt.engine.watch import Clock, Progress, Watch
 
-TASKS: dict[str, type[Task]] = {"segmentation": SegmentSlide}  # by the kind of bundle
+TASKS: dict[str, type[Task]] = {"segmentation": SegmentSlide, "dual": DualSlide}  # by the kind of bundle
 
 
 def score(

@@ -6,10 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.bundles.bundle import Bundle
+from glassrt.engine.flow.dual import DualRunner
 from glassrt.engine.flow.host import HostRunner
 from glassrt.engine.flow.runner import Runner
 from glassrt.engine.geometry.plan import Plan, plan
 from glassrt.engine.maps.canvas import Canvas, Tile
+from glassrt.engine.runtimes.chain import Chain
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.array import ArraySlide
 from glassrt.engine.slides.grid import GridReader
@@ -40,8 +42,12 @@ def segment(
     `map_size` is (width, height); memory does not grow with it.
     """
     canvas = Canvas(windows, bundle.manifest.output_stride, map_size, place)
-    runner: Runner = HostRunner(backend, readers)
-    runner.run(grid, windows, canvas, watch or Watch())
+    choose_runner(backend, readers).run(grid, windows, canvas, watch or Watch())
+
+
+def choose_runner(backend: Backend, readers: int) -> Runner:
+    """What runs windows through this backend."""
+    return DualRunner(backend, readers) if isinstance(backend, Chain) else HostRunner(backend, readers)
 
 
 def segment_image(pixels: NDArray[np.uint8], mpp: float, bundle: Bundle, backend: Backend) -> NDArray[np.float32]:

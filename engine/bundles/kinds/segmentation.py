@@ -49,7 +49,7 @@ class Segmentation(Shared, frozen=True, kw_only=True, tag="segmentation"):
     def views(self) -> tuple[tuple[float, ...], bool]:
         return self.scales, self.flips
 
-    def classify(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
+    def classify(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.int64] | None:
         """The likeliest class of each logit `[N, h, w]`."""
         (logits,) = outputs.values()
         classes: NDArray[np.int64] = logits.argmax(1)

@@ -70,6 +70,11 @@ class Shared(Strict, frozen=True, kw_only=True, tag_field="kind"):
         return next(iter(self.networks))
 
     @property
+    def whole(self) -> Signature:
+        """What all networks together take of a window and give for it."""
+        return self.networks[self.first_role]
+
+    @property
     def inputs(self) -> tuple[InputSpec, ...]:
         """What of a slide a window shows, the fine part first."""
         return (InputSpec("image", self.window),)

@@ -41,7 +41,10 @@ def edit(bundle: Path, change: Callable[[dict], object]) -> None:
             "format 3 is of a later version of GlassRT, .*: pip install --upgrade",
         ),
         (lambda m: (m.update(format=3), m.pop("kind")), "format 3 is of a later version of GlassRT"),
-        (lambda m: m.update(kind="poem"), r"'poem' at `\$.kind` is no kind of bundle .* \(segmentation\): pip install"),
+        (
+            lambda m: m.update(kind="poem"),
+            r"'poem' at `\$.kind` is no kind of bundle .* \(segmentation, dual\): pip install",
+        ),
         (lambda m: m.update(kind=7), r"Expected `str`, got `int` - at `\$.kind`"),
         (lambda m: m.pop("kind"), "missing required field `kind`"),
         (lambda m: m["graphs"][0].update(role="head"), r"at `\$.graphs\[0\].role`"),
