@@ -125,6 +125,7 @@ def make_dual(folder: Path, anchor: str = "tile", maps: bool = False, graphs: di
         "format": 2, "kind": "dual", "name": "small", "mpp": MPP, "window": WINDOW, "stride": 24,
         "output_stride": STRIDE, "scales": [1.0], "flips": False, "trained": "not at all", "licence": "none",
         "classes": [{"name": "other", "color": [0, 0, 0]}, {"name": "gland", "color": [1, 2, 3]}],
+        "context_side": WINDOW,
         "context_factor": FACTOR, "context_anchor": anchor, "features": MAPS if maps else VECTORS, "placed": maps,
         "graphs": [{**entries[f"{role}_fp32.onnx"], "role": role} for role in ("context", "fine")],
         "examples": [{**entries[f"{role}_example.npz"], "role": role} for role in ("context", "fine")],

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.bundles.kinds.segmentation import Segmentation
-from glassrt.engine.bundles.parts import LONGEST_NAME, Role, Strict, check_distinct, is_name
+from glassrt.engine.bundles.parts import LONGEST_NAME, Role, Side, Strict, check_distinct, is_name
 from glassrt.engine.bundles.tensors import Signature, TensorSpec
 from glassrt.engine.geometry.plan import InputSpec, lattice_step
 
@@ -34,13 +34,14 @@ class Feature(Strict, frozen=True):
 
 
 class Dual(Segmentation, frozen=True, kw_only=True, tag="dual"):
-    """A segmentation whose windows are seen with their surroundings, in two networks: `context` makes features of a
-    window of the slide in pixels `context_factor` times as large, `fine` makes logits of a window and these.
+    """A segmentation whose windows are seen with their surroundings, in two networks: `context` makes features of
+    `context_side` pixels that are `context_factor` times as large, `fine` makes logits of a window and these.
 
     Surroundings lie around the window (`centre`) or are shared by all windows within them (`tile`). `placed`: the fine
     network is told where in its surroundings the window lies, `place` `[N, 2]`, x and y from 0 to 1.
     """
 
+    context_side: Side
     context_factor: Annotated[float, msgspec.Meta(gt=1, le=64)]
     context_anchor: Literal["tile", "centre"]
     features: Annotated[tuple[Feature, ...], msgspec.Meta(min_length=1, max_length=16)]
@@ -51,7 +52,12 @@ class Dual(Segmentation, frozen=True, kw_only=True, tag="dual"):
         check_distinct("a feature is", (feature.name for feature in self.features))
         if 4 * sum(math.prod(feature.shape) for feature in self.features) > LARGEST_FEATURES:
             raise ValueError("features are too many for anyone to keep")
-        if self.context_anchor == "tile" and lattice_step(self.window, self.window, self.context_factor) < 1:
+        if self.context_side * self.context_factor < self.window:
+            raise ValueError(
+                f"context_side {self.context_side} at context_factor {self.context_factor:g} is less than window "
+                f"{self.window}: surroundings have to show all of it"
+            )
+        if self.context_anchor == "tile" and lattice_step(self.context_side, self.window, self.context_factor) < 1:
             raise ValueError(
                 f"context_factor {self.context_factor:g} is too small for windows of {self.window} pixels to share "
                 "surroundings: `context_anchor` may be `centre`"
@@ -59,7 +65,8 @@ class Dual(Segmentation, frozen=True, kw_only=True, tag="dual"):
 
     @property
     def networks(self) -> Mapping[Role, Signature]:
-        fine, context = (TensorSpec(name, "uint8", (None, self.window, self.window, 3)) for name in ("fine", "context"))
+        sides = {"fine": self.window, "context": self.context_side}
+        fine, context = (TensorSpec(name, "uint8", (None, side, side, 3)) for name, side in sides.items())
         features = tuple(TensorSpec(feature.name, "float32", (None, *feature.shape)) for feature in self.features)
         logits = super().networks["main"].outputs
         return {
@@ -78,7 +85,7 @@ class Dual(Segmentation, frozen=True, kw_only=True, tag="dual"):
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
-        around = InputSpec("context", self.window, self.context_factor, self.context_anchor, self.placed)
+        around = InputSpec("context", self.context_side, self.context_factor, self.context_anchor, self.placed)
         return InputSpec("fine", self.window), around
 
     def classify(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.int64] | None:
