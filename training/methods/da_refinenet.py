@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -49,6 +49,7 @@ class DaRefineNetConfig(Schedule, frozen=True, kw_only=True):
     # (the multi-size control).
     context: Literal["none", "surroundings", "same"]
     context_factor: Annotated[float, Meta(gt=1)] = 5.0  # a context pixel's side in fine pixels
+    context_window: Side | UnsetType = UNSET  # pixels of a context's side; unset: as many as the window's
     context_anchor: Literal["tile", "centre"] = "tile"
     encoder: str
     context_encoder: str
@@ -61,6 +62,7 @@ class DaRefineNetConfig(Schedule, frozen=True, kw_only=True):
     frozen_norm: bool = True
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.5
     encoder_rate: Rate = 0.1  # the encoders' share of the learning rate
+    context_learns: bool = True  # or the context's encoder stays as it starts
     colour: augment.Colour
 
     def __post_init__(self) -> None:
@@ -73,6 +75,11 @@ class DaRefineNetConfig(Schedule, frozen=True, kw_only=True):
         return 2.0 if self.context == "same" else self.context_factor
 
     @property
+    def share(self) -> float:
+        """The window's side as a share of its context's."""
+        return self.window / (self.factor * self.context_side)
+
+    @property
     def anchor(self) -> Literal["tile", "centre"]:
         """Where the second input lies."""
         return "centre" if self.context == "same" else self.context_anchor
@@ -80,7 +87,9 @@ class DaRefineNetConfig(Schedule, frozen=True, kw_only=True):
     @property
     def context_side(self) -> int:
         """Pixels of a context's side."""
-        return self.window // 2 if self.context == "same" else self.window
+        if self.context == "same":
+            return self.window // 2
+        return self.window if self.context_window is UNSET else self.context_window
 
 
 def find_slides(config: DaRefineNetConfig, data: Path) -> list[LabelledSlide]:
@@ -107,8 +116,9 @@ def build_network(config: DaRefineNetConfig) -> DARefineNet:
             fusion=config.fusion,
             widths=config.widths,
             light=config.light,
-            footprint=1 / config.factor if config.align == "footprint" else None,
+            footprint=config.share if config.align == "footprint" else None,
             frozen=config.frozen_norm,
+            context_learns=config.context_learns,
             dropout=config.dropout,
         ),
     )
@@ -145,7 +155,7 @@ def draw_example(grounds: list[Ground], config: DaRefineNetConfig, number: int, 
     turned: dict[str, Any] = {}
     for name, (values,) in inputs.items():
         if name == "place":
-            turned[name] = augment.turn_place(values, 1 / config.factor, turns, mirror)
+            turned[name] = augment.turn_place(values, config.share, turns, mirror)
         else:  # one stain for both
             turned[name] = colour(augment.turn(values, turns, mirror), np.random.default_rng(stain))
     return Example(turned, augment.turn(mask, turns, mirror).astype(np.int64), ground.slide.name)
@@ -224,8 +234,9 @@ def train(
 
     def groups(network: nn.Module) -> list[Group]:
         """Encoders learn slower: they start from ImageNet."""
-        encoders = [each for name, each in network.named_parameters() if ".encoder." in name]
-        others = [each for name, each in network.named_parameters() if ".encoder." not in name]
+        learning = [(name, each) for name, each in network.named_parameters() if each.requires_grad]
+        encoders = [each for name, each in learning if ".encoder." in name]
+        others = [each for name, each in learning if ".encoder." not in name]
         return [Group(encoders, config.encoder_rate), Group(others, 1.0)]
 
     fit(Task(start, draw, segmentation_loss, pictures.show_dual, groups=groups), config, run, world, progress)

@@ -26,7 +26,8 @@ class Design(NamedTuple):
 
     `context` None is the single-input control. `widths` are the channels of the coarsest level and of the others.
     `light` takes LW-Attn blocks. `footprint`, the window's side as a share of its context's, crops the context's maps
-    to the fine window's place; None leaves them as they are. `frozen` encoders keep their batch norm's statistics.
+    to the fine window's place; None leaves them as they are. `frozen` encoders keep their batch norm's statistics; where
+    the context's does not learn, it keeps all that it starts with.
     """
 
     encoder: str
@@ -36,6 +37,7 @@ class Design(NamedTuple):
     light: bool = False
     footprint: float | None = None
     frozen: bool = True
+    context_learns: bool = True
     dropout: float = 0.5
 
 
@@ -157,6 +159,7 @@ class ContextNet(Encoded):
             for channels, width in zip(reversed(self.encoder.channels), level_widths(design), strict=True)
         )
         self.pooled = build_fusion(design.fusion, 1, 1).pooled
+        self.encoder.requires_grad_(design.context_learns)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         maps = [fits(each) for fits, each in zip(self.fits, reversed(self.encode(x)), strict=True)]
