@@ -119,8 +119,8 @@ def test_pooled_attention_sees_nothing_of_a_context_but_its_means() -> None:
 @pytest.mark.parametrize(("x", "y", "share"), [(0.0, 0.0, 0.2), (0.8, 0.8, 0.2), (0.31, 0.07, 0.25), (0.0, 0.0, 1.0)])
 def test_the_footprint_is_bilinear_sampling(x: float, y: float, share: float) -> None:
     features = torch.rand(1, 3, 8, 6)
-    found = crop_footprint(features, torch.tensor([[x, y]]), share)
-    columns, rows = ((start + share * (torch.arange(n) + 0.5) / n) * 2 - 1 for start, n in ((x, 6), (y, 8)))
+    found = crop_footprint(features, torch.tensor([[x, y]]), share, torch.zeros(1, 1, 5, 7))
+    columns, rows = ((start + share * (torch.arange(n) + 0.5) / n) * 2 - 1 for start, n in ((x, 7), (y, 5)))
     grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], -1)[None]
     wanted = F.grid_sample(features, grid, mode="bilinear", padding_mode="border", align_corners=False)
     assert torch.allclose(found, wanted, atol=1e-5)

@@ -82,9 +82,8 @@ def build_fusion(name: str, channels: int, maps: int) -> Add | Concat | Attentio
 
 
 def beside(fine: Tensor, *others: Tensor | None) -> Tensor:
-    """The maps that there are, side by side at the size of the fine one."""
-    maps = [fit(each, fine) for each in others if each is not None]
-    return torch.cat([fine, *maps], 1)
+    """The maps that there are, side by side."""
+    return torch.cat([fine, *(each for each in others if each is not None)], 1)
 
 
 def fit(x: Tensor, like: Tensor) -> Tensor:
@@ -94,20 +93,19 @@ def fit(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)
 
 
-def crop_footprint(x: Tensor, place: Tensor, share: float) -> Tensor:
-    """What a context's map `[N, C, h, w]` shows of the fine window's place, at the map's own height and width.
+def crop_footprint(x: Tensor, place: Tensor, share: float, like: Tensor) -> Tensor:
+    """What a context's map `[N, C, h, w]` shows of the fine window's place, at the height and width of a fine map.
 
     `place` `[N, 2]` is x and y of the window's first pixel as a fraction of the context's side, `share` the window's
     side as one. Bilinear with half-pixel centres, clamped: two products with matrices, as every runtime knows.
     """
-    rows = sampling(place[:, 1:], share, x.shape[2])
-    columns = sampling(place[:, :1], share, x.shape[3])
+    rows = sampling(place[:, 1:], share, x.shape[2], like.shape[2])
+    columns = sampling(place[:, :1], share, x.shape[3], like.shape[3])
     return rows[:, None] @ x @ columns[:, None].transpose(2, 3)
 
 
-def sampling(start: Tensor, share: float, length: int) -> Tensor:
-    """`[N, length, length]`: the weights of a map's pixels in those of its part from `start` `[N, 1]` on."""
-    at = torch.arange(length, device=start.device, dtype=start.dtype)
-    wanted = (start + share * (at + 0.5) / length) * length - 0.5
-    wanted = wanted.clamp(0, length - 1)
-    return torch.relu(1 - (wanted[:, :, None] - at).abs())
+def sampling(start: Tensor, share: float, length: int, wanted: int) -> Tensor:
+    """`[N, wanted, length]`: the weights of a map's pixels in those `wanted` of its part from `start` `[N, 1]` on."""
+    pixels, parts = (torch.arange(each, device=start.device, dtype=start.dtype) for each in (length, wanted))
+    at = (start + share * (parts + 0.5) / wanted) * length - 0.5
+    return torch.relu(1 - (at.clamp(0, length - 1)[:, :, None] - pixels).abs())

@@ -26,8 +26,8 @@ class Design(NamedTuple):
 
     `context` None is the single-input control. `widths` are the channels of the coarsest level and of the others.
     `light` takes LW-Attn blocks. `footprint`, the window's side as a share of its context's, crops the context's maps
-    to the fine window's place; None leaves them as they are. `frozen` encoders keep their batch norm's statistics; where
-    the context's does not learn, it keeps all that it starts with.
+    to the fine window's place; None leaves them as they are. `frozen` encoders keep their batch norm's statistics; a
+    context encoder that does not learn keeps all that it starts with.
     """
 
     encoder: str
@@ -185,15 +185,20 @@ class FineNet(Encoded):
         self.footprint = design.footprint
 
     def forward(self, x: Tensor, *features: Tensor) -> Tensor:
-        contexts: list[Tensor | None] = list(features[:LEVELS]) or [None] * LEVELS
-        if self.footprint is not None:
-            place = features[LEVELS]
-            contexts = [None if each is None else crop_footprint(each, place, self.footprint) for each in contexts]
         decoded = None
-        for block, fine, context in zip(self.blocks, reversed(self.encode(x)), contexts, strict=True):
+        for level, (block, fine) in enumerate(zip(self.blocks, reversed(self.encode(x)), strict=True)):
+            context = self.lay_over(features[level], fine, *features[LEVELS:]) if features else None
             decoded = block(fine, context, decoded)
         logits: Tensor = self.classify(decoded)
         return logits
+
+    def lay_over(self, context: Tensor, fine: Tensor, place: Tensor | None = None) -> Tensor:
+        """A level's features of the surroundings, maps at the size of the fine one: whole, or the window's place."""
+        if context.ndim == 2:
+            return context
+        if self.footprint is None or place is None:
+            return fit(context, fine)
+        return crop_footprint(context, place, self.footprint, fine)
 
 
 class DARefineNet(nn.Module):
