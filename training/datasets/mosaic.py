@@ -155,6 +155,10 @@ def load_tissue(folder: Path, split: str, grades: dict[str, int]) -> list[Tissue
         if image.name not in grades:
             raise DatasetError(f"{image.image_path}: Grade.csv tells no grade of it; unpack the set again")
         tissue.append(Tissue(pixels, glands * np.uint8(grades[image.name]), grades[image.name]))
+    if {each.grade for each in tissue} != {1, 2, 3}:
+        raise DatasetError(
+            f"{folder}: no image of a grade fills {CELL} pixels in {SPLITS[split]}; unpack the set again"
+        )
     return tissue
 
 
@@ -201,7 +205,7 @@ def write_slide(pixels: NDArray[np.uint8], path: Path) -> None:
                 tile=(TILE, TILE),
                 photometric="ycbcr",
                 compression="jpeg",
-                compressionargs={"level": QUALITY},
+                compressionargs={"level": QUALITY, "colorspace": "RGB", "outcolorspace": "YCBCR"},
                 resolution=(per_cm, per_cm),
                 resolutionunit="CENTIMETER",
                 subfiletype=int(factor > 1),
