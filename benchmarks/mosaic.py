@@ -5,16 +5,15 @@ from functools import lru_cache
 from pathlib import Path
 
 import cv2
-import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
 from glassrt.training.datasets import glas
+from glassrt.training.datasets.mosaic import encode
 
 TILE = 512
 GLASS = 240  # grey value outside tissue
-QUALITY = 85
 
 
 class Mosaic:
@@ -80,8 +79,3 @@ class Mosaic:
                     subfiletype=int(level > 0),
                     metadata=None,
                 )
-
-
-def encode(tile: NDArray[np.uint8]) -> bytes:
-    """One JPEG tile without colour subsampling."""
-    return bytes(imagecodecs.jpeg8_encode(tile, QUALITY, colorspace="RGB", outcolorspace="YCBCR", subsampling="444"))

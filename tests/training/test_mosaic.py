@@ -96,7 +96,7 @@ def test_what_cannot_be_made_is_told_in_a_line(glas: Path, tmp_path: Path) -> No
         mosaic.make_mosaics(tmp_path, tmp_path / "out", "coherent", {"train": 1}, 8, 1)
     with pytest.raises(DatasetError, match="6 images to a side are no whole number of regions of 4"):
         mosaic.make_mosaics(glas, tmp_path / "out", "coherent", {"train": 1}, 6, 1)
-    with pytest.raises(DatasetError, match="no image of a grade that fills 512 pixels"):
+    with pytest.raises(DatasetError, match="no image of a grade fills 512 pixels"):
         mosaic.make_mosaics(glas, tmp_path / "out", "coherent", {"train": 1}, 8, 1)
     with pytest.raises(DatasetError, match="no split 'testA'"):
         mosaic.find_slides(tmp_path, "testA")

@@ -7,11 +7,13 @@ most of testA's patients are in train too, which `mosaics.json` says.
 """
 
 import csv
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
+import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
@@ -28,7 +30,7 @@ INDEX = "mosaics.json"
 CELL = 512  # pixels of an image that a slide shows of it; smaller images are left out
 REGION = 4  # images to a side of a region of one grade
 TILE = 256
-QUALITY = 90
+QUALITY = 85
 LAYOUTS = ("coherent", "random")
 GRADE_COLUMNS = ("name", "patient ID", "grade (Sirinukunwattana et al. 2015)")
 
@@ -201,11 +203,13 @@ def write_slide(pixels: NDArray[np.uint8], path: Path) -> None:
         while factor == 1 or max(pixels.shape[:2]) >= TILE:
             per_cm = 10000 / glas.MPP / factor
             file.write(
-                pixels,
+                encode_tiles(pixels),
+                shape=pixels.shape,
+                dtype=pixels.dtype,
                 tile=(TILE, TILE),
                 photometric="ycbcr",
+                subsampling=(1, 1),
                 compression="jpeg",
-                compressionargs={"level": QUALITY, "colorspace": "RGB", "outcolorspace": "YCBCR"},
                 resolution=(per_cm, per_cm),
                 resolutionunit="CENTIMETER",
                 subfiletype=int(factor > 1),
@@ -214,3 +218,19 @@ def write_slide(pixels: NDArray[np.uint8], path: Path) -> None:
             height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
             pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
             factor *= 2
+
+
+def encode_tiles(pixels: NDArray[np.uint8]) -> Iterator[bytes]:
+    """Each tile as a JPEG without colour subsampling, in rows; the last ones are filled up with what they end with."""
+    height, width = pixels.shape[:2]
+    below, beside = -height % TILE, -width % TILE
+    pixels = np.pad(pixels, ((0, below), (0, beside), (0, 0)), "edge")
+    for top in range(0, height, TILE):
+        for left in range(0, width, TILE):
+            yield encode(pixels[top : top + TILE, left : left + TILE])
+
+
+def encode(tile: NDArray[np.uint8]) -> bytes:
+    """One JPEG tile without colour subsampling."""
+    tile = np.ascontiguousarray(tile)
+    return bytes(imagecodecs.jpeg8_encode(tile, QUALITY, colorspace="RGB", outcolorspace="YCBCR", subsampling="444"))
