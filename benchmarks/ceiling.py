@@ -116,18 +116,23 @@ def round_to_eight_bits(flow: Any, lowest: int, highest: int) -> Any:
 
 
 def count_gmac(bundle: Bundle) -> float:
-    """Billions of multiply-accumulates that the bundle's convolutions and matrix products take for a window."""
+    """Billions of multiply-accumulates that the bundle's networks take for a window."""
     import openvino
 
-    window = bundle.manifest.window
-    model = openvino.Core().read_model(bundle.read_graph())
-    model.reshape([1, window, window, 3])
     total = 0
-    for operation in model.get_ops():
-        kind = operation.get_type_name()
-        if kind in ("Convolution", "GroupConvolution"):
-            weights = list(operation.input(1).get_shape())  # [groups,] out, in, height, width
-            total += int(np.prod(operation.output(0).get_shape())) * int(np.prod(weights[-3:]))
-        elif kind == "MatMul":
-            total += int(np.prod(operation.output(0).get_shape())) * operation.input(0).get_shape()[-1]
+    for role, network in bundle.manifest.networks.items():
+        model = openvino.Core().read_model(bundle.read_graph(role=role))
+        model.reshape({spec.name: list(spec.sized(1)) for spec in network.inputs})
+        total += sum(map(count_macs, model.get_ops()))
     return total / 1e9
+
+
+def count_macs(operation: Any) -> int:
+    """Multiply-accumulates of a convolution or matrix product; all others count as none."""
+    kind = operation.get_type_name()
+    if kind in ("Convolution", "GroupConvolution"):
+        weights = list(operation.input(1).get_shape())  # [groups,] out, in, height, width
+        return int(np.prod(operation.output(0).get_shape())) * int(np.prod(weights[-3:]))
+    if kind == "MatMul":
+        return int(np.prod(operation.output(0).get_shape())) * int(operation.input(0).get_shape()[-1])
+    return 0

@@ -39,8 +39,7 @@ imported = time.time()
 bundle = open_bundle(path)
 opened = open_backend(bundle, backend, int(batch), int(threads), precision, tested=False)
 loaded = time.time()
-window = bundle.manifest.window
-opened.infer({"image": np.zeros((int(batch), window, window, 3), np.uint8)})
+opened.infer({spec.name: np.zeros(spec.shape, spec.dtype) for spec in opened.inputs})
 status = Path("/proc/self/status")
 if status.exists():  # the other figure remembers the parent's memory on Linux
     peak = int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) * 1024
@@ -206,9 +205,11 @@ def place_of(setting: Setting) -> str:
 
 
 def example_inputs(bundle: Bundle, backend: Backend) -> dict[str, Array]:
-    """The bundle's example, or noise, as often as a batch holds."""
-    if known := bundle.read_example():
-        return {name: np.repeat(each, backend.batch, axis=0) for name, each in known.inputs.items()}
+    """The bundle's examples, or noise, as often as a batch holds."""
+    examples = [known for role in bundle.manifest.networks if (known := bundle.read_example(role))]
+    if len(examples) == len(bundle.manifest.networks):
+        stored = {name: values for known in examples for name, values in known.inputs.items()}
+        return {spec.name: np.repeat(stored[spec.name], backend.batch, axis=0) for spec in backend.inputs}
     noise = np.random.default_rng(0)
     return {spec.name: noise.integers(0, 256, spec.sized(backend.batch)).astype(spec.dtype) for spec in backend.inputs}
 

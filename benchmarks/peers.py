@@ -26,6 +26,7 @@ from glassrt.benchmarks.torch_peers import (
 )
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.checks import TOLERANCES
+from glassrt.engine.errors import UsageError
 
 Report = dict[str, Any]
 BUILDS: tuple[Build, ...] = (
@@ -48,8 +49,14 @@ def measure_peers(
     All are medians, the latter of the rounds' own ratios, so that a machine whose speed drifts does not count.
 
     A contender whose classes differ from GlassRT's in float32 on more pixels than its precision may lose is not timed
-    but named under `left_out`, with the reason. Raises GlassError where one fails.
+    but named under `left_out`, with the reason. Raises GlassError where one fails, UsageError for a bundle of several
+    networks, which nobody else runs.
     """
+    if len(bundle.manifest.networks) > 1:
+        raise UsageError(
+            f"{bundle.path} is of the kind {bundle.manifest.kind}, whose networks no peer runs: `glassrt bench slide` "
+            "times it"
+        )
     pixels = fit_windows(read_region(path, bundle), bundle)
     workers: list[Worker] = []
     try:

@@ -4,7 +4,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,15 +16,19 @@ from numpy.typing import NDArray
 from glassrt.benchmarks.regions import read_region
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import GlassError, SlideError
-from glassrt.engine.flow.cut import Batch, cut_batches
+from glassrt.engine.flow.cut import WINDOWS_AHEAD, Batch, cut_batches, cut_layer, tell_places
 from glassrt.engine.flow.host import infer_batches
+from glassrt.engine.geometry.boxes import Indices
+from glassrt.engine.geometry.plan import Plan
 from glassrt.engine.maps.canvas import Canvas
 from glassrt.engine.maps.mapfile import MapFile, MapWriter
 from glassrt.engine.results.figures import Result
+from glassrt.engine.runtimes.chain import Chain
 from glassrt.engine.runtimes.isa import count_cores
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.array import ArraySlide
+from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.readers import open_slide
 from glassrt.engine.slides.slide import Slide
 from glassrt.engine.slides.tissue.annotations import AUTO
@@ -72,7 +76,7 @@ def measure_slide(
     """Seconds of `score` with an opened backend, and of its parts alone, taking turns; medians count.
 
     The bound is what the parts allow: opening, the mask and the files one after the other (the files as timed within
-    `score`); between them the longest of reading, network and stitching, or all that the processor has to do there if
+    `score`); between them the longest of reading, networks and stitching, or all that the processor has to do there if
     that is more. Raises GlassError if two runs find different areas.
     """
     parts, stages = Parts(), []
@@ -100,8 +104,10 @@ def summarise(
     """The report of repeated runs."""
     wall, cpu = parts.medians("wall"), parts.medians("cpu")
     count, whole = result.windows["run"], wall["score"]
-    busy = sum(cpu[part] for part in ("read and cut", "infer", "stitch")) / count_cores()
-    overlapped = {**{part: wall[part] for part in ("read and cut", "infer", "stitch")}, "processor": busy}
+    networks = wall["infer"] + wall.get("context", 0.0)
+    between_files = [part for part in ("read and cut", "context", "infer", "stitch") if part in wall]
+    busy = sum(cpu[part] for part in between_files) / count_cores()
+    overlapped = {"read and cut": wall["read and cut"], "infer": networks, "stitch": wall["stitch"], "processor": busy}
     between = max(overlapped.values())
     bound = wall["open"] + wall["mask"] + between + wall["write"]
     return {
@@ -115,15 +121,24 @@ def summarise(
         "mm2_per_s": result.analysed_mm2 / whole,
         "mpix_per_s": count * bundle.manifest.window**2 / 1e6 / whole,
         "ms_per_window_infer": 1000 * wall["infer"] / count,
+        **tell_contexts(result, wall),
         "bounded_by": max(overlapped, key=overlapped.__getitem__),
         "bound_s": bound,
         "share_of_bound": bound / whole,
-        "times_network": whole / wall["infer"],
+        "times_network": whole / networks,
         "overlap": sum(seconds for part, seconds in wall.items() if part != "score") / whole,
         "cpu_s": cpu,
         "busy_in_score_s": {name: statistics.median(each[name] for each in stages) for name in stages[0]},
         "rows": [{"name": part, "unit": "s", "runs": seconds} for part, seconds in parts.wall.items()],
     }
+
+
+def tell_contexts(result: Result, wall: Mapping[str, float]) -> Report:
+    """How many surroundings a chain's first network was run on, and what one takes."""
+    if "context" not in wall:
+        return {}
+    contexts = result.windows["contexts"]
+    return {"contexts": contexts, "ms_per_context": 1000 * wall["context"] / contexts}
 
 
 def run_parts(path: Path, bundle: Bundle, backend: Backend, readers: int, parts: Parts, folder: Path) -> None:
@@ -135,17 +150,16 @@ def run_parts(path: Path, bundle: Bundle, backend: Backend, readers: int, parts:
         with parts.time("mask"):
             scope = find_scope(slide, AUTO, readers, bundle.example_window, bundle.manifest.name)
         plan = lay_windows(grid, bundle, scope.searched)
-        kept: list[Batch] = []
-        with parts.time("read and cut"), ThreadPoolExecutor(readers) as pool:
-            for indices, windows in cut_batches(grid, plan, backend.batch, pool, readers, Clock()):
-                if len(indices) == backend.batch and len(kept) * backend.batch < BARE_WINDOWS:
-                    kept.append(windows)
+        with parts.time("read and cut"):
+            kept, around = cut_all(grid, plan, backend, readers)
         if not kept:
             raise SlideError(f"{path}: fewer than {backend.batch} windows hold tissue; choose a larger slide")
-        times = math.ceil(len(plan.windows) / backend.batch) / len(kept)
-        batches = [(np.arange(backend.batch), windows) for windows in kept]
-        with parts.time("infer", times), ThreadPoolExecutor(backend.streams) as pool:
-            *_, (_, outputs) = infer_batches(backend, batches, pool, Clock())
+        network = backend
+        if isinstance(backend, Chain):
+            network, contexts = backend.fine, len(plan.layers[1].windows)
+            features = backend.name_features(time_network(backend.context, around, contexts, "context", parts))
+            kept = [{**windows, **features} for windows in kept]
+        outputs = time_network(network, kept, len(plan.windows), "infer", parts)
         map_size = choose_map_size(grid, bundle, None)
         with MapFile(folder / "map.raw", len(bundle.manifest.classes), map_size[1], map_size[0]) as file:
             canvas = Canvas(plan, bundle.manifest.output_stride, map_size, MapWriter(file, scope.tissue).place)
@@ -155,6 +169,38 @@ def run_parts(path: Path, bundle: Bundle, backend: Backend, readers: int, parts:
                     canvas.add(indices, {name: values[: len(indices)] for name, values in outputs.items()})
                 canvas.finish()
         (folder / "map.raw").unlink(missing_ok=True)
+
+
+def cut_all(grid: GridReader, plan: Plan, backend: Backend, readers: int) -> tuple[list[Batch], list[Batch]]:
+    """Read and cut every window; some full batches of them are kept, and some of the surroundings that a chain has."""
+    size, kept, around = backend.batch, list[Batch](), list[Batch]()
+    with ThreadPoolExecutor(readers) as pool:
+        if isinstance(backend, Chain):
+            fine, context = plan.layers
+            for _, pixels in cut_layer(grid, context, size, pool, readers, Clock()):
+                if len(around) * size < BARE_WINDOWS:
+                    around.append({context.input.name: pixels})
+            cut = cut_layer(grid, fine, size, pool, readers + -(-WINDOWS_AHEAD // size), Clock())
+            batches: Iterable[tuple[Indices, Batch]] = (
+                (indices, {fine.input.name: pixels, **tell_places(plan, indices, size)}) for indices, pixels in cut
+            )
+        else:
+            batches = cut_batches(grid, plan, size, pool, readers, Clock())
+        for indices, windows in batches:
+            if len(indices) == size and len(kept) * size < BARE_WINDOWS:
+                kept.append(windows)
+    return kept, around
+
+
+def time_network(
+    backend: Backend, kept: Sequence[Batch], windows: int, part: str, parts: Parts
+) -> Mapping[str, NDArray[Any]]:
+    """Time some batches as a part of so many windows, and return what the network gives for the last of them."""
+    times = math.ceil(windows / backend.batch) / len(kept)
+    batches = [(np.arange(backend.batch), windows) for windows in kept]
+    with parts.time(part, times), ThreadPoolExecutor(backend.streams) as pool:
+        *_, (_, outputs) = infer_batches(backend, batches, pool, Clock())
+    return outputs
 
 
 class Case(NamedTuple):

@@ -44,9 +44,10 @@ def slide_command(
         if scaling:
             report["rows"] += slides.measure_scaling(slide, opened, runtime, repeats, progress)
     print_rows(f"{report['slide']}, {report['backend']}", [*slides.each_row(report)])
+    around = f", {report['contexts']} surroundings through another" if "contexts" in report else ""
     Console().print(
         f"{report['windows']} windows, {report['windows_per_s']:.1f} a second, {report['mm2_per_s']:.2f} mm2/s, "
-        f"{report['mpix_per_s']:.1f} MPix/s through the network\n"
+        f"{report['mpix_per_s']:.1f} MPix/s through the network{around}\n"
         f"{report['share_of_bound']:.0%} of the bound {report['bound_s']:.3f} s from the parts; between mask and files "
         f"{report['bounded_by']} bounds; {report['times_network']:.2f} times the network alone; the parts one "
         f"after the other would take {report['overlap']:.2f} times as long"

@@ -197,7 +197,7 @@ def number_cells(size: Size, first: Indices, stride: int, fine_side: int, others
 
 
 def lay_around(fine: Layer, around: InputSpec) -> Layer:
-    """The windows of a further input: of whatever lies where, the surroundings as the input's anchor says."""
+    """The windows of a further input: the surroundings of fine windows, wherever these lie, as its anchor says."""
     number, first = fine.windows[:, 0], np.maximum(fine.windows[:, 1:], 0)
     size, views = widen_views(fine, around.factor)
     shown, wider = sizes(fine.views)[number], sizes(views)[number]

@@ -126,7 +126,7 @@ def describe(tensor: Any) -> TensorSpec:
     """An input or output of a session whose batch is fixed. Raises BundleError."""
     if tensor.type not in TYPES or not all(isinstance(length, int) for length in tensor.shape):
         raise BundleError(
-            f"the graph's {tensor.name} is {tensor.type} {tensor.shape}; a bundle's are uint8 in and float32 out, "
+            f"the graph's {tensor.name} is {tensor.type} {tensor.shape}; a bundle's are uint8 or float32, "
             "of fixed shape but for the batch"
         )
     return TensorSpec(tensor.name, TYPES[tensor.type], tuple(tensor.shape))

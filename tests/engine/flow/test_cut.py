@@ -58,6 +58,28 @@ def test_windows_of_every_input_are_those_of_the_whole_image(size: tuple[int, in
             assert (off > 0).mean() < 0.08
 
 
+@pytest.mark.parametrize("size", [(1000, 700), (150, 90)])
+def test_surroundings_that_windows_share_are_given_with_each_and_where_in_them_it_lies(size: tuple[int, int]) -> None:
+    grid = grid_of(*size)
+    laid = plan(size, (0.75, 1.0), True, (FINE, WIDE._replace(anchor="tile", placed=True)), 48)
+    numbers = np.random.default_rng(1).permutation(len(laid.windows))[:40]
+    cut = cut_windows(grid, laid, numbers, Clock())
+    wide = laid.layers[1]
+    assert len(wide.windows) < len(laid.windows) / 2
+    assert cut["context"].shape == (len(numbers), 48, 48, 3)
+    for window, index in zip(cut["context"], wide.of[numbers].tolist(), strict=True):
+        off = cv2.absdiff(np.ascontiguousarray(window), np.ascontiguousarray(cut_plainly(grid, wide, index)))
+        assert off.max() <= 1
+    assert cut["place"].dtype == np.float32
+    assert np.array_equal(cut["place"], laid.places(numbers))
+    if size == (1000, 700):  # the surroundings show the fine window where they say that it lies, unmirrored or mirrored
+        for number, index in enumerate(numbers.tolist()):
+            left, top = np.rint(cut["place"][number] * 48).astype(int)
+            shown = cut["context"][number, top + 2 : top + 14, left + 2 : left + 14].astype(float)
+            near = cut["fine"][number].reshape(16, 4, 16, 4, 3).mean(axis=(1, 3))[2:14, 2:14]
+            assert np.abs(shown - near).mean() < 30, laid.windows[index]  # half a pixel off; else it is 60
+
+
 def two_inputs() -> bytes:
     """A network whose two outputs are the mean of the fine window and that of its surroundings."""
     made, nodes = [], []

@@ -1,0 +1,112 @@
+"""What a dual-input bundle is given to after its export: verification, Triton, plans, and the commands."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import run
+from small_bundle import read_manifest, write_manifest
+from small_dual import make_dual
+
+from glassrt.engine.bundles.bundle import open_bundle
+from glassrt.engine.bundles.tensors import TensorSpec
+from glassrt.engine.errors import UsageError
+from glassrt.engine.runtimes.open import open_backend
+from glassrt.engine.runtimes.plans import open_plan
+from glassrt.export.calibration import collect_windows
+from glassrt.export.comparison import edge_windows, run_each
+from glassrt.export.triton import write_repository
+from glassrt.export.verify import refuse_other, verify
+
+
+@pytest.fixture(params=[False, True], ids=["vectors", "maps"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return make_dual(tmp_path / "small.glass", maps=request.param)
+
+
+def test_both_networks_together_are_verified_in_every_runtime(folder: Path, demo_slide: Path) -> None:
+    bundle = open_bundle(folder)
+    windows = collect_windows(demo_slide.parent, bundle.manifest, wanted=8)
+    assert windows.keys() == {spec.name for spec in bundle.manifest.whole.inputs}
+    checks = verify(bundle, windows)
+    assert {check.backend for check in checks if check.precision == "fp32"} == {"ort", "openvino"}
+    assert all(check.windows == 8 + 3 and check.nan == 0 for check in checks)
+    assert all(check.passed and check.largest < 1e-4 and check.timing for check in checks if check.precision == "fp32")
+    wanted = {"logits": np.zeros((5, 2, 4, 4), np.float32)}
+    refuse_other(bundle, wanted, 5)
+    with pytest.raises(UsageError, match=r"gives logits \[2, 4, 4\] for a window"):
+        refuse_other(bundle, {"logits": wanted["logits"][:, :1]}, 5)
+
+
+def test_a_chain_that_is_off_fails(folder: Path, demo_slide: Path) -> None:
+    """What is wanted is of the same windows: its surroundings and places count."""
+    bundle = open_bundle(folder)
+    windows = collect_windows(demo_slide.parent, bundle.manifest, wanted=8)
+    chain = open_backend(bundle, "ort")
+
+    def without(name: str) -> np.ndarray:
+        given = run_each(chain, {**windows, name: np.zeros_like(windows[name])})["logits"]
+        return np.abs(given - run_each(chain, windows)["logits"]).max()
+
+    assert all(without(name) > 0.01 for name in windows)
+    chain.close()
+
+
+def test_edge_windows_lie_somewhere_in_their_surroundings() -> None:
+    pixels = [TensorSpec(name, "uint8", (None, 8, 8, 3)) for name in ("fine", "context")]
+    place, features = TensorSpec("place", "float32", (None, 2)), TensorSpec("pooled", "float32", (None, 4))
+    made = edge_windows([*pixels, place])
+    assert {name: (values.shape, values.dtype.name) for name, values in made.items()} == {
+        "fine": ((3, 8, 8, 3), "uint8"),
+        "context": ((3, 8, 8, 3), "uint8"),
+        "place": ((3, 2), "float32"),
+    }
+    assert np.array_equal(made["place"], np.full((3, 2), 0.4, np.float32))
+    for others in ([*pixels, features], [place]):
+        assert all(len(values) == 0 for values in edge_windows(others).values())
+
+
+def test_triton_is_given_each_network(folder: Path, tmp_path: Path) -> None:
+    written = write_repository(open_bundle(folder), tmp_path / "models")
+    assert [path.name for path in written] == ["small-context-fp32", "small-fine-fp32"]
+    context, fine = ((path / "config.pbtxt").read_text() for path in written)
+    assert '{ name: "context" data_type: TYPE_UINT8 dims: [ 32, 32, 3 ] }' in context
+    assert '{ name: "fine" data_type: TYPE_UINT8 dims: [ 32, 32, 3 ] }, { name: "' in fine
+    assert 'output [ { name: "logits" data_type: TYPE_FP32 dims: [ 2, 4, 4 ] } ]' in fine
+
+
+def test_each_network_has_a_plan(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    bundle = open_bundle(folder)
+    plans = [open_plan(bundle, "tensorrt-rtx", "fp32", 2, tmp_path, role=role) for role in bundle.manifest.networks]
+    assert [re.sub(r"-\w+\.plan", "", plan.path.name) for plan in plans] == [
+        "small-context-fp32-batch2",
+        "small-fine-fp32-batch2",
+    ]
+    done = run("plan", folder, "--batch", 2)
+    assert done.returncode == 0, done.stderr
+    assert [line.split(":")[0].count(".plan") for line in done.stdout.splitlines()] == [1, 1]
+
+
+def test_the_commands_serve_it(folder: Path, demo_slide: Path, tmp_path: Path) -> None:
+    told = run("info", folder)
+    assert told.returncode == 0, told.stderr
+    for words in ("small (dual)", "32 px of 2 µm, shared by windows within", "context graph", "fine graph"):
+        assert words in told.stdout
+    done = run("score", demo_slide, "--bundle", folder, "--out", tmp_path / "out", "--scales", "0.5")
+    assert done.returncode == 0, done.stderr
+    windows = json.loads((tmp_path / "out" / demo_slide.stem / "result.json").read_text())["windows"]
+    assert 0 < windows["contexts"] < windows["run"]
+    checked = run("verify", folder, "--tiles", demo_slide.parent, "--json", tmp_path / "checks.json")
+    assert checked.returncode == 0, checked.stderr
+    assert {each["backend"] for each in json.loads((tmp_path / "checks.json").read_text())} == {"ort", "openvino"}
+
+
+def test_a_labelled_set_measures_it(folder: Path, painted: Path) -> None:
+    write_manifest(folder, read_manifest(folder) | {"mpp": 0.62005})
+    scores = folder.parent / "scores.json"
+    done = run("evaluate", folder, "--data", painted, "--split", "testA", "--json", scores)
+    assert done.returncode == 0, done.stderr
+    assert 0 < json.loads(scores.read_text())["scores"]["mIoU"] < 100
