@@ -197,7 +197,7 @@ def time_network(
 ) -> Mapping[str, NDArray[Any]]:
     """Time some batches as a part of so many windows, and return what the network gives for the last of them."""
     times = math.ceil(windows / backend.batch) / len(kept)
-    batches = [(np.arange(backend.batch), windows) for windows in kept]
+    batches = [(np.arange(backend.batch), each) for each in kept]
     with parts.time(part, times), ThreadPoolExecutor(backend.streams) as pool:
         *_, (_, outputs) = infer_batches(backend, batches, pool, Clock())
     return outputs
