@@ -83,8 +83,6 @@ def write(picture: Picture, path: Path) -> None:
 
 def show_dual(network: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> Picture:
     """One row a window: its context, where it has one, the window, its classes and those predicted, in grey levels."""
-    inputs = {name: values[:MOST_SHOWN] for name, values in inputs.items()}
-    labels = labels[:MOST_SHOWN]
     height, width = labels.shape[1:]
     with torch.no_grad():
         logits = F.interpolate(network.eval()(**inputs).float(), size=(height, width), mode="bilinear")
@@ -92,8 +90,9 @@ def show_dual(network: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) 
     masks = [each.cpu().numpy().astype(np.uint8).clip(0, logits.shape[1] - 1) for each in (labels, logits.argmax(1))]
     shown = [as_images(inputs[name]) for name in ("context", "fine") if name in inputs]
     rows = []
-    for number in range(len(labels)):
-        pictures = [cv2.resize(images[number], (width, height)).astype(np.uint8, copy=False) for images in shown]
+    for number in range(min(len(labels), MOST_SHOWN)):
+        images = [each[number * len(each) // len(labels)] for each in shown]  # several windows may share a context
+        pictures = [cv2.resize(each, (width, height)).astype(np.uint8, copy=False) for each in images]
         pictures += [np.repeat(mask[number][..., None] * np.uint8(shade), 3, axis=2) for mask in masks]
         rows.append(np.hstack(pictures))
     return np.vstack(rows)

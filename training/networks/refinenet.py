@@ -204,7 +204,8 @@ class FineNet(Encoded):
 class DARefineNet(nn.Module):
     """Both networks together; without `design.context` the fine one alone, the paper's single-input control.
 
-    `forward` takes windows, their contexts and places, RGB `[N, 3, H, W]` in 0..255 and `[N, 2]`.
+    `forward` takes windows `[N, 3, H, W]`, contexts `[M, 3, H, W]`, each of N / M windows in a row, both RGB in 0..255,
+    and the windows' places `[N, 2]`.
     """
 
     def __init__(self, classes: int, design: Design) -> None:
@@ -213,7 +214,8 @@ class DARefineNet(nn.Module):
         self.context = None if design.context is None else ContextNet(design.context, design)
 
     def forward(self, fine: Tensor, context: Tensor | None = None, place: Tensor | None = None) -> Tensor:
-        features = () if self.context is None or context is None else self.context(context)
+        features: tuple[Tensor, ...] = () if self.context is None or context is None else self.context(context)
+        features = tuple(each.repeat_interleave(len(fine) // len(each), 0) for each in features)
         places = () if self.fine.footprint is None or place is None else (place,)
         logits: Tensor = self.fine(fine, *features, *places)
         return logits
