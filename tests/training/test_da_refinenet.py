@@ -25,18 +25,19 @@ from glassrt.engine.watch import Clock
 from glassrt.export.bundle import export_run, infer_together, load_run
 from glassrt.training import augment, checkpoint
 from glassrt.training.commands.options import CONFIGS
-from glassrt.training.config import as_toml, load_config
+from glassrt.training.config import as_toml, load_config, toml_lines
 from glassrt.training.datasets.labelled import LabelledSlide
 from glassrt.training.methods import da_refinenet
-from glassrt.training.methods.da_refinenet import DaRefineNetConfig, Ground, draw_example, find_slides, open_ground
+from glassrt.training.methods.da_refinenet import DaRefineNetConfig, find_slides
 from glassrt.training.metrics import IGNORE
+from glassrt.training.windows import Ground, draw_example, lay_example, open_ground
 from glassrt.training.world import World
 
 ALONE = World(0, 1, torch.device("cpu"))
 CONFIG = load_config(CONFIGS / "da_refinenet_compact.toml", DaRefineNetConfig)
 SHORT = msgspec.structs.replace(
-    CONFIG, mpp=1.25, window=32, context_window=64, context_factor=2.0, widths=(8, 8), batch=4, steps=6, warmup_steps=2,
-    save_every=2, colour="none",
+    CONFIG, mpp=1.25, window=32, context_window=64, context_factor=2.0, widths=(8, 8), batch=2, windows=2, steps=6,
+    warmup_steps=2, save_every=2, colour="none",
 )  # fmt: skip
 BIN = Path(sys.executable).parent
 
@@ -72,23 +73,35 @@ def config(**changes: Any) -> DaRefineNetConfig:
 
 @pytest.mark.parametrize("anchor", ["tile", "centre"])
 @pytest.mark.parametrize("size", [(640, 512), (90, 70), (40, 30), (20, 200)])
-def test_surroundings_lie_around_their_window_however_both_are_turned(anchor: str, size: tuple[int, int]) -> None:
-    """The mean colour of the window is the one that the context has at its place, on slides of any size."""
+def test_surroundings_lie_around_their_windows_however_all_are_turned(anchor: str, size: tuple[int, int]) -> None:
+    """The mean colour of a window is the one that its context has at its place, on slides of any size."""
     ground = ramp(*size)
-    settings = config(context_anchor=anchor, fusion="add", align="footprint")
-    fits = min(size) >= 64 * 2 or anchor == "centre"
+    windows = 3 if anchor == "tile" else 1
+    look = config(context_anchor=anchor, windows=windows, fusion="add", align="footprint").look
     for number in range(24):
-        example = draw_example([ground], settings, number, np.random.default_rng(number))
+        example = draw_example([ground], look, number, np.random.default_rng(number))
         fine, context, place = (np.asarray(example.inputs[name]) for name in ("fine", "context", "place"))  # type: ignore[index]
-        assert fine.shape == (32, 32, 3)
+        assert fine.shape == (windows, 32, 32, 3)
+        context = context if anchor == "tile" else context[0]
         assert context.shape == (64, 64, 3)
-        first, side = place * 64, 16
-        assert (first > -0.51).all()
-        assert (first + side < 64.51).all()
-        left, top = np.rint(first).astype(int).clip(0, 48)
-        under = context[top : top + side, left : left + side]
-        if min(size) >= 32 and fits:
-            assert np.abs(under.mean((0, 1)) - fine.mean((0, 1)))[:2].max() < 2.5 * 255 / min(size) + 1
+        for window, first in zip(fine, place * 64, strict=True):
+            assert (first > -0.51).all()
+            assert (first + 16 < 64.51).all()
+            left, top = np.rint(first).astype(int).clip(0, 48)
+            under = context[top : top + 16, left : left + 16]
+            if min(size) >= (128 if anchor == "tile" else 32):  # else the slide is mirrored within
+                assert np.abs(under.mean((0, 1)) - window.mean((0, 1)))[:2].max() < 2.5 * 255 / min(size) + 1
+
+
+def test_windows_of_a_single_input_lie_as_those_do_that_share_surroundings() -> None:
+    """The control learns from windows as close together."""
+    ground = ramp(640, 512)
+    for context in ("none", "surroundings", "same"):
+        look = config(window=64, windows=4, context=context).look
+        assert (look.reach, look.windows) == (128, 4)
+        starts = [lay_example([ground], look, number, np.random.default_rng(number))[1].windows for number in range(16)]
+        assert all(np.ptp(each[:, 1:], axis=0).max() <= 64 for each in starts)
+        assert np.mean([len(np.unique(each[:, 1:], axis=0)) for each in starts]) > 3
 
 
 @pytest.mark.parametrize("turns", range(4))
@@ -104,14 +117,14 @@ def test_a_place_turns_as_its_square_does(turns: int, mirror: bool) -> None:
 def test_classes_are_shown_in_turn_with_their_masks() -> None:
     ground = ramp(640, 512)
     for number in range(8):
-        example = draw_example([ground], config(), number, np.random.default_rng(number))
+        example = draw_example([ground], config(windows=1).look, number, np.random.default_rng(number))
         assert number % 4 in example.label
     red = np.asarray(example.inputs["fine"])[..., 0].astype(int)  # type: ignore[call-overload]
     assert np.abs(red * 4 / 255 - 0.5 - example.label).max() <= 1  # the mask was turned with the picture
 
 
 def test_what_lies_beyond_a_small_slide_is_unknown() -> None:
-    example = draw_example([ramp(20, 200)], config(), 0, np.random.default_rng(0))
+    example = draw_example([ramp(20, 200)], config(windows=1).look, 0, np.random.default_rng(0))
     assert (example.label == IGNORE).mean() == pytest.approx(12 / 32)
 
 
@@ -121,9 +134,8 @@ def test_what_lies_beyond_a_small_slide_is_unknown() -> None:
         {"fusion": "attention_pooled"},
         {"context": "none"},
         {"fusion": "add", "align": "footprint"},
-        {"fusion": "concat", "context_anchor": "centre"},
-        {"fusion": "attention", "light": True},
-        {"context": "same", "fusion": "add"},
+        {"fusion": "attention", "light": True, "context_anchor": "centre", "windows": 1},
+        {"context": "same", "fusion": "concat", "window": 64},
     ],
     ids=lambda changes: " ".join(map(str, changes.values())),
 )
@@ -193,12 +205,13 @@ def test_encoders_learn_slower_and_a_context_that_does_not_learn_stays(painted: 
         ({"window": 34}, "window"),
         ({"context_factor": 2.0, "context_window": 32, "window": 96}, "surroundings have to show all of a window"),
         ({"context_factor": 1.01, "context_window": 64, "window": 64}, "too small for windows"),
+        ({"context_anchor": "centre"}, "windows > 1 share surroundings"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(tmp_path: Path, changes: dict[str, Any], fault: str) -> None:
     values = {**msgspec.to_builtins(SHORT), **changes}
     path = tmp_path / "odd.toml"
-    path.write_bytes(msgspec.toml.encode(values))
+    path.write_text("".join(toml_lines(values)))
     with pytest.raises(TrainingError, match=fault):
         load_config(path, DaRefineNetConfig)
 

@@ -26,7 +26,7 @@ from glassrt.training.world import World
 
 METHOD = "da-refinenet"
 SETS: dict[str, Any] = {"bach": bach, "mosaic": mosaic}
-Side = Annotated[int, Meta(ge=32, multiple_of=8)]
+Side = Annotated[int, Meta(ge=32, multiple_of=4)]
 
 
 class DaRefineNetConfig(Schedule, frozen=True, kw_only=True):
