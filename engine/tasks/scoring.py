@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from glassrt.engine.bundles.bundle import Bundle
+from glassrt.engine.errors import UsageError
 from glassrt.engine.files import output_errors, replace_folder, write_json
 from glassrt.engine.results.figures import Result
 from glassrt.engine.results.origin import RESULT, refuse_other
@@ -50,9 +51,18 @@ def score(
             with clock.time("load"):
                 backend = open_backend(bundle, backend, precision=precision, throughput=True)
             stack.callback(backend.close)
+        refuse_part(bundle, backend)
         request = make_request(slide, bundle, backend, map_mpp, tissue)
         return score_work(
             Work(request, slide, bundle, backend, tissue, readers, Watch(progress, clock)), Path(out), start
+        )
+
+
+def refuse_part(bundle: Bundle, backend: Backend) -> None:
+    """Raise UsageError for a backend with one of a bundle's several networks."""
+    if len(backend.inputs) != len(bundle.manifest.whole.inputs):
+        raise UsageError(
+            f"{bundle.path} is scored with all its networks, the backend has one alone: open it without a role"
         )
 
 

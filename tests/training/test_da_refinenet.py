@@ -186,7 +186,7 @@ def test_it_learns(painted: Path, tmp_path: Path) -> None:
 
 
 def test_encoders_learn_slower_and_a_context_that_does_not_learn_stays(painted: Path, tmp_path: Path) -> None:
-    settings = config(steps=1, warmup_steps=0, optimiser="sgd", weight_decay=0.0, context_learns=False)
+    settings = config(steps=1, warmup_steps=0, optimiser="sgd", weight_decay=0.0, context_rate=0.0)
     start = da_refinenet.build_network(settings)
     da_refinenet.load_start(start, settings)
     before = {name: value.clone() for name, value in start.named_parameters()}

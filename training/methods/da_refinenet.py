@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from glassrt.engine.geometry.plan import InputSpec, lattice_step
 from glassrt.training import augment, losses, pictures
-from glassrt.training.config import Count, Rate, Schedule
+from glassrt.training.config import Count, Rate, Schedule, Weight
 from glassrt.training.datasets import bach, mosaic
 from glassrt.training.datasets.labelled import LabelledSlide
 from glassrt.training.loop import Bags, Example, Group, Progress, Random, Task, fit
@@ -53,8 +53,9 @@ class DaRefineNetConfig(Schedule, frozen=True, kw_only=True):
     widths: tuple[Annotated[int, Meta(ge=1)], Annotated[int, Meta(ge=1)]] = (512, 256)
     frozen_norm: bool = True
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.5
-    encoder_rate: Rate = 0.1  # the encoders' share of the learning rate
-    context_learns: bool = True  # or the context's encoder stays as it starts
+    # Shares of the learning rate that the encoders learn at; at 0 they stay as they start.
+    encoder_rate: Weight = 0.1
+    context_rate: Weight = 0.1
     colour: augment.Colour
 
     def __post_init__(self) -> None:
@@ -124,7 +125,8 @@ def build_network(config: DaRefineNetConfig) -> DARefineNet:
             light=config.light,
             footprint=config.window / (config.factor * config.context_side) if config.align == "footprint" else None,
             frozen=config.frozen_norm,
-            context_learns=config.context_learns,
+            encoder_learns=config.encoder_rate > 0,
+            context_learns=config.context_rate > 0,
             dropout=config.dropout,
         ),
     )
@@ -180,9 +182,10 @@ def train(
 
     def groups(network: nn.Module) -> list[Group]:
         """Encoders learn slower: they start from ImageNet."""
-        learning = [(name, each) for name, each in network.named_parameters() if each.requires_grad]
-        encoders = [each for name, each in learning if ".encoder." in name]
-        others = [each for name, each in learning if ".encoder." not in name]
-        return [Group(encoders, config.encoder_rate), Group(others, 1.0)]
+        rates = {"fine.encoder.": config.encoder_rate, "context.encoder.": config.context_rate, "": 1.0}
+        grouped: dict[str, list[nn.Parameter]] = {part: [] for part in rates}
+        for name, each in network.named_parameters():
+            grouped[next(part for part in rates if name.startswith(part))].append(each)
+        return [Group(grouped[part], rate) for part, rate in rates.items() if grouped[part] and rate]
 
     fit(Task(start, draw, segmentation_loss, show, groups=groups), config, run, world, progress)

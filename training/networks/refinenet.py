@@ -26,8 +26,8 @@ class Design(NamedTuple):
 
     `context` None is the single-input control. `widths` are the channels of the coarsest level and of the others.
     `light` takes LW-Attn blocks. `footprint`, the window's side as a share of its context's, crops the context's maps
-    to the fine window's place; None leaves them as they are. `frozen` encoders keep their batch norm's statistics; a
-    context encoder that does not learn keeps all that it starts with.
+    to the fine window's place; None leaves them as they are. `frozen` encoders keep their batch norm's statistics;
+    what does not learn keeps all that it starts with.
     """
 
     encoder: str
@@ -37,6 +37,7 @@ class Design(NamedTuple):
     light: bool = False
     footprint: float | None = None
     frozen: bool = True
+    encoder_learns: bool = True
     context_learns: bool = True
     dropout: float = 0.5
 
@@ -174,6 +175,7 @@ class FineNet(Encoded):
 
     def __init__(self, classes: int, design: Design) -> None:
         super().__init__(design.encoder, design.frozen)
+        self.encoder.requires_grad_(design.encoder_learns)
         dual = design.context is not None
         widths, coarser = level_widths(design), 0
         blocks = []

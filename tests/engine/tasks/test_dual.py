@@ -12,6 +12,7 @@ from small_dual import MPP, make_dual
 
 from glassrt.engine import open_slide, score
 from glassrt.engine.bundles.bundle import Bundle, open_bundle
+from glassrt.engine.errors import UsageError
 from glassrt.engine.maps.canvas import Tile
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.slides.array import ArraySlide
@@ -162,3 +163,11 @@ def test_a_slide_smaller_than_the_surroundings_is_told(
     found = list(doubt_context(grid, lay_windows(grid, two.replace(scales))))
     assert len(found) == bool(told)
     assert all(told in line and line.endswith("is the slide mirrored") for line in found)
+
+
+def test_one_network_of_two_scores_nothing(two: Bundle, demo_slide: Path, tmp_path: Path) -> None:
+    backend = open_backend(two, "ort", role="fine")
+    with open_slide(demo_slide) as slide, pytest.raises(UsageError, match="the backend has one alone"):
+        score(slide, two, tmp_path / "out", backend)
+    backend.close()
+    assert not (tmp_path / "out").exists()
