@@ -26,7 +26,8 @@ from glassrt.training.world import World
 
 SLIDES = {"train": 6, "test": 2}
 CELLS = 12  # images along a slide's side
-MOSAIC_SEED = 1
+ANEW = {"train": 1}  # slides of the training images, laid in another way than those that were trained on
+MOSAIC_SEED, ANEW_SEED = 1, 2
 OTHER_ANCHOR = {"tile": "centre", "centre": "tile"}
 
 
@@ -49,9 +50,7 @@ ROWS = (
     Row("dual, attention pooled, random layout", {"fusion": "attention_pooled"}, "random"),
     Row("multi-size dual, add", {"context": "same", "fusion": "add"}),
     Row("dual, attention pooled, light", {"fusion": "attention_pooled", "light": True}),
-    Row("single input, light", {"context": "none", "light": True}),
     Row("dual, add, footprint", {"fusion": "add", "align": "footprint"}),
-    Row("dual, concat, footprint", {"fusion": "concat", "align": "footprint"}),
     Row("dual, attention, footprint", {"fusion": "attention", "align": "footprint"}),
 )
 
@@ -81,17 +80,24 @@ def measure_run(
     row: Row, settings: DaRefineNetConfig, data: Path, run: Path, world: World, stage: Stage
 ) -> dict[str, Any]:
     """One run trained, where it is not yet, and its scores."""
-    slides = run.parent / row.layout
-    if world.leads and not (slides / mosaic.INDEX).exists():
-        mosaic.make_mosaics(data, slides, row.layout, SLIDES, CELLS, MOSAIC_SEED)
+    slides, anew = run.parent / row.layout, run.parent / f"{row.layout}-anew"
+    for folder, count, seed in ((slides, SLIDES, MOSAIC_SEED), (anew, ANEW, ANEW_SEED)):
+        if world.leads and not (folder / mosaic.INDEX).exists():
+            mosaic.make_mosaics(data, folder, row.layout, count, CELLS, seed)
     world.wait()
     labelled = da_refinenet.find_slides(settings, slides)
     da_refinenet.train(settings, labelled, run, world, stage(run.name, settings.steps))
-    return score_run(run, settings, slides, row.both_anchors, stage) if world.leads else {}
+    return score_run(run, settings, slides, anew, row.both_anchors, stage) if world.leads else {}
 
 
-def score_run(run: Path, settings: DaRefineNetConfig, slides: Path, both_anchors: bool, stage: Stage) -> dict[str, Any]:
-    """The run's parameters and scores on the test slides in percent, from `scores.json` beside it where it is there."""
+def score_run(
+    run: Path, settings: DaRefineNetConfig, slides: Path, anew: Path, both_anchors: bool, stage: Stage
+) -> dict[str, Any]:
+    """The run's parameters and its scores in percent, from `scores.json` beside it where that is there.
+
+    They are those on the test slides; beside them the mIoU on training images laid anew, whose glands the network knows
+    but not their neighbours: what separates what it can learn from what it can tell of others' tissue.
+    """
     file = run / "scores.json"
     model = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
     known = msgspec.json.decode(file.read_bytes()) if file.exists() else {}
@@ -100,21 +106,23 @@ def score_run(run: Path, settings: DaRefineNetConfig, slides: Path, both_anchors
     bundle = export_run(run, run / "bundle.glass", run.name)
     network = da_refinenet.build_network(settings)
     scores: dict[str, Any] = {"parameters": sum(each.numel() for each in network.parameters())}
-    scores |= score(bundle, slides, stage(f"score {run.name}", SLIDES["test"]))
+    scores |= score(bundle, slides, "test", stage(f"score {run.name}", SLIDES["test"]))
+    told = stage(f"score {run.name}, train images", ANEW["train"])
+    scores["mIoU, train images"] = score(bundle, anew, "train", told)["mIoU"]
     if both_anchors:
         other = OTHER_ANCHOR[settings.context_anchor]
         anchored = msgspec.structs.replace(bundle.manifest, context_anchor=other)
         told = stage(f"score {run.name}, {other}", SLIDES["test"])
-        scores[f"mIoU, {other}"] = score(Bundle(bundle.path, anchored, bundle.sha256), slides, told)["mIoU"]
+        scores[f"mIoU, {other}"] = score(Bundle(bundle.path, anchored, bundle.sha256), slides, "test", told)["mIoU"]
     with replace_file(file) as beside:
         beside.write_bytes(msgspec.json.encode({"model": model, "scores": scores}))
     return scores
 
 
-def score(bundle: Bundle, slides: Path, progress: Progress) -> dict[str, float]:
-    """The bundle's scores on the test slides, in percent."""
+def score(bundle: Bundle, slides: Path, split: str, progress: Progress) -> dict[str, float]:
+    """The bundle's scores on the slides of a split, in percent."""
     backend = open_backend(bundle, throughput=True)
-    report = evaluate(bundle, backend, "mosaic", slides, "test", lambda done, total: progress(done - 1, math.nan))
+    report = evaluate(bundle, backend, "mosaic", slides, split, lambda done, total: progress(done - 1, math.nan))
     backend.close()
     return dict(report["scores"])
 
