@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from command_line import run
 from small_bundle import read_manifest, write_manifest
-from small_dual import make_dual
+from small_dual import FACTOR, MPP, make_dual
 
 from glassrt.engine.bundles.bundle import open_bundle
 from glassrt.engine.bundles.tensors import TensorSpec
@@ -72,6 +72,8 @@ def test_triton_is_given_each_network(folder: Path, tmp_path: Path) -> None:
     written = write_repository(open_bundle(folder), tmp_path / "models")
     assert [path.name for path in written] == ["small-context-fp32", "small-fine-fp32"]
     context, fine = ((path / "config.pbtxt").read_text() for path in written)
+    assert f"windows at {MPP * FACTOR:g} micrometres" in context
+    assert f"windows at {MPP:g} micrometres" in fine
     assert '{ name: "context" data_type: TYPE_UINT8 dims: [ 32, 32, 3 ] }' in context
     assert '{ name: "fine" data_type: TYPE_UINT8 dims: [ 32, 32, 3 ] }, { name: "' in fine
     assert 'output [ { name: "logits" data_type: TYPE_FP32 dims: [ 2, 4, 4 ] } ]' in fine
