@@ -28,6 +28,7 @@ SLIDES = {"train": 6, "test": 2}
 CELLS = 12  # images along a slide's side
 ANEW = {"train": 1}  # slides of the training images, laid in another way than those that were trained on
 MOSAIC_SEED, ANEW_SEED = 1, 2
+COMPARED = ("mIoU", "mIoU of 3")
 OTHER_ANCHOR = {"tile": "centre", "centre": "tile"}
 
 
@@ -95,7 +96,7 @@ def score_run(
 ) -> dict[str, Any]:
     """The run's parameters and its scores in percent, from `scores.json` beside it where that is there.
 
-    They are those on the test slides; beside them the mIoU on training images laid anew, whose glands the network knows
+    They are those on the test slides; beside them some on training images laid anew, whose glands the network knows
     but not their neighbours: what separates what it can learn from what it can tell of others' tissue.
     """
     file = run / "scores.json"
@@ -108,12 +109,14 @@ def score_run(
     scores: dict[str, Any] = {"parameters": sum(each.numel() for each in network.parameters())}
     scores |= score(bundle, slides, "test", stage(f"score {run.name}", SLIDES["test"]))
     told = stage(f"score {run.name}, train images", ANEW["train"])
-    scores["mIoU, train images"] = score(bundle, anew, "train", told)["mIoU"]
+    known = score(bundle, anew, "train", told)
+    scores |= {f"{name}, train images": known[name] for name in COMPARED}
     if both_anchors:
         other = OTHER_ANCHOR[settings.context_anchor]
         anchored = msgspec.structs.replace(bundle.manifest, context_anchor=other)
         told = stage(f"score {run.name}, {other}", SLIDES["test"])
-        scores[f"mIoU, {other}"] = score(Bundle(bundle.path, anchored, bundle.sha256), slides, "test", told)["mIoU"]
+        found = score(Bundle(bundle.path, anchored, bundle.sha256), slides, "test", told)
+        scores |= {f"{name}, {other}": found[name] for name in COMPARED}
     with replace_file(file) as beside:
         beside.write_bytes(msgspec.json.encode({"model": model, "scores": scores}))
     return scores

@@ -5,6 +5,8 @@ images weigh more than small ones. So does the evaluation code of OEEM with its 
 is another number.
 """
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +49,15 @@ def mean_iou(counts: NDArray[np.int64]) -> float:
     scores = iou_per_class(counts)
     occurring = scores[~np.isnan(scores)]
     return float(occurring.mean()) if occurring.size else float("nan")
+
+
+def merge_classes(counts: NDArray[np.int64], groups: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """The counts of coarser classes, each of which the classes of a group make up. `counts` as from `confusion`."""
+    part = np.zeros((len(groups), len(counts)), np.int64)
+    for number, members in enumerate(groups):
+        part[number, list(members)] = 1
+    merged: NDArray[np.int64] = part @ counts @ part.T
+    return merged
 
 
 def dice_per_class(counts: NDArray[np.int64]) -> NDArray[np.float64]:

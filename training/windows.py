@@ -65,7 +65,8 @@ def open_ground(slide: LabelledSlide, classes: int, mpp: float) -> Ground:
 
 
 def draw_example(grounds: Sequence[Ground], look: Look, number: int, random: Random) -> Example:
-    """Windows that show the classes in turn, each somewhere within; all mirrored and turned with their surroundings.
+    """Windows, the first of which shows the classes in turn, those after it the next ones where they are near; all are
+    mirrored and turned with their surroundings.
 
     Inputs are `fine`, a bag, and where something lies around, `context`, one image or a bag, and where it is `placed`,
     `place`, a bag. The label `[windows, window, window]` is `IGNORE` beyond the slide.
@@ -94,8 +95,8 @@ def lay_example(grounds: Sequence[Ground], look: Look, number: int, random: Rand
     """A slide and the windows of an example on it, laid out as the engine does; surroundings that windows share begin
     anywhere where the engine's might.
     """
-    first = look.windows * number
-    ground, middle = draw_place(grounds, first, random)
+    present = [each for each in range(len(grounds[0].places)) if any(len(ground.places[each]) for ground in grounds)]
+    ground, middle = draw_place(grounds, present[number % len(present)], random)
     start = place_window(middle, np.zeros(2), np.array(ground.size), look.window, random)
     free = look.reach - look.window
     low = np.floor(start - random.uniform(0, free, 2))
@@ -108,8 +109,8 @@ def lay_example(grounds: Sequence[Ground], look: Look, number: int, random: Rand
     low = np.maximum(low, 0)
     high = np.minimum(low + look.reach, ground.size)
     starts = [start]
-    for each in range(first + 1, first + look.windows):
-        places = ground.places[each % len(ground.places)]
+    for each in range(1, look.windows):
+        places = ground.places[present[(number + each) % len(present)]]
         inside = places[((places >= low) & (places < high)).all(1)]
         middle = inside[random.integers(len(inside))] if len(inside) else random.uniform(low, np.maximum(high, low))
         starts.append(place_window(middle, low, high, look.window, random))
@@ -121,11 +122,8 @@ def lay_example(grounds: Sequence[Ground], look: Look, number: int, random: Rand
     return ground, Plan((fine, lay_around(fine, around)), 0)
 
 
-def draw_place(grounds: Sequence[Ground], number: int, random: Random) -> tuple[Ground, Positions]:
-    """A slide and a place on it that shows a class, of those that there are the number-th in turn."""
-    classes = range(len(grounds[0].places))
-    present = [each for each in classes if any(len(ground.places[each]) for ground in grounds)]
-    wanted = present[number % len(present)]
+def draw_place(grounds: Sequence[Ground], wanted: int, random: Random) -> tuple[Ground, Positions]:
+    """A slide and a place on it that shows the class `wanted`."""
     ends = np.cumsum([len(ground.places[wanted]) for ground in grounds])
     chosen = int(random.integers(ends[-1]))
     at = int(np.searchsorted(ends, chosen, side="right"))

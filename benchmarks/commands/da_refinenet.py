@@ -9,7 +9,7 @@ from rich.console import Console
 from glassrt.engine.commands.terminal import PlainTable
 from glassrt.training.commands.options import CONFIGS, bars, missing_packages
 
-SHOWN = ("mIoU", "accuracy", "score", "mIoU, train images")
+SHOWN = ("mIoU", "mIoU of 3", "accuracy", "score", "mIoU, train images", "mIoU of 3, train images")
 
 
 def da_refinenet_command(

@@ -114,13 +114,21 @@ def test_a_place_turns_as_its_square_does(turns: int, mirror: bool) -> None:
     assert (round(float(x)), round(float(y))) == (columns.min(), rows.min())
 
 
-def test_classes_are_shown_in_turn_with_their_masks() -> None:
-    ground = ramp(640, 512)
+@pytest.mark.parametrize("windows", [1, 2, 3, 4, 6, 8])
+def test_each_class_leads_as_many_examples(windows: int) -> None:
+    """However many windows are drawn together: what surrounds them is chosen by the first."""
+    ground, look = ramp(2560, 512), config(windows=windows).look
     for number in range(8):
-        example = draw_example([ground], config(windows=1).look, number, np.random.default_rng(number))
-        assert number % 4 in example.label
-    red = np.asarray(example.inputs["fine"])[..., 0].astype(int)  # type: ignore[call-overload]
-    assert np.abs(red * 4 / 255 - 0.5 - example.label).max() <= 1  # the mask was turned with the picture
+        example = draw_example([ground], look, number, np.random.default_rng(number))
+        assert number % 4 in example.label[0]
+
+
+def test_masks_are_turned_with_their_windows() -> None:
+    ground, look = ramp(640, 512), config(windows=2).look
+    for number in range(8):
+        example = draw_example([ground], look, number, np.random.default_rng(number))
+        red = np.asarray(example.inputs["fine"])[..., 0].astype(int)  # type: ignore[call-overload]
+        assert np.abs(red * 4 / 255 - 0.5 - example.label).max() <= 1
 
 
 def test_what_lies_beyond_a_small_slide_is_unknown() -> None:

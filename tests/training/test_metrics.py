@@ -241,3 +241,11 @@ def test_object_counts_agree_with_a_plain_statement_of_the_challenge_on_real_gla
                 found += bool(shared.max() > 0.5 * np.sum(mask == numbers[shared.argmax()]))
         missed = len(np.unique(mask)) - 1 - found
         assert metrics.object_counts(mask, segmented).tolist() == [found, segmented.max() - found, missed]
+
+
+def test_merged_classes_are_counted_as_if_they_were_one() -> None:
+    random = np.random.default_rng(5)
+    truth, prediction = random.integers(0, 4, (2, 40, 50))
+    coarser = np.array([0, 1, 1, 2])
+    merged = metrics.merge_classes(metrics.confusion(truth, prediction, 4), [(0,), (1, 2), (3,)])
+    assert np.array_equal(merged, metrics.confusion(coarser[truth], coarser[prediction], 3))

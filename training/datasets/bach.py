@@ -15,6 +15,7 @@ from glassrt.training.datasets.aperio import SHOWN, Drawing, Region, read_drawin
 from glassrt.training.datasets.labelled import LabelledSlide
 from glassrt.training.datasets.outlines import OutlineTruth
 
+GROUPS: dict[str, tuple[int, ...]] = {}
 CLASSES = ("normal", "benign", "in situ", "invasive")  # by rising grade
 SPLITS = {"train": (1, 2, 3, 4, 6, 7, 8, 9), "validation": (10,), "test": (5,)}
 PLACES = ("", "WSI", "ICIAR2018_BACH_Challenge/WSI")  # of the slides in the folder that --data names

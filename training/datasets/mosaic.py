@@ -25,6 +25,7 @@ from glassrt.training.datasets import glas
 from glassrt.training.datasets.labelled import LabelledSlide
 
 CLASSES = ("non-gland", "healthy", "adenomatous", "differentiated")
+GROUPS = {"non-gland": (0,), "benign": (1, 2), "malignant": (3,)}  # GlaS's own two grades
 SPLITS = {"train": "train", "test": "testA"}  # the images of GlaS that the slides of a split are made of
 INDEX = "mosaics.json"
 CELL = 512  # pixels of an image that a slide shows of it; smaller images are left out

@@ -1,6 +1,6 @@
 """A bundle on labelled slides: pixel scores, pooled over the slides of a split; memory does not grow with a slide."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -20,11 +20,17 @@ from glassrt.training.datasets.labelled import LabelledSlide
 
 
 class SlideSet(Protocol):
-    """A module of `training/datasets` that finds labelled slides."""
+    """A module of `training/datasets` that finds labelled slides. `GROUPS` are coarser classes by name, each of which
+    some of the set's make up; none where it has none.
+    """
 
     @property
     def CLASSES(self) -> tuple[str, ...]:
         """What the classes of its truth are called."""
+
+    @property
+    def GROUPS(self) -> Mapping[str, tuple[int, ...]]:
+        """Coarser classes: the numbers of those that each is made of."""
 
     def find_slides(self, folder: Path, split: str) -> list[LabelledSlide]:
         """The slides of a split. Raises DatasetError."""
@@ -43,7 +49,8 @@ def score(
     """Scores from 0 to 1 by name, and the number of slides, but for the files `left_out`; `title` names the set.
 
     All pixels count, glass as well as tissue, at the resolution that the bundle was made for. The score of the BACH
-    challenge is given of sets with four classes, which are grades as its are. Raises DatasetError or SlideError.
+    challenge is given of sets with four classes, which are grades as its are; a second mIoU of coarser classes where
+    the set has such. Raises DatasetError or SlideError.
     """
     names = tuple(info.name for info in bundle.manifest.classes)
     if names != labelled.CLASSES:
@@ -56,6 +63,9 @@ def score(
     scores = {"mIoU": metrics.mean_iou(counts), "accuracy": metrics.accuracy(counts)}
     if len(names) == metrics.GRADES:
         scores["score"] = metrics.bach_score(counts)
+    if labelled.GROUPS:
+        merged = metrics.merge_classes(counts, list(labelled.GROUPS.values()))
+        scores[f"mIoU of {len(merged)}"] = metrics.mean_iou(merged)
     ious = metrics.iou_per_class(counts).tolist()
     return scores | {f"IoU {name}": iou for name, iou in zip(names, ious, strict=True)}, len(slides)
 
