@@ -158,7 +158,7 @@ def paint(inputs: Iterable[InputSpec]) -> Samples:
     painted: dict[str, NDArray[Any]] = {spec.name: paint_window(spec.side) for spec in inputs}
     for spec in inputs:
         if spec.placed:
-            painted["place"] = np.full((1, 2), 0.5 - 0.5 / spec.factor, np.float32)
+            painted["place"] = np.full((1, 2), 0.5 - 0.5 * inputs[0].side / (spec.side * spec.factor), np.float32)
     return painted
 
 

@@ -108,7 +108,9 @@ def turn(plane: Pixels, turns: int, mirror: bool) -> Pixels:
 
 
 def turn_place(place: NDArray[np.float32], share: float, turns: int, mirror: bool) -> NDArray[np.float32]:
-    """Where a square's part lies after `turn`: x and y of its first pixel, and its side, as shares of the square's."""
+    """Where a part of the side `share` of a square lies after `turn`: x and y of its first pixel, as shares of that
+    side.
+    """
     x, y = place
     if mirror:
         x = 1 - x - share

@@ -118,7 +118,7 @@ def all_finite(weights: dict[str, Tensor]) -> bool:
 
 def other_run(path: Path) -> TrainingError:
     """What to say of a file that another run wrote."""
-    return TrainingError(f"{path} was written with other settings or masks: choose another --out or delete the folder")
+    return TrainingError(f"{path} was written with other settings or data: choose another --out or delete the folder")
 
 
 def keep_config(config: Strict, folder: Path, world: World) -> None:

@@ -1,5 +1,6 @@
 """Windows of labelled slides, drawn at random with their surroundings: cut as the engine cuts them."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -7,18 +8,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from glassrt.engine.errors import DatasetError
 from glassrt.engine.flow.cut import cut_windows
 from glassrt.engine.geometry.boxes import Box, Indices, Size
 from glassrt.engine.geometry.plan import InputSpec, Layer, Plan, lattice_step, lay_around, lay_at
 from glassrt.engine.geometry.views import View
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.readers import open_slide
+from glassrt.engine.tasks.segmentation import COARSEST_RATIO
 from glassrt.engine.watch import Clock
 from glassrt.training import augment
 from glassrt.training.batches import Example, Random
 from glassrt.training.datasets.labelled import LabelledSlide
 from glassrt.training.metrics import IGNORE
 
+PIECE = 1 << 20  # bytes of a slide's file that it is known by
 PLACE_UM = 32.0  # side of the squares that windows are drawn around
 
 Positions = NDArray[np.float64]
@@ -55,13 +59,30 @@ class Ground(NamedTuple):
 
 
 def open_ground(slide: LabelledSlide, classes: int, mpp: float) -> Ground:
-    """The slide opened, for as long as the process lives, and looked over."""
-    grid = GridReader(open_slide(slide.path, slide.mpp), mpp)
+    """The slide opened, for as long as the process lives, and looked over. Raises DatasetError and SlideError."""
+    opened = open_slide(slide.path, slide.mpp)
+    if opened.mpp > COARSEST_RATIO * mpp:
+        raise DatasetError(f"{slide.path} has {opened.mpp:g} micrometres per pixel, too coarse for an mpp of {mpp:g}")
+    grid = GridReader(opened, mpp)
+    if min(grid.width, grid.height) * mpp < PLACE_UM:
+        raise DatasetError(f"{slide.path} is smaller than {PLACE_UM:g} micrometres: no windows to learn from")
     side = PLACE_UM / mpp
     size = max(1, round(grid.width / side)), max(1, round(grid.height / side))
     coarse = slide.truth.cut(Box(0, 0, *size), size)
     step = np.array([grid.width, grid.height]) / size
     return Ground(slide, grid, tuple((np.argwhere(coarse == each)[:, ::-1] + 0.5) * step for each in range(classes)))
+
+
+def digest(grounds: Sequence[Ground]) -> str:
+    """The sha256 of slides and their truth, as far as they were looked over: a run belongs to those it began with."""
+    content = hashlib.sha256()
+    for ground in grounds:
+        content.update(f"{ground.slide.name} {ground.slide.path.stat().st_size} {ground.size}".encode())
+        with ground.slide.path.open("rb") as file:
+            content.update(file.read(PIECE))
+        for places in ground.places:
+            content.update(places.tobytes())
+    return content.hexdigest()
 
 
 def draw_example(grounds: Sequence[Ground], look: Look, number: int, random: Random) -> Example:

@@ -70,7 +70,7 @@ def describe(config: DaRefineNetConfig, name: str) -> dict[str, Any]:
         "flips": False,
         "graphs": UNMADE,
         "trained": f"DA-RefineNet on {describe_networks(config)}, masks of {config.dataset} {config.split}, "
-        f"{config.steps} steps of {config.batch} windows, seed {config.seed}",
+        f"{config.steps} steps of {config.batch * config.windows} windows, seed {config.seed}",
         "licence": f"{LICENCES[config.dataset]} Encoders started from {describe_start(config)}.",
     }
 

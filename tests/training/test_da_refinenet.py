@@ -214,6 +214,9 @@ def test_encoders_learn_slower_and_a_context_that_does_not_learn_stays(painted: 
         ({"context_factor": 2.0, "context_window": 32, "window": 96}, "surroundings have to show all of a window"),
         ({"context_factor": 1.01, "context_window": 64, "window": 64}, "too small for windows"),
         ({"context_anchor": "centre"}, "windows > 1 share surroundings"),
+        ({"context_factor": 65.0}, "context_factor"),
+        ({"mpp": 0.01}, "mpp"),
+        ({"context": "same", "window": 128, "context_window": 32}, "which windows lie within"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(tmp_path: Path, changes: dict[str, Any], fault: str) -> None:
@@ -222,6 +225,27 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path, changes: dict[str, 
     path.write_text("".join(toml_lines(values)))
     with pytest.raises(TrainingError, match=fault):
         load_config(path, DaRefineNetConfig)
+
+
+def test_features_that_no_bundle_holds_are_refused_before_training() -> None:
+    large = config(window=1024, context_window=1024, fusion="attention", widths=(512, 256))
+    with pytest.raises(TrainingError, match="more than a bundle may hold"):
+        da_refinenet.check(large, ALONE)
+
+
+def test_a_run_belongs_to_its_slides(painted: Path, tmp_path: Path) -> None:
+    settings, run = config(steps=1, context="none"), tmp_path / "run"
+    slides = find_slides(settings, painted)
+    da_refinenet.train(settings, slides, run, ALONE)
+    da_refinenet.train(settings, slides, run, ALONE)
+    with pytest.raises(TrainingError, match="written with other settings"):
+        da_refinenet.train(settings, slides[:1], run, ALONE)
+
+
+def test_a_slide_too_coarse_to_learn_from_is_refused(painted: Path) -> None:
+    (slide, *_) = find_slides(SHORT, painted)
+    with pytest.raises(DatasetError, match="too coarse"):
+        open_ground(slide, 4, 0.1)
 
 
 def test_configs_shipped_are_sound() -> None:

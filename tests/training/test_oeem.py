@@ -141,7 +141,7 @@ def test_new_settings_of_the_maps_make_new_masks_and_refuse_the_old_network(pain
     first = short(2, 2)
     oeem.train(first, painted, tmp_path, ALONE, silent)
     (tmp_path / "config.toml").unlink()
-    with pytest.raises(TrainingError, match="other settings or masks"):
+    with pytest.raises(TrainingError, match="other settings or data"):
         oeem.train(change(first, "cam", scales=(1.5,)), painted, tmp_path, ALONE, silent)
     scores = msgspec.json.decode((tmp_path / "pseudo_masks" / "scores.json").read_bytes())
     assert scores["settings"]["cam"]["scales"] == [1.5]
@@ -185,7 +185,7 @@ def test_settings_that_make_no_sense_are_refused(tmp_path: Path, old: str, new: 
 def test_a_folder_of_another_configuration_is_left_alone(painted: Path, tmp_path: Path) -> None:
     oeem.train(short(2, 2), painted, tmp_path, ALONE, silent)
     before = (tmp_path / "model.safetensors").read_bytes()
-    with pytest.raises(TrainingError, match="other settings or masks"):
+    with pytest.raises(TrainingError, match="other settings or data"):
         oeem.train(short(2, 3), painted, tmp_path, ALONE, silent)
     assert (tmp_path / "model.safetensors").read_bytes() == before
 

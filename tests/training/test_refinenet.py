@@ -147,6 +147,15 @@ def test_frozen_encoders_keep_their_statistics_and_learn_their_scales() -> None:
     assert not torch.equal(loose.fine.encoder.bn1.running_mean, mean)  # type: ignore[union-attr,arg-type]
 
 
+def test_an_encoder_that_does_not_learn_stays_as_it_starts() -> None:
+    network = make("resnet18", "add", frozen=False, context_learns=False).train()
+    assert network.context is not None
+    before = {name: value.clone() for name, value in network.context.encoder.state_dict().items()}
+    network(255 * torch.rand(2, 3, 64, 64), 255 * torch.rand(2, 3, 64, 64)).sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in network.context.encoder.state_dict().items())
+    assert all(each.grad is None for each in network.context.encoder.parameters())
+
+
 def test_simple_residual_blocks_are_linear() -> None:
     """The paper leaves out their batch norm and ReLU."""
     block = SimpleResidual(3, 8)

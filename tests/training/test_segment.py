@@ -172,7 +172,7 @@ def test_the_shipped_configurations_survive_writing(tmp_path: Path) -> None:
 
 def test_a_state_of_another_configuration_is_refused(painted: Path, tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "state.safetensors", {"network/x": torch.zeros(1)}, {"step": "1", "config": "{}"})
-    with pytest.raises(TrainingError, match="other settings or masks"):
+    with pytest.raises(TrainingError, match="other settings or data"):
         segment.train(SHORT, load_samples(painted, "train"), tmp_path, ALONE)
 
 

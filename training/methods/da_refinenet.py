@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
+import torch
 from msgspec import UNSET, Meta, UnsetType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glassrt.engine.bundles.kinds.dual import LARGEST_FEATURES
+from glassrt.engine.bundles.parts import Resolution
+from glassrt.engine.errors import TrainingError
 from glassrt.engine.geometry.plan import InputSpec, lattice_step
 from glassrt.training import augment, losses, pictures
-from glassrt.training.config import Count, Rate, Schedule, Weight
+from glassrt.training.config import Count, Schedule, Weight
 from glassrt.training.datasets import bach, mosaic
 from glassrt.training.datasets.labelled import LabelledSlide
 from glassrt.training.loop import Bags, Example, Group, Progress, Random, Task, fit
 from glassrt.training.networks.encoders import check_encoder, load_weights
 from glassrt.training.networks.refinenet import DARefineNet, Design
 from glassrt.training.run import Run
-from glassrt.training.windows import Look, draw_example, open_ground
+from glassrt.training.windows import Look, digest, draw_example, open_ground
 from glassrt.training.world import World
 
 METHOD = "da-refinenet"
@@ -34,12 +38,12 @@ class DaRefineNetConfig(Schedule, frozen=True, kw_only=True):
 
     dataset: Literal["bach", "mosaic"]
     split: str = "train"
-    mpp: Rate
+    mpp: Resolution
     window: Side
     # What the second input shows: nothing (the single-input control), the surroundings, or the same at half the size
     # (the multi-size control).
     context: Literal["none", "surroundings", "same"]
-    context_factor: Annotated[float, Meta(gt=1)] = 5.0  # a context pixel's side in fine pixels
+    context_factor: Annotated[float, Meta(gt=1, le=64)] = 5.0  # a context pixel's side in fine pixels
     context_window: Side | UnsetType = UNSET  # pixels of a context's side; unset: as many as the window's
     context_anchor: Literal["tile", "centre"] = "tile"
     windows: Count = 1  # that are drawn under the same surroundings
@@ -63,6 +67,8 @@ class DaRefineNetConfig(Schedule, frozen=True, kw_only=True):
             raise ValueError("align footprint needs a context of surroundings, and a fusion that is given its maps")
         if self.context_side * self.factor < self.window:
             raise ValueError("context_window x context_factor: surroundings have to show all of a window")
+        if self.look.reach < self.window:
+            raise ValueError("context_window x context_factor, which windows lie within, is less than a window")
         if self.anchor == "tile" and lattice_step(self.context_side, self.window, self.factor) < 1:
             raise ValueError(f"context_factor {self.factor:g} is too small for windows to share surroundings")
         if self.windows > 1 and self.anchor == "centre" and self.context == "surroundings":
@@ -111,6 +117,15 @@ def check(config: DaRefineNetConfig, world: World) -> None:
     if config.context != "none":
         check_encoder(config.context_encoder, 32, config.context_weights)
     world.part(config.batch)
+    with torch.device("meta"):
+        network = build_network(config)
+        if network.context is not None:
+            features = network.context(torch.zeros(1, 3, config.context_side, config.context_side))
+            if 4 * sum(each.numel() for each in features) > LARGEST_FEATURES:
+                raise TrainingError(
+                    "the features of one context are more than a bundle may hold: lower widths or context_window, or "
+                    "take fusion attention_pooled"
+                )
 
 
 def build_network(config: DaRefineNetConfig) -> DARefineNet:
@@ -164,13 +179,17 @@ def train(
     world: World,
     progress: Progress = lambda step, loss: None,
 ) -> None:
-    """Train on `slides` to the end, resuming in `folder`; leaves `folder/model.safetensors`. Raises TrainingError."""
+    """Train on `slides` to the end, resuming in `folder`; leaves `folder/model.safetensors`.
+
+    Raises TrainingError, and DatasetError for slides that nothing can be learned from.
+    """
     check(config, world)
-    run = Run(folder, {"method": METHOD, "config": msgspec.json.encode(config).decode()})
+    grounds = [open_ground(slide, len(SETS[config.dataset].CLASSES), config.mpp) for slide in slides]
+    settings = {"config": msgspec.json.encode(config).decode(), "slides": digest(grounds)}
+    run = Run(folder, {"method": METHOD, **settings})
     if run.is_finished():
         return
     look = config.look
-    grounds = [open_ground(slide, len(SETS[config.dataset].CLASSES), config.mpp) for slide in slides]
 
     def draw(number: int, random: Random) -> Example:
         return draw_example(grounds, look, number, random)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from glassrt.training.networks.encoders import build_encoder
 from glassrt.training.networks.fusion import build_fusion, crop_footprint, fit
@@ -128,20 +129,20 @@ class Encoded(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, name: str, frozen: bool) -> None:
+    def __init__(self, name: str, frozen: bool, learns: bool) -> None:
         super().__init__()
-        self.encoder = build_encoder(name, 32)
-        self.frozen = frozen
+        self.encoder = build_encoder(name, 32).requires_grad_(learns)
+        self.frozen = frozen or not learns
         for statistic in ("pixel_mean", "pixel_std"):
             values = torch.tensor(getattr(self.encoder, statistic)).reshape(1, 3, 1, 1) * 255
             self.register_buffer(statistic, values, persistent=False)
 
     def train(self, mode: bool = True) -> "Encoded":
-        """Frozen batch norm stays in evaluation mode; its scale and shift learn all the same."""
+        """Frozen batch norm stays in evaluation mode; its scale and shift learn where the encoder does."""
         super().train(mode)
         if self.frozen:
             for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
+                if isinstance(module, _BatchNorm):
                     module.eval()
         return self
 
@@ -154,13 +155,12 @@ class ContextNet(Encoded):
     """The surroundings `[N, 3, H, W]` -> their features, coarse to fine: maps, or vectors where the fusion pools."""
 
     def __init__(self, encoder: str, design: Design) -> None:
-        super().__init__(encoder, design.frozen)
+        super().__init__(encoder, design.frozen, design.context_learns)
         self.fits = nn.ModuleList(
             nn.Conv2d(channels, width, 1, bias=False)
             for channels, width in zip(reversed(self.encoder.channels), level_widths(design), strict=True)
         )
         self.pooled = build_fusion(design.fusion, 1, 1).pooled
-        self.encoder.requires_grad_(design.context_learns)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         maps = [fits(each) for fits, each in zip(self.fits, reversed(self.encode(x)), strict=True)]
@@ -174,8 +174,7 @@ class FineNet(Encoded):
     """
 
     def __init__(self, classes: int, design: Design) -> None:
-        super().__init__(design.encoder, design.frozen)
-        self.encoder.requires_grad_(design.encoder_learns)
+        super().__init__(design.encoder, design.frozen, design.encoder_learns)
         dual = design.context is not None
         widths, coarser = level_widths(design), 0
         blocks = []
