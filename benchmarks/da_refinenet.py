@@ -52,7 +52,6 @@ ROWS = (
     Row("multi-size dual, add", {"context": "same", "fusion": "add"}),
     Row("dual, attention pooled, light", {"fusion": "attention_pooled", "light": True}),
     Row("dual, add, footprint", {"fusion": "add", "align": "footprint"}),
-    Row("dual, attention, footprint", {"fusion": "attention", "align": "footprint"}),
 )
 
 
