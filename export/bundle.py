@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -24,7 +24,7 @@ from glassrt.export.calibration import Calibration, collect_calibration, paint
 from glassrt.export.comparison import MadeOn, compare, edge_windows
 from glassrt.export.kinds import dual, segmentation
 from glassrt.export.kinds.made import Made
-from glassrt.export.precision import FLIPS_AIM, WEIGHT_BITS, run_graph, run_plainly, to_float16, to_int8
+from glassrt.export.precision import FLIPS_AIM, WEIGHT_BITS, Measure, run_graph, run_plainly, to_float16, to_int8
 from glassrt.export.samples import Samples, count, each, join, pick, take
 from glassrt.export.to_onnx import RawPixels, export_graph
 from glassrt.training import checkpoint
@@ -35,16 +35,6 @@ READERS: dict[str, Read] = {  # by the method of a run
     "oeem": segmentation.read,
     "da-refinenet": dual.read,
 }
-
-
-class Fed(NamedTuple):
-    """Windows by name that networks are calibrated and measured on, with what the networks so far gave for them, and
-    what these gave for the measured ones in each lower precision.
-    """
-
-    calibrated: dict[str, NDArray[Any]]
-    measured: dict[str, NDArray[Any]]
-    lossy: dict[tuple[Precision, Target], dict[str, NDArray[Any]]]
 
 
 def load_run(run: Path, name: str) -> Made:
@@ -63,7 +53,13 @@ def open_network(run: Path) -> Callable[[Samples], Samples]:
 
 
 def infer_together(networks: Mapping[Role, nn.Module], manifest: Manifest, samples: Samples) -> Samples:
-    """What torch makes of windows, each network given what those before it gave."""
+    """What torch makes of windows, each network given what those before it gave. Raises UsageError for others."""
+    takes = {spec.name for spec in manifest.whole.inputs}
+    if not takes <= samples.keys():
+        raise UsageError(
+            f"the run takes {' and '.join(sorted(takes))}, the bundle {' and '.join(sorted(samples))}: name the run "
+            "that it was exported from with --against"
+        )
     known = dict(samples)
     for role, network in networks.items():
         signature = manifest.networks[role]
@@ -104,28 +100,24 @@ def export_run(
     files: dict[str, bytes] = {}
     graphs: list[Graph] = []
     examples: list[Example] = []
-    fed = Fed(dict(tissue.calibrated), dict(tissue.measured), {})
+    exact: dict[Role, bytes] = {}
+    calibrated, measured = dict(tissue.calibrated), dict(tissue.measured)
     for role, network in networks.items():
-        signature, prefix = manifest.networks[role], "" if role == "main" else f"{role}_"
-        exact = export_graph(network, signature)
-        calibrated, measured = (pick(each, signature.inputs) for each in (fed.calibrated, fed.measured))
-        window = take(calibrated, slice(1))
+        signature, prefix = manifest.networks[role], name_prefix(role)
+        exact[role] = export_graph(network, signature)
+        window = take(pick(calibrated, signature.inputs), slice(1))
         wanted = infer_exactly(network, signature, window)
-        refuse_other(run_graph(exact, window), wanted, run)
+        refuse_other(run_graph(exact[role], window), wanted, run)
         stored = store_example(Known(window, wanted))
         examples.append(Example(f"{prefix}example.npz", hashlib.sha256(stored).hexdigest(), role))
-        graphs.append(describe_graph(f"{prefix}fp32.onnx", exact, role=role))
-        files |= {examples[-1].file: stored, graphs[-1].file: exact}
-        lower = Calibration(calibrated, measured, ())
-        for entry, content in lower_precisions(exact, precisions, lower, manifest, role, prefix):
-            lossy = fed.lossy.setdefault((entry.precision, entry.target), {})
-            given = pick({**fed.measured, **lossy}, signature.inputs)
-            lossy |= refuse_lossy(exact, entry, content, measured, given, manifest)
-            graphs.append(entry)
-            files[entry.file] = content
-        if role != list(networks)[-1]:
-            fed.calibrated.update(run_graph(exact, calibrated))
-            fed.measured.update(run_graph(exact, measured))
+        graphs.append(describe_graph(f"{prefix}fp32.onnx", exact[role], role=role))
+        files |= {examples[-1].file: stored, graphs[-1].file: exact[role]}
+        if len(networks) > 1:  # those after it are given what it gives
+            calibrated |= run_graph(exact[role], pick(calibrated, signature.inputs))
+            measured |= run_graph(exact[role], pick(measured, signature.inputs))
+    for entry, content in lower_all(exact, precisions, Calibration(calibrated, measured, ()), manifest):
+        graphs.append(entry)
+        files[entry.file] = content
     finished = msgspec.structs.replace(manifest, graphs=tuple(graphs), examples=tuple(examples), calibrated=tissue.seen)
     return write_bundle(out, finished, files)
 
@@ -138,6 +130,65 @@ def refuse_other(found: Samples, wanted: Samples, run: Path) -> None:
             raise BundleError(f"{run}: the exported graph is off by {off:.2g} from what torch computes")
 
 
+class Together:
+    """Several networks' exact graphs, and what each gives for measured windows in each lower precision so far."""
+
+    def __init__(self, exact: Mapping[Role, bytes], kind: Shared, measured: Samples) -> None:
+        self._exact, self._kind, self._measured = exact, kind, measured
+        self._given: dict[tuple[Precision, Target], dict[str, NDArray[Any]]] = {}
+
+    def measure(self, role: Role, precision: Precision, target: Target) -> Measure | None:
+        """How a network is measured: by what all give in the end, on what those before it give in its own precision;
+        None for one alone.
+        """
+        if len(self._exact) == 1:
+            return None
+        given = {**self._measured, **self._given.get((precision, target), {})}
+        after = list(self._exact)[list(self._exact).index(role) + 1 :]
+        return Measure(
+            pick(given, self._kind.networks[role].inputs),
+            pick(self._measured, self._kind.whole.outputs),
+            partial(self._finish, role, after),
+            FLIPS_AIM / (1 + len(after)),
+        )
+
+    def note(self, entry: Graph, outputs: Samples) -> None:
+        """Keep what a graph gives for those after it."""
+        named = self._kind.networks[entry.role].name_outputs(outputs)
+        self._given.setdefault((entry.precision, entry.target), {}).update(named)
+
+    def _finish(self, role: Role, after: Sequence[Role], outputs: Samples) -> Samples:
+        """What all give in the end where one gives these outputs, through the exact graphs after it."""
+        known = {**self._measured, **self._kind.networks[role].name_outputs(outputs)}
+        for later in after:
+            network = self._kind.networks[later]
+            known |= network.name_outputs(run_graph(self._exact[later], pick(known, network.inputs)))
+        return pick(known, self._kind.whole.outputs)
+
+
+def lower_all(
+    exact: Mapping[Role, bytes], precisions: Sequence[Precision], tissue: Calibration, kind: Shared
+) -> Iterator[tuple[Graph, bytes]]:
+    """The wanted graphs of all networks beside the float32 ones, with their entries in the manifest.
+
+    `tissue` holds what each of several networks gives too. Raises BundleError for a graph that loses too much.
+    """
+    together = Together(exact, kind, tissue.measured)
+    for role, graph in exact.items():
+        takes = kind.networks[role].inputs
+        own = Calibration(pick(tissue.calibrated, takes), pick(tissue.measured, takes), ())
+        in_int8 = together.measure(role, "int8", "cpu")
+        for entry, content in lower_precisions(graph, precisions, own, kind, role, name_prefix(role), in_int8):
+            measure = together.measure(role, entry.precision, entry.target)
+            together.note(entry, refuse_lossy(graph, entry, content, own.measured, kind, measure))
+            yield entry, content
+
+
+def name_prefix(role: Role) -> str:
+    """How the files of a network begin."""
+    return "" if role == "main" else f"{role}_"
+
+
 def lower_precisions(
     exact: bytes,
     precisions: Sequence[Precision],
@@ -145,41 +196,48 @@ def lower_precisions(
     kind: Shared,
     role: Role = "main",
     prefix: str = "",
+    measure: Measure | None = None,
 ) -> Iterator[tuple[Graph, bytes]]:
     """The wanted graphs beside the float32 one, int8 calibrated on tissue, with their entries in the manifest."""
     if "fp16" in precisions:
         content = to_float16(exact)
         yield describe_graph(f"{prefix}fp16.onnx", content, "fp16", "gpu", role=role), content
     if "int8" in precisions:
-        made = to_int8(exact, tissue.calibrated, tissue.measured, kind)
+        made = to_int8(exact, tissue.calibrated, tissue.measured, kind, measure)
         for target, content in made.graphs.items():
             file, bits = f"{prefix}int8_{target}.onnx", WEIGHT_BITS[target]
             yield describe_graph(file, content, "int8", target, made.kept, bits, role), content
 
 
 def refuse_lossy(
-    exact: bytes, entry: Graph, content: bytes, measured: Samples, given: Samples, kind: Shared
+    exact: bytes, entry: Graph, content: bytes, measured: Samples, kind: Shared, measure: Measure | None = None
 ) -> Samples:
-    """What a graph gives for `measured` windows that it was not made with, of what those before it gave in its own
-    precision the `given`; BundleError for one that loses more than its precision may.
+    """What a graph gives for `measured` windows that it was not made with; of one among several, for what those before
+    it give in its own precision, and judged by what those after it make of that. Raises BundleError for one that loses
+    more than its precision may.
 
     A graph for GPUs is run without any optimisation: its own arithmetic, not that of this processor's short cuts.
     """
     edges = edge_windows(kind.networks[entry.role].inputs)
-    wanted = run_graph(exact, join([measured, edges]))
     run = run_graph if entry.target == "cpu" else run_plainly
+    given = measured if measure is None else measure.given
     outputs = run(content, join([given, edges]))
-    made_on = MadeOn("", "ort", "", "CPU", "", entry.precision)
-    found = compare(outputs, wanted, count(measured), made_on, None, kind)
+    own = take(outputs, slice(count(given)))
+    if measure is None:
+        found, wanted = outputs, run_graph(exact, join([measured, edges]))
+    else:
+        found, wanted = measure.finish(own), measure.wanted
+    check = compare(found, wanted, count(given), MadeOn("", "ort", "", "CPU", "", entry.precision), None, kind)
+    bad = sum(int(np.count_nonzero(~np.isfinite(values))) for values in outputs.values())
     aim = FLIPS_AIM if entry.precision == "int8" else TOLERANCES[entry.precision].flips
-    if found.nan or found.flips > aim or not found.passed:
+    if bad or check.flips > aim or not check.passed:
         raise BundleError(
-            f"{entry.precision} for {entry.target} is not exported: {found.flips:.2%} of the pixels change class where "
-            f"{aim:.2%} may, {' and '.join(wanted)} are off by {found.largest:.2g}, {found.nan} are no numbers; "
+            f"{entry.precision} for {entry.target} is not exported: {check.flips:.2%} of the pixels change class where "
+            f"{aim:.2%} may, {' and '.join(wanted)} are off by {check.largest:.2g}, {bad} are no numbers; "
             f"{'calibrate on more of the tissue, or ' if entry.precision == 'int8' else ''}"
             f"leave {entry.precision} out of --precision"
         )
-    return take(outputs, slice(count(measured)))
+    return own
 
 
 def describe_graph(

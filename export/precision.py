@@ -7,7 +7,7 @@ the windows.
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -43,6 +43,17 @@ STYLES: dict[Target, tuple[QuantType, dict[str, bool]]] = {
 }
 
 
+class Measure(NamedTuple):
+    """What a graph among several is measured on: what it is `given`, the outputs of all that are `wanted`, how those
+    after it `finish` what it gives, and the share of pixels that may change class.
+    """
+
+    given: Samples
+    wanted: Samples
+    finish: Callable[[Samples], Samples] = lambda outputs: outputs
+    aim: float = FLIPS_AIM
+
+
 class Int8(NamedTuple):
     """Graphs by kind of device, the layers left in float32, and the share of held-out pixels that change class."""
 
@@ -62,10 +73,13 @@ def to_float16(graph: bytes) -> bytes:
     return bytes(converted.model.SerializeToString())
 
 
-def to_int8(graph: bytes, calibrated: Samples, measured: Samples, kind: Shared) -> Int8:
-    """The graph in int8, calibrated on windows; others, of other files, measure what was lost."""
+def to_int8(graph: bytes, calibrated: Samples, measured: Samples, kind: Shared, measure: Measure | None = None) -> Int8:
+    """The graph in int8, calibrated on windows; others, of other files, measure what was lost: of a graph among several
+    what all of them lose by it.
+    """
     calibrated = take(calibrated, slice(count(calibrated) // AT_A_TIME * AT_A_TIME))
     exact = run_graph(graph, measured)
+    measure = measure or Measure(measured, exact)
     with tempfile.TemporaryDirectory() as folder:
         source, ranges = Path(folder, "fp32.onnx"), Path(folder, "ranges.json")
         source.write_bytes(graph)
@@ -75,8 +89,8 @@ def to_int8(graph: bytes, calibrated: Samples, measured: Samples, kind: Shared) 
         most = len(kept) + MOST_KEPT
         while True:
             made = quantiser.make("cpu", kept)
-            flips = flip_rate(run_graph(made, measured), exact, kind)
-            if flips <= FLIPS_AIM or len(kept) >= most:
+            flips = flip_rate(measure.finish(run_graph(made, measure.given)), measure.wanted, kind)
+            if flips <= measure.aim or len(kept) >= most:
                 break
             ranking = ranking or rank_layers(quantiser, take(measured, some), take(exact, some), kept)
             kept.append(next(ranking))

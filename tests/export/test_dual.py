@@ -12,11 +12,14 @@ from small_dual import FACTOR, MPP, make_dual
 
 from glassrt.engine.bundles.bundle import open_bundle
 from glassrt.engine.bundles.tensors import TensorSpec
-from glassrt.engine.errors import UsageError
+from glassrt.engine.errors import BundleError, UsageError
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.plans import open_plan
-from glassrt.export.calibration import collect_windows
+from glassrt.export.bundle import Together, lower_all, refuse_lossy
+from glassrt.export.calibration import Calibration, collect_windows
 from glassrt.export.comparison import edge_windows, run_each
+from glassrt.export.precision import run_graph
+from glassrt.export.samples import pick, take
 from glassrt.export.triton import write_repository
 from glassrt.export.verify import refuse_other, verify
 
@@ -112,3 +115,30 @@ def test_a_labelled_set_measures_it(folder: Path, painted: Path) -> None:
     done = run("evaluate", folder, "--data", painted, "--split", "testA", "--json", scores)
     assert done.returncode == 0, done.stderr
     assert 0 < json.loads(scores.read_text())["scores"]["mIoU"] < 100
+
+
+def test_lower_precisions_are_judged_by_what_both_networks_lose(folder: Path, demo_slide: Path) -> None:
+    """A context in float16 that is off costs classes, though it alone tells none."""
+    bundle = open_bundle(folder)
+    kind = bundle.manifest
+    exact = {role: bundle.read_graph(role=role) for role in kind.networks}
+    windows = dict(collect_windows(demo_slide.parent, kind, wanted=12))
+    for role, graph in exact.items():
+        windows |= kind.networks[role].name_outputs(run_graph(graph, pick(windows, kind.networks[role].inputs)))
+    tissue = Calibration(take(windows, slice(4, None)), take(windows, slice(4)), ())
+    made = dict(lower_all(exact, ("fp16", "int8"), tissue, kind))
+    assert [(entry.role, entry.precision, entry.target) for entry in made] == [
+        (role, precision, target)
+        for role in ("context", "fine")
+        for precision, target in (("fp16", "gpu"), ("int8", "cpu"), ("int8", "gpu"))
+    ]
+    together = Together(exact, kind, tissue.measured)
+    measure = together.measure("context", "fp16", "gpu")
+    assert measure is not None
+    features = kind.networks["context"].name_outputs(run_graph(exact["context"], measure.given))
+    assert np.array_equal(measure.finish(features)["logits"], measure.wanted["logits"])
+    spoilt = {name: values * 3 for name, values in features.items()}
+    context, entry = (each for each in made if each.precision == "fp16")
+    together.note(context, spoilt)
+    with pytest.raises(BundleError, match="fp16 for gpu is not exported"):
+        refuse_lossy(exact["fine"], entry, made[entry], {}, kind, together.measure("fine", "fp16", "gpu"))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from painted_mosaic import make_small, paint_graded
 
-from glassrt.engine.errors import DatasetError, TrainingError
+from glassrt.engine.errors import DatasetError, TrainingError, UsageError
 from glassrt.engine.flow.cut import cut_windows
 from glassrt.engine.geometry.boxes import Box
 from glassrt.engine.runtimes.open import open_backend
@@ -164,6 +164,14 @@ def test_what_is_served_is_what_was_trained(painted: Path, tmp_path: Path, chang
     backend.close()
     assert np.abs(found - wanted).max() < 1e-4 * max(1, np.abs(wanted).max())
     assert wanted.std() > 1e-3
+
+
+def test_a_run_of_another_kind_is_told_where_it_is_compared(painted: Path, tmp_path: Path) -> None:
+    settings = config(steps=1, context="none")
+    da_refinenet.train(settings, find_slides(settings, painted), tmp_path, ALONE)
+    pixels = np.zeros((1, 32, 32, 3), np.uint8)
+    with pytest.raises(UsageError, match="the run takes image, the bundle context and fine"):
+        infer_together(*load_run(tmp_path, "made"), {"fine": pixels, "context": pixels})
 
 
 def test_a_run_resumes_exactly_after_a_kill(painted: Path, tmp_path: Path) -> None:
