@@ -58,7 +58,7 @@ class Ground:
     def split(self, shares: Sequence[int]) -> list["Ground"]:
         """Its windows in strips that share no pixel, their numbers as near to `shares` as can be.
 
-        Windows that lie across a border between strips are in none.
+        Windows that lie across a border between strips, or whose surroundings do, are in none.
         """
         boxes = self._boxes(self.usable)
         best, most = [self.usable[:0]] * len(shares), -1.0
@@ -74,19 +74,26 @@ class Ground:
         return [replace(self, usable=part) for part in best]
 
     def outside(self, box: Box) -> "Ground":
-        """The windows that share no pixel with a box of level 0."""
+        """The windows that share no pixel with a box of level 0, nor do their surroundings."""
         left, top, right, bottom = self._base_boxes(self.usable).T
         apart = (right <= box[0]) | (left >= box[2]) | (bottom <= box[1]) | (top >= box[3])
         return replace(self, usable=self.usable[apart])
 
     def around(self, numbers: Indices) -> Box:
-        """The box of level 0 that windows were made from."""
+        """The box of level 0 that windows and their surroundings were made from."""
         boxes = self._base_boxes(numbers)
         (left, top), (right, bottom) = boxes[:, :2].min(axis=0).tolist(), boxes[:, 2:].max(axis=0).tolist()
         return left, top, right, bottom
 
     def _boxes(self, numbers: Indices) -> Indices:
-        return self.plan.fine.boxes(self.plan.windows[numbers])
+        """`[n, 4]`: the grid pixels that windows are made from, with all that any other input shows of them."""
+        boxes = self.plan.fine.boxes(self.plan.windows[numbers])
+        for layer in self.plan.layers[1:]:
+            around = layer.boxes(layer.windows[layer.of[numbers]]) + np.array([-1, -1, 1, 1])  # read in interpolating
+            scaled = around.clip(0, np.tile(layer.size, 2)) * np.tile(np.array(self.plan.size) / layer.size, 2)
+            low, high = np.floor(scaled[:, :2]).astype(np.int64), np.ceil(scaled[:, 2:]).astype(np.int64)
+            boxes = np.concatenate([np.minimum(boxes[:, :2], low), np.maximum(boxes[:, 2:], high)], axis=1)
+        return boxes
 
     def _base_boxes(self, numbers: Indices) -> Indices:
         scaled = self._boxes(numbers) * np.tile(np.array(self.base_size) / np.array(self.plan.size), 2)

@@ -13,17 +13,21 @@ BESIDE_CORNERS = ((-40.5, -30.25), (60.5, 20.25), (10.75, 90))
 
 
 class Drawn(NamedTuple):
-    """A region as ImageScope writes it: its `Text`, the `Value` of its attribute if it has one, and its corners."""
+    """A region as ImageScope writes it: its `Text`, the `Value` of its attribute if it has one, its corners, its `Type`
+    and whether it is cut out.
+    """
 
     corners: Sequence[tuple[Any, Any]]
     value: str | None = "Benign"
     text: str = ""
+    kind: str = "0"
+    negative: str = "0"
 
     def xml(self) -> str:
         attribute = "" if self.value is None else f'<Attribute Name="Description" Id="0" Value="{self.value}"/>'
         vertices = "".join(f'<Vertex X="{x}" Y="{y}" Z="0"/>' for x, y in self.corners)
         return (
-            f'<Region Id="1" Type="0" Text="{self.text}" AreaMicrons="7.5" NegativeROA="0">'
+            f'<Region Id="1" Type="{self.kind}" Text="{self.text}" AreaMicrons="7.5" NegativeROA="{self.negative}">'
             f"<Attributes>{attribute}</Attributes><Vertices>{vertices}</Vertices></Region>"
         )
 

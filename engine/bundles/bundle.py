@@ -156,11 +156,22 @@ def open_bundle(path: Path | str = DEFAULT_BUNDLE) -> Bundle:
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
-    """Write a bundle whole or not at all; `files` maps each file that the manifest names to its bytes."""
+    """Write a bundle whole or not at all; `files` maps each file that the manifest names to its bytes.
+
+    Raises BundleError for a manifest that would not open again, before anything at `path` changes.
+    """
+    content = readable_json(manifest)
+    try:
+        decode_manifest(content)
+    except BundleError as error:
+        fault = first_line(error.__cause__ or error)
+        raise BundleError(f"{path} is not written, its manifest could not be read again: {fault}") from error
+    if len(content) > LARGEST_TEXT:
+        raise BundleError(f"{path} is not written, its manifest has {len(content)} bytes, over {LARGEST_TEXT}")
     with replace_folder(path, MANIFEST) as beside:
         for entry in named_files(manifest):
             (beside / entry.file).write_bytes(files[entry.file])
-        (beside / MANIFEST).write_bytes(readable_json(manifest))
+        (beside / MANIFEST).write_bytes(content)
     return open_bundle(path)
 
 

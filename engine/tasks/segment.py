@@ -39,7 +39,8 @@ def segment(
 ) -> None:
     """Run the planned windows and hand finished tiles of the map to `place`, from top to bottom.
 
-    `map_size` is (width, height); memory does not grow with it.
+    `map_size` is (width, height); memory does not grow with it, nor with the slide, but for features of surroundings
+    that windows at several scales share: SlideError where these would be too many (`DualRunner`).
     """
     canvas = Canvas(windows, bundle.manifest.output_stride, map_size, place)
     choose_runner(backend, readers).run(grid, windows, canvas, watch or Watch())

@@ -1,14 +1,18 @@
 """What a dual-input bundle is given to after its export: verification, Triton, plans, and the commands."""
 
+import itertools
 import json
 import re
 from pathlib import Path
 
+import cv2
+import msgspec
 import numpy as np
 import pytest
 from command_line import run
+from made_tiffs import stained
 from small_bundle import read_manifest, write_manifest
-from small_dual import FACTOR, MPP, make_dual
+from small_dual import FACTOR, MPP, WINDOW, make_dual
 
 from glassrt.engine.bundles.bundle import open_bundle
 from glassrt.engine.bundles.tensors import TensorSpec
@@ -16,8 +20,9 @@ from glassrt.engine.errors import BundleError, UsageError
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.plans import open_plan
 from glassrt.export.bundle import Together, lower_all, refuse_lossy
-from glassrt.export.calibration import Calibration, collect_windows
+from glassrt.export.calibration import Calibration, collect_calibration, collect_windows
 from glassrt.export.comparison import edge_windows, run_each
+from glassrt.export.ground import Ground, open_ground
 from glassrt.export.precision import run_graph
 from glassrt.export.samples import pick, take
 from glassrt.export.triton import write_repository
@@ -41,6 +46,55 @@ def test_both_networks_together_are_verified_in_every_runtime(folder: Path, demo
     refuse_other(bundle, wanted, 5)
     with pytest.raises(UsageError, match=r"gives logits \[2, 4, 4\] for a window"):
         refuse_other(bundle, {"logits": wanted["logits"][:, :1]}, 5)
+
+
+def make_slide(folder: Path, width: int, height: int) -> Path:
+    """Patches of tissue on glass."""
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (height // 10, width // 10), np.uint8)
+    patches = cv2.resize(noise, (width, height), interpolation=cv2.INTER_NEAREST)[..., None] > 50
+    cv2.imwrite(str(folder / "slide.png"), np.where(patches, stained(width, height), np.uint8(245))[..., ::-1])
+    return folder / "slide.png"
+
+
+def shown(ground: Ground) -> np.ndarray:
+    """Left, top, right, bottom of all that either input shows of a ground's windows, at scale 1."""
+    boxes = []
+    for layer, factor in zip(ground.plan.layers, (1, FACTOR), strict=True):
+        first = layer.windows[layer.of[ground.usable], 1:]
+        boxes += [np.concatenate([first, first + WINDOW], axis=1) * factor]
+    return np.concatenate(boxes)
+
+
+@pytest.mark.parametrize("anchor", ["tile", "centre"])
+def test_of_one_slide_no_part_sees_what_another_does(anchor: str, tmp_path: Path) -> None:
+    """Surroundings are larger than windows, and many windows have the same."""
+    manifest = open_bundle(make_dual(tmp_path / "small.glass", anchor)).manifest
+    slide = make_slide(tmp_path / "slides", 1600, 1200)
+    ground = open_ground(slide, manifest)
+    assert ground is not None
+    parts = ground.split((3, 1, 3))
+    assert min(len(part.usable) for part in parts) > 50
+    for one, other in itertools.permutations(parts, 2):
+        box = one.around(one.usable)
+        seen = shown(one).clip(0, (1600, 1200) * 2)
+        assert (seen[:, :2] >= box[:2]).all()
+        assert (seen[:, 2:] <= box[2:]).all()
+        left, top, right, bottom = shown(other).T
+        assert ((right <= box[0]) | (left >= box[2]) | (bottom <= box[1]) | (top >= box[3])).all()
+    rest = ground.outside(parts[0].around(parts[0].usable))
+    assert set(parts[1].usable) | set(parts[2].usable) <= set(rest.usable)
+    made = collect_calibration(slide.parent, manifest)
+    unseen = collect_windows(slide.parent, msgspec.structs.replace(manifest, calibrated=made.seen))
+    for name in ("fine", "context"):
+        given = [{each.tobytes() for each in samples[name]} for samples in (made.calibrated, made.measured, unseen)]
+        assert sum(map(len, given)) == len(set.union(*given))
+
+
+def test_a_slide_as_small_as_some_surroundings_cannot_be_split(folder: Path, tmp_path: Path) -> None:
+    slide = make_slide(tmp_path / "slides", 250, 200)
+    with pytest.raises(UsageError, match="windows of 32 pixels with tissue, too few to calibrate on some"):
+        collect_calibration(slide.parent, open_bundle(folder).manifest)
 
 
 def test_a_chain_that_is_off_fails(folder: Path, demo_slide: Path) -> None:

@@ -75,6 +75,7 @@ def test_pixels_have_the_class_of_the_last_region_over_them(tmp_path: Path) -> N
         (None, "carcinoma IN SITU", 2),
         ("", "Benign", 1),
         (" ", "Benign", 1),
+        ("Ductal carcinoma in situ, high grade", "", 2),
         ("Invasive", "Benign", 3),  # the attribute's value goes before the text
     ],
 )
@@ -82,6 +83,19 @@ def test_labels_are_found_in_whatever_was_written(tmp_path: Path, value: str | N
     classes = drawn_as(tmp_path, annotations(Drawn(SQUARE, value, text).xml()))
     assert set(np.unique(classes)) == {0, label}
     assert (classes == label).sum() == 40 * 40
+
+
+@pytest.mark.parametrize("label", ["", "Benign", "cut out"])
+def test_what_is_cut_out_of_a_region_is_normal(tmp_path: Path, label: str) -> None:
+    """Wherever it lies over what was drawn before; whatever is drawn later lies over it."""
+    hole = Drawn(((20, 20), (60, 20), (60, 30), (20, 30)), label, negative="1")
+    last = Drawn(((20, 20), (25, 20), (25, 30), (20, 30)), "Invasive")
+    classes = drawn_as(tmp_path, annotations("".join(each.xml() for each in (Drawn(SQUARE), hole, last))))
+    expected = np.zeros_like(classes)
+    expected[10:50, 10:50] = 1
+    expected[20:30, 20:60] = 0
+    expected[20:30, 20:25] = 3
+    assert np.array_equal(classes, expected)
 
 
 def test_elements_are_found_by_tag_wherever_they_stand(tmp_path: Path) -> None:
@@ -204,6 +218,16 @@ GOOD = REGIONS[0].xml()
         (annotations(""), "marks no region"),
         (annotations(GOOD + Drawn(SQUARE, "Malignant").xml()), "calls region 2 'Malignant': a label says benign, in s"),
         (annotations(GOOD + Drawn(SQUARE, None, "").xml()), "calls region 2 '': a label says"),
+        (annotations(GOOD + Drawn(SQUARE, "Normal").xml()), "calls region 2 'Normal': a label says"),
+        (
+            annotations(Drawn(SQUARE, "in situ and invasive").xml()),
+            "calls region 1 'in situ and invasive': a .* one of",
+        ),
+        (annotations(Drawn(SQUARE, "non-invasive").xml()), "calls region 1 'non-invasive': .* nothing that it is not"),
+        (annotations(Drawn(SQUARE, "Noninvasive").xml()), "calls region 1 'Noninvasive'"),
+        (annotations(Drawn(SQUARE, "Not in situ").xml()), "calls region 1 'Not in situ'"),
+        (annotations(Drawn(SQUARE, "no benign lesion").xml()), "calls region 1 'no benign lesion'"),
+        (annotations(GOOD + Drawn(SQUARE, kind="2").xml()), "has an ellipse as region 2, of which it tells the box"),
         (annotations(Drawn(SQUARE, "x" * 10_000).xml()), r"calls region 1 'x{60}': a label"),
         (annotations(GOOD + Drawn(SQUARE[:2]).xml()), "has 2 vertices in region 2, an area needs at least 3"),
         (annotations(GOOD + Drawn([]).xml()), "has 0 vertices in region 2"),

@@ -2,13 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+from command_line import run
 from painted_mosaic import CELL, CELLS, make_small, paint_graded
 
-from glassrt.engine.errors import DatasetError
+from glassrt.engine.errors import DatasetError, OutputError
 from glassrt.engine.geometry.boxes import Box
+from glassrt.engine.geometry.views import shrink
 from glassrt.engine.slides.readers import open_slide
 from glassrt.training.datasets import mosaic
 
@@ -83,12 +87,64 @@ def test_a_seed_gives_the_same_slides(glas: Path, made: Path, tmp_path: Path) ->
 def test_classes_are_those_at_the_middles_of_a_grids_pixels(made: Path) -> None:
     _, classes = whole(made, "train_1")
     (slide, *_) = mosaic.find_slides(made, "train")
-    grid, box = (SIDE * 3 // 4, SIDE // 3), Box(37, 11, 90, 60)
+    grid, box = (SIDE * 3 // 4, SIDE * 3 // 4 + 1), Box(37, 11, 90, 60)
     found = slide.truth.cut(box, grid)
     assert found.shape == (49, 53)
     for row, column in ((0, 0), (48, 52), (20, 7)):
         x, y = (37 + column + 0.5) * SIDE / grid[0], (11 + row + 0.5) * SIDE / grid[1]
         assert found[row, column] == classes[int(y), int(x)]
+
+
+@pytest.mark.parametrize("part", [np.s_[: SIDE // 2], np.s_[:, : SIDE // 2], np.s_[: SIDE * 9 // 10]])
+def test_a_map_of_part_of_its_slide_is_refused(made: Path, tmp_path: Path, part: Any) -> None:
+    classes = cv2.imread(str(made / "train_1_classes.png"), cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(str(tmp_path / "part.png"), classes[part])
+    for side in (SIDE, SIDE // 3, 40):
+        with pytest.raises(DatasetError, match=rf"part\.png has \d+ x \d+ .* its slide \({side} x {side}\): make"):
+            mosaic.ClassMap(tmp_path / "part.png").cut(Box(0, 0, 9, 9), (side, side))
+    cv2.imwrite(str(tmp_path / "narrow.png"), classes[:101])
+    for factor in (1.0, 1.7, 4.0, 33.3, 600.0):
+        assert mosaic.ClassMap(tmp_path / "narrow.png").cut(Box(0, 0, 1, 1), shrink((SIDE, 101), factor)).shape == (
+            1,
+            1,
+        )
+
+
+def test_a_map_that_cannot_be_written_leaves_nothing(
+    glas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mosaic.cv2, "imwrite", lambda path, pixels: False)
+    with pytest.raises(OutputError, match=r"out: train_1_classes\.png cannot be written; free some space or choose"):
+        make_small(glas, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_slides_whose_maps_could_not_be_read_are_not_made(glas: Path, tmp_path: Path) -> None:
+    done = run("mosaic", "--data", glas, "--out", tmp_path / "out", "--side", 64)
+    assert done.returncode == 2
+    assert "60" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_the_header_may_hold_spaces_and_a_mark_of_its_encoding(glas: Path, tmp_path: Path, encoding: str) -> None:
+    header, *rows = (glas / "Grade.csv").read_text().splitlines()
+    spaced = ",".join(f"{name.strip()} " for name in header.split(","))
+    (tmp_path / "Grade.csv").write_text("\n".join([spaced, *rows]), encoding=encoding)
+    assert mosaic.read_grades(tmp_path) == mosaic.read_grades(glas)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1", "long"])
+def test_a_table_that_is_none_is_refused_in_a_line(glas: Path, tmp_path: Path, encoding: str) -> None:
+    content = (glas / "Grade.csv").read_text() + (
+        "x" * 200_000 if encoding == "long" else "train_99,M\u00fcller, , healthy"
+    )
+    (tmp_path / "Grade.csv").write_bytes(content.encode("utf-8" if encoding == "long" else encoding))
+    with pytest.raises(
+        DatasetError, match=r"Grade\.csv cannot be read as a table in UTF-8 \(.*\); unpack the set again"
+    ) as told:
+        mosaic.read_grades(tmp_path)
+    assert "\n" not in str(told.value)
 
 
 def test_what_cannot_be_made_is_told_in_a_line(glas: Path, tmp_path: Path) -> None:

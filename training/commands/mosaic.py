@@ -7,6 +7,8 @@ import typer
 
 from glassrt.engine.errors import UsageError
 
+MOST_IMAGES = 60  # of 512 pixels: OpenCV reads maps of up to 2^30 pixels
+
 
 def mosaic_command(
     data: Annotated[Path, typer.Option(help="Folder of the GlaS images.", show_default=False)],
@@ -14,7 +16,10 @@ def mosaic_command(
     layout: Annotated[str, typer.Option(help="coherent, or random as a control.")] = "coherent",
     train: Annotated[int, typer.Option(min=1, help="Slides to train on.")] = 6,
     test: Annotated[int, typer.Option(min=1, help="Slides to test on.")] = 2,
-    side: Annotated[int, typer.Option(min=1, max=96, help="Images along a slide's side.")] = 12,
+    side: Annotated[
+        int,
+        typer.Option(min=1, max=MOST_IMAGES, help="Images along a slide's side: for coherent ones a multiple of 4."),
+    ] = 12,
     seed: Annotated[int, typer.Option(min=0, help="Of where images lie.")] = 1,
 ) -> None:
     """Make slides of GlaS images whose every pixel's class is known: to train and test dual-input networks on."""

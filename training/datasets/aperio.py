@@ -1,8 +1,8 @@
 """Regions that were drawn in Aperio ImageScope, read from its XML. A file may be anybody's: nothing in it is believed.
 
-Elements are found by tag: `Annotations@MicronsPerPixel`, and in each `Region(@Text)` its first `Attribute@Value` and
-every `Vertex(@X, @Y)`, in pixels of level 0. Entities and document types, with which a small file can be made to fill
-the memory or to fetch others, are refused before any is expanded.
+Elements are found by tag: `Annotations@MicronsPerPixel`, and in each `Region(@Text, @Type, @NegativeROA)` its first
+`Attribute@Value` and every `Vertex(@X, @Y)`, in pixels of level 0. Entities and document types, with which a small file
+can be made to fill the memory or to fetch others, are refused before any is expanded.
 """
 
 import math
@@ -22,17 +22,22 @@ DEEPEST = 32  # elements in each other; ImageScope writes 6
 MOST_REGIONS = 10_000
 MOST_VERTICES = 2**20  # of all regions
 FARTHEST = 2.0**24  # level-0 pixels from the first one; no scanner's field is as large
+ELLIPSE = "2"  # the type of region whose vertices are the corners of the box around it
 SHOWN = 60  # characters of what a file says that are repeated
 
 Ring = NDArray[np.float64]
 
 
 class Region(NamedTuple):
-    """A closed outline and what it is called. `place` tells people which one of the file it is."""
+    """A closed outline and what it is called. `place` tells people which one of the file it is.
+
+    What is `negative` is cut out of the regions drawn before.
+    """
 
     place: str
     label: str
     corners: Ring  # [n, 2], x and y of level 0
+    negative: bool
 
 
 class Drawing(NamedTuple):
@@ -75,6 +80,7 @@ class Reader:
         self._known = False  # whether the file is of ImageScope at all
         self._regions: list[Region] = []
         self._text: str | None = None  # of the region at hand; None outside of regions
+        self._negative = False
         self._value: str | None = None
         self._corners = array("d")
 
@@ -112,7 +118,7 @@ class Reader:
                 self._known = True
                 self._mpp = as_number(said.get("MicronsPerPixel"))
             case "Region":
-                self._open_region(said.get("Text", ""))
+                self._open_region(said)
             case "Attribute" if self._text is not None and self._value is None:
                 self._value = said.get("Value", "")
             case "Vertex" if self._text is not None:
@@ -123,12 +129,15 @@ class Reader:
         if tag == "Region":
             self._close_region()
 
-    def _open_region(self, text: str) -> None:
+    def _open_region(self, said: dict[str, str]) -> None:
         if self._text is not None:
             self._refuse(f"has a region within {self._place}, which no drawing has")
         if len(self._regions) == MOST_REGIONS:
             self._refuse(f"has over {MOST_REGIONS} regions, more than anyone draws")
-        self._text, self._value, self._corners = text, None, array("d")
+        if said.get("Type", "").strip() == ELLIPSE:
+            self._refuse(f"has an ellipse as {self._place}, of which it tells the box alone: draw it as an outline")
+        self._text, self._value, self._corners = said.get("Text", ""), None, array("d")
+        self._negative = said.get("NegativeROA", "").strip() == "1"
 
     def _add_vertex(self, said: dict[str, str]) -> None:
         self._vertices += 1
@@ -146,7 +155,7 @@ class Reader:
         if len(corners) < 3:
             self._refuse(f"has {len(corners)} vertices in {self._place}, an area needs at least 3")
         label = (self._value or "").strip() or (self._text or "").strip()
-        self._regions.append(Region(self._place, label, corners))
+        self._regions.append(Region(self._place, label, corners, self._negative))
         self._text = None
 
 

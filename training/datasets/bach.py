@@ -18,6 +18,7 @@ from glassrt.training.datasets.outlines import OutlineTruth
 GROUPS: dict[str, tuple[int, ...]] = {}
 CLASSES = ("normal", "benign", "in situ", "invasive")  # by rising grade
 SPLITS = {"train": (1, 2, 3, 4, 6, 7, 8, 9), "validation": (10,), "test": (5,)}
+NEGATION = re.compile(rf"\b(non|not?|without)[\s-]*({'|'.join(CLASSES[1:])})")
 PLACES = ("", "WSI", "ICIAR2018_BACH_Challenge/WSI")  # of the slides in the folder that --data names
 
 
@@ -46,22 +47,26 @@ def is_slide(path: Path) -> bool:
 
 
 def label_slide(path: Path) -> LabelledSlide:
-    """A slide with the regions in the XML file beside it."""
+    """A slide with the regions in the XML file beside it; what is cut out of those drawn before is normal."""
     annotations = path.with_suffix(".xml")
     drawing = read_drawing(annotations)
-    classes = [classify(region, annotations) for region in drawing.regions]
+    classes = [0 if region.negative else classify(region, annotations) for region in drawing.regions]
     size, mpp = measure(path, annotations, drawing)
     return LabelledSlide(path.stem, path, OutlineTruth(size, [each.corners for each in drawing.regions], classes), mpp)
 
 
 def classify(region: Region, annotations: Path) -> int:
-    """The number in `CLASSES` of what a region is called, as in `Carcinoma in situ`."""
-    for number, name in enumerate(CLASSES[1:], start=1):
-        if name in region.label.casefold():
-            return number
+    """The number in `CLASSES` of what a region is called, as in `Carcinoma in situ`.
+
+    Raises DatasetError for a label that names no lesion, several classes, or what a region is not.
+    """
+    label = region.label.casefold()
+    found = [number for number, name in enumerate(CLASSES) if name in label]
+    if len(found) == 1 and found[0] > 0 and not NEGATION.search(label):
+        return found[0]
     raise DatasetError(
         f"{annotations} calls {region.place} {region.label[:SHOWN]!r}: a label says {', '.join(CLASSES[1:-1])} "
-        f"or {CLASSES[-1]}"
+        f"or {CLASSES[-1]}, one of them and nothing that it is not"
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from glassrt.engine.errors import DatasetError
+from glassrt.engine.errors import DatasetError, OutputError, first_line
 from glassrt.engine.files import output_errors, replace_folder, write_json
 from glassrt.engine.geometry.boxes import Box, Size
 from glassrt.training.datasets import glas
@@ -52,9 +52,14 @@ class ClassMap(NamedTuple):
     path: Path
 
     def cut(self, box: Box, grid: Size) -> NDArray[np.uint8]:
-        """As `Truth.cut`."""
+        """As `Truth.cut`. Raises DatasetError for a map whose proportions are not the grid's, but for rounding."""
         classes = read_map(self.path)
         height, width = classes.shape
+        if abs(grid[0] * height - grid[1] * width) > width + height:
+            raise DatasetError(
+                f"{self.path} has {width} x {height} pixels, which are not the proportions of its slide "
+                f"({grid[0]} x {grid[1]}): make the mosaics again"
+            )
         columns = ((np.arange(box.left, box.right) + 0.5) * (width / grid[0])).astype(np.int64)
         rows = ((np.arange(box.top, box.bottom) + 0.5) * (height / grid[1])).astype(np.int64)
         return classes[np.ix_(rows, columns)]
@@ -98,7 +103,10 @@ def make_mosaics(glas_folder: Path, out: Path, layout: str, slides: dict[str, in
                 pixels, classes = compose(tissue, lay_cells(tissue, layout, cells, random), random)
                 name = f"{split}_{number + 1}"
                 write_slide(pixels, beside / f"{name}.tif")
-                cv2.imwrite(str(beside / f"{name}_classes.png"), classes)
+                if not cv2.imwrite(str(beside / f"{name}_classes.png"), classes):
+                    raise OutputError(
+                        f"{out}: {name}_classes.png cannot be written; free some space or choose another --out"
+                    )
         write_json(
             beside / INDEX,
             {
@@ -121,21 +129,30 @@ def read_grades(folder: Path) -> tuple[dict[str, int], dict[str, set[str]]]:
         raise DatasetError(f"{folder}: no Grade.csv here; --data must name the folder of the GlaS images")
     grades: dict[str, int] = {}
     patients: dict[str, set[str]] = {split: set() for split in SPLITS}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file, skipinitialspace=True)
-        if missing := set(GRADE_COLUMNS) - {name.strip() for name in rows.fieldnames or ()}:
-            raise DatasetError(f"{path}: no column {sorted(missing)[0]!r}; unpack the set again")
-        for row in rows:
-            name, patient, grade = ((row[column] or "").strip() for column in GRADE_COLUMNS)
-            if (number := grade_number(grade)) is None:
-                raise DatasetError(
-                    f"{path}: {name} has the grade {grade[:64]!r}, none that GlaS has; unpack the set again"
-                )
-            grades[name] = number
-            for split, of_glas in SPLITS.items():
-                if name.startswith(f"{of_glas}_"):
-                    patients[split].add(patient)
+    for row in read_rows(path):
+        name, patient, grade = ((row[column] or "").strip() for column in GRADE_COLUMNS)
+        if (number := grade_number(grade)) is None:
+            raise DatasetError(f"{path}: {name} has the grade {grade[:64]!r}, none that GlaS has; unpack the set again")
+        grades[name] = number
+        for split, of_glas in SPLITS.items():
+            if name.startswith(f"{of_glas}_"):
+                patients[split].add(patient)
     return grades, patients
+
+
+def read_rows(path: Path) -> list[dict[str, str | None]]:
+    """The rows of a table that has `GRADE_COLUMNS`, by the names of its columns. Raises DatasetError."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file, skipinitialspace=True)
+            rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
+            if missing := set(GRADE_COLUMNS) - set(rows.fieldnames):
+                raise DatasetError(f"{path}: no column {sorted(missing)[0]!r}; unpack the set again")
+            return list(rows)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(
+            f"{path} cannot be read as a table in UTF-8 ({first_line(error)}); unpack the set again"
+        ) from error
 
 
 def grade_number(grade: str) -> int | None:

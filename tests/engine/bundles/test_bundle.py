@@ -4,14 +4,17 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import mutated_bundles
 import numpy as np
 import pytest
 import small_bundle
 from hunting import hunt
 
-from glassrt.engine.bundles.bundle import SHIPPED, Bundle, open_bundle
+from glassrt.engine.bundles.bundle import SHIPPED, Bundle, named_files, open_bundle, write_bundle
+from glassrt.engine.bundles.parts import Seen
 from glassrt.engine.errors import BundleError, UsageError
 from glassrt.engine.runtimes.choose import choose
 
@@ -138,6 +141,25 @@ def test_damaged_checks_count_as_none_which_is_told_in_a_line(
     assert len(caplog.messages) == 1
     assert "none" in caplog.messages[0]
     assert "\n" not in caplog.messages[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"mpp": 21.0}, r"`float` <= 20\.0 - at `\$\.mpp`"),
+        ({"mpp": float("nan")}, r"`\$\.mpp`"),
+        ({"trained": "x" * 5000}, r"`str` of length <= 4096"),
+        ({"calibrated": (Seen("x" * (1 << 20), (0, 0, 1, 1)),)}, r"has \d+ bytes, over 1048576"),
+    ],
+)
+def test_a_manifest_that_would_not_open_replaces_no_bundle(small: Path, changes: dict[str, Any], says: str) -> None:
+    bundle = open_bundle(small)
+    files = {entry.file: bundle.read_pinned(entry) for entry in named_files(bundle.manifest)}
+    with pytest.raises(BundleError, match=rf"small\.glass is not written, its manifest .*{says}") as told:
+        write_bundle(small, msgspec.structs.replace(bundle.manifest, **changes), files)
+    assert "\n" not in str(told.value)
+    assert open_bundle(small) == bundle
+    assert write_bundle(small, bundle.manifest, files).manifest == bundle.manifest
 
 
 def test_mutated_bundles_are_refused_in_a_line_or_give_the_same_twice() -> None:

@@ -14,10 +14,10 @@ from small_dual import MPP, make_dual
 from glassrt.engine.bundles.bundle import Bundle, open_bundle
 from glassrt.engine.errors import SlideError
 from glassrt.engine.flow import dual
-from glassrt.engine.flow.cut import cut_windows
+from glassrt.engine.flow.cut import cut_windows, each_batch
 from glassrt.engine.flow.dual import DualRunner
 from glassrt.engine.flow.host import HostRunner
-from glassrt.engine.geometry.plan import Plan
+from glassrt.engine.geometry.plan import InputSpec, Plan, plan
 from glassrt.engine.runtimes.chain import Chain
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.slides.array import ArraySlide
@@ -125,27 +125,33 @@ def test_it_gives_what_the_chain_gives_as_a_whole(bundle: Bundle, name: str) -> 
     assert np.abs(np.concatenate(shared.logits)[7:10] - given).max() < 1e-5
 
 
+class Measured(dual.Features):
+    """Notes the most surroundings whose features were held at once."""
+
+    def __init__(self, computed: Any, of: NDArray[np.int64]) -> None:
+        super().__init__(computed, of)
+        self.most = 0
+
+    def _keep(self, numbers: NDArray[np.int64], features: Arrays) -> None:
+        super()._keep(numbers, features)
+        self.most = max(self.most, len(self.held))
+
+
 def held_most(bundle: Bundle, grid: GridReader, laid: Plan, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The most surroundings whose features were held at once; in the end none are."""
-    most, kept = [0], []
+    """The most surroundings whose features a run held at once; in the end none are."""
+    made: list[Measured] = []
 
-    class Measured(dual.Features):
-        def take(self, indices: NDArray[np.int64], size: int) -> Arrays:
-            kept.append(self.held)
-            given = super().take(indices, size)
-            most.append(len(self.held))
-            return given
+    def make(computed: Any, of: NDArray[np.int64]) -> Measured:
+        made.append(Measured(computed, of))
+        return made[-1]
 
-        def _keep(self, numbers: NDArray[np.int64], features: Arrays) -> None:
-            super()._keep(numbers, features)
-            most.append(len(self.held))
-
-    monkeypatch.setattr(dual, "Features", Measured)
+    monkeypatch.setattr(dual, "Features", make)
     chain = open_chain(bundle)
     DualRunner(chain, 2).run(grid, laid, Noting(), Watch())
     chain.close()
-    assert kept[-1] == {}
-    return max(most)
+    (features,) = made
+    assert features.held == {}
+    return features.most
 
 
 def test_few_features_are_kept(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +167,54 @@ def test_features_of_other_scales_are_kept_no_longer_than_needed(
 ) -> None:
     grid, tested = noise(800, 700), bundle.replace((0.5, 1.0, 2.0), True)
     laid = lay_windows(grid, tested)
-    assert held_most(tested, grid, laid, monkeypatch) < len(laid.layers[1].windows) / 4
+    most = held_most(tested, grid, laid, monkeypatch)
+    assert most < len(laid.layers[1].windows) / 4
+    assert most == dual.count_held(laid.layers[1].of, 3, 3)
+
+
+@pytest.mark.parametrize(("fine_batch", "context_batch"), [(1, 1), (2, 5), (7, 3)])
+def test_how_many_features_are_held_is_known_before(fine_batch: int, context_batch: int) -> None:
+    random = np.random.default_rng(fine_batch)
+    for _ in range(20):
+        few = random.integers(0, 1 + random.integers(40), random.integers(1, 120))
+        _, first, place = np.unique(few, return_index=True, return_inverse=True)
+        of = np.argsort(np.argsort(first))[place.reshape(-1)]  # numbered as they are needed
+        batches = each_batch(int(of.max()) + 1, context_batch)
+        features = Measured(((numbers, {"map": np.zeros((len(numbers), 2))}) for numbers in batches), of)
+        for indices in each_batch(len(of), fine_batch):
+            features.take(indices, fine_batch)
+        assert features.held == {}
+        assert dual.count_held(of, fine_batch, context_batch) == features.most
+
+
+def test_at_several_scales_what_is_held_grows_with_the_slide() -> None:
+    inputs = InputSpec("fine", 320), InputSpec("context", 320, 4.0, "tile")
+
+    def held(size: tuple[int, int], scales: tuple[float, ...], flips: bool) -> int:
+        return dual.count_held(plan(size, scales, flips, inputs, 256).layers[1].of, 4, 4)
+
+    assert held((40_000, 20_000), (1.0,), False) == held((8_000, 8_000), (1.0,), False) < 9
+    narrow, wide = (held((width, 20_000), (0.75, 1.0, 1.25), True) for width in (20_000, 40_000))
+    assert 20 < 1.5 * narrow < wide
+    assert dual.count_held(np.zeros(0, np.int64), 4, 4) == 0
+
+
+def test_features_that_would_fill_the_memory_are_refused_before_anything_is_read(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, tested = noise(800, 700), bundle.replace((0.5, 1.0, 2.0), True)
+    laid, chain, sink = lay_windows(grid, tested), open_chain(tested), Noting()
+    most = dual.count_held(laid.layers[1].of, 3, 3)
+    monkeypatch.setattr(dual, "MOST_BYTES", 4 * 4 * 4 * 4 * most)
+    DualRunner(chain, 2).run(grid, laid, Noting(), Watch())
+    monkeypatch.setattr(dual, "MOST_BYTES", 4 * 4 * 4 * 4 * most - 1)
+    monkeypatch.setattr(GridReader, "read", lambda *box: pytest.fail("it was read"))
+    says = rf"array: at scales 0\.5, 1, 2, mirrored too, .* {most} surroundings .* fewer --scales, --no-flip or"
+    with pytest.raises(SlideError, match=says) as told:
+        DualRunner(chain, 2).run(grid, laid, sink, Watch())
+    assert "\n" not in str(told.value)
+    assert sink.numbers == []
+    chain.close()
 
 
 @pytest.mark.parametrize("part", ["context", "fine"])
