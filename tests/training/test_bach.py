@@ -70,6 +70,7 @@ def test_pixels_have_the_class_of_the_last_region_over_them(tmp_path: Path) -> N
         ("BENIGN lesion", "", 1),
         ("In Situ", "", 2),
         ("Carcinoma in situ", "", 2),
+        ("Invasive carcinoma of no special type", "", 3),
         ("invasive", "", 3),
         ("Invasive Carcinoma", "", 3),
         (None, "carcinoma IN SITU", 2),
