@@ -14,7 +14,11 @@ IMAGENET_CLASSIFIER = 2048 * 1000 + 1000  # which the authors' encoder keeps, bu
 def make(context: str | None, fusion: str, **others: object) -> DARefineNet:
     torch.manual_seed(0)
     design = Design("resnet18", context, fusion, widths=(16, 8), **others)  # type: ignore[arg-type]
-    return DARefineNet(4, design).eval()
+    network = DARefineNet(4, design).eval()
+    if network.context is not None:
+        for weight in network.context.fits.parameters():
+            nn.init.normal_(weight, std=0.1)  # as if they had learned something
+    return network
 
 
 @pytest.mark.parametrize(
@@ -66,6 +70,18 @@ def test_both_halves_make_the_whole(fusion: str, light: bool) -> None:
     widths = [8 if light else 16, 8, 8, 8]
     expected = [(2, width, size, size) for width, size in zip(widths, sizes, strict=True)] if sizes else []
     assert [tuple(each.shape) for each in features] == (expected or [(2, width) for width in widths])
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_surroundings_start_silent(fusion: str) -> None:
+    """What they show changes nothing yet, but they can learn from the first step on."""
+    torch.manual_seed(0)
+    network = DARefineNet(4, Design("resnet18", "resnet18", fusion, widths=(16, 8))).eval()
+    fine, context = 255 * torch.rand(2, 3, 64, 64), 255 * torch.rand(2, 3, 64, 64)
+    assert torch.equal(network(fine, context), network(fine, 255 - context))
+    network(fine, context).square().mean().backward()
+    assert network.context is not None
+    assert all(bool((weight.grad != 0).any()) for weight in network.context.fits.parameters())  # type: ignore[union-attr]
 
 
 def test_a_single_input_has_no_second_encoder() -> None:

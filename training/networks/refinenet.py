@@ -160,6 +160,8 @@ class ContextNet(Encoded):
             nn.Conv2d(channels, width, 1, bias=False)
             for channels, width in zip(reversed(self.encoder.channels), level_widths(design), strict=True)
         )
+        for weight in self.fits.parameters():
+            nn.init.zeros_(weight)  # surroundings start silent: the network begins as the single-input one
         self.pooled = build_fusion(design.fusion, 1, 1).pooled
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
