@@ -5,6 +5,7 @@ Everything is kept in one folder, so a stopped benchmark goes on where it was. A
 
 import hashlib
 import math
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,14 @@ CELLS = 12  # images along a slide's side
 ANEW = {"train": 1}  # slides of the training images, laid in another way than those that were trained on
 MOSAIC_SEED, ANEW_SEED = 1, 2
 COMPARED = ("mIoU", "mIoU of 3")
+# Of DA-RefineNet on BACH, Tables I to III: means of the printed class IoUs, of which some printed mIoUs are none.
+PAPERS_MIOU = {
+    "single input": "41.3",
+    "dual, add": "46.0",
+    "dual, concat": "49.1",
+    "dual, attention": "50.9",
+    "multi-size dual, add": "44.8",
+}
 OTHER_ANCHOR = {"tile": "centre", "centre": "tile"}
 
 
@@ -135,3 +144,25 @@ def lay_runs(base: DaRefineNetConfig, seeds: int) -> Iterator[tuple[Row, DaRefin
         for row in ROWS:
             settings = msgspec.structs.replace(base, **row.changes, seed=seed)
             yield row, settings, f"{row.name.replace(',', '').replace(' ', '-')}-{seed}"
+
+
+def draw_table(report: dict[str, Any]) -> list[list[str]]:
+    """Means over seeds of every network on the test slides, and the mIoU of each seed."""
+    shown = ("accuracy", "score", *(name for name in report["rows"][0] if name.startswith("IoU ")))
+    anew = ("mIoU, train images", "mIoU of 3, train images")
+    heads = ["", "paper's mIoU", "mIoU", "seeds", "mIoU of 3", "seeds", *shown, *anew, "parameters"]
+    table = [heads]
+    for name in dict.fromkeys(row["row"] for row in report["rows"]):
+        rows = [row for row in report["rows"] if row["row"] == name]
+        mean = {key: statistics.mean(row[key] for row in rows) for key in ("mIoU", "mIoU of 3", *shown, *anew)}
+        table.append([
+            name,
+            PAPERS_MIOU.get(name, ""),
+            f"{mean['mIoU']:.1f}",
+            ", ".join(f"{row['mIoU']:.1f}" for row in rows),
+            f"{mean['mIoU of 3']:.1f}",
+            ", ".join(f"{row['mIoU of 3']:.1f}" for row in rows),
+            *(f"{mean[key]:.1f}" for key in (*shown, *anew)),
+            f"{rows[0]['parameters'] / 1e6:.2f} M",
+        ])  # fmt: skip
+    return table

@@ -19,15 +19,6 @@ from glassrt.engine.files import replace_file
 RESULTS = Path("benchmarks/results")
 Report = dict[str, Any]
 
-# Of DA-RefineNet on BACH, Tables I to III: means of the printed class IoUs, of which some printed mIoUs are none.
-PAPERS_MIOU = {
-    "single input": "41.3",
-    "dual, add": "46.0",
-    "dual, concat": "49.1",
-    "dual, attention": "50.9",
-    "multi-size dual, add": "44.8",
-}
-
 
 def draw_latency(report: Report) -> list[list[str]]:
     """Latency and throughput of each runtime, precision and batch size."""
@@ -102,28 +93,6 @@ def draw_marks(report: Report) -> list[list[str]]:
     return [["", "missed / taken, %"], *([row["pictures of"], show_errors(row)] for row in report["marks"])]
 
 
-def draw_da_refinenet(report: Report) -> list[list[str]]:
-    """Means over seeds of every network on the test slides, and the mIoU of each seed."""
-    shown = ("accuracy", "score", *(name for name in report["rows"][0] if name.startswith("IoU ")))
-    anew = ("mIoU, train images", "mIoU of 3, train images")
-    heads = ["", "paper's mIoU", "mIoU", "seeds", "mIoU of 3", "seeds", *shown, *anew, "parameters"]
-    table = [heads]
-    for name in dict.fromkeys(row["row"] for row in report["rows"]):
-        rows = [row for row in report["rows"] if row["row"] == name]
-        mean = {key: statistics.mean(row[key] for row in rows) for key in ("mIoU", "mIoU of 3", *shown, *anew)}
-        table.append([
-            name,
-            PAPERS_MIOU.get(name, ""),
-            f"{mean['mIoU']:.1f}",
-            ", ".join(f"{row['mIoU']:.1f}" for row in rows),
-            f"{mean['mIoU of 3']:.1f}",
-            ", ".join(f"{row['mIoU of 3']:.1f}" for row in rows),
-            *(f"{mean[key]:.1f}" for key in (*shown, *anew)),
-            f"{rows[0]['parameters'] / 1e6:.2f} M",
-        ])  # fmt: skip
-    return table
-
-
 def show_errors(row: dict[str, Any]) -> str:
     """Both kinds of error of a row, a dash where there was nothing to judge."""
     kinds = (row["tissue_missed_percent"], row["nothing_taken_percent"])
@@ -145,7 +114,6 @@ TABLES: dict[str, tuple[str, Callable[[Report], list[list[str]]]]] = {
     "slide": ("slide-demo.json", draw_slide),
     "tissue": ("tissue.json", draw_tissue),
     "marks": ("tissue.json", draw_marks),
-    "da-refinenet": ("da-refinenet-mosaic.json", draw_da_refinenet),
 }
 
 

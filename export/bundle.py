@@ -180,7 +180,9 @@ def lower_all(
         in_int8 = together.measure(role, "int8", "cpu")
         for entry, content in lower_precisions(graph, precisions, own, kind, role, name_prefix(role), in_int8):
             measure = together.measure(role, entry.precision, entry.target)
-            together.note(entry, refuse_lossy(graph, entry, content, own.measured, kind, measure))
+            outputs = refuse_lossy(graph, entry, content, own.measured, kind, measure)
+            if measure is not None:
+                together.note(entry, outputs)
             yield entry, content
 
 

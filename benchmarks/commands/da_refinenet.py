@@ -9,8 +9,6 @@ from rich.console import Console
 from glassrt.engine.commands.terminal import PlainTable
 from glassrt.training.commands.options import CONFIGS, bars, missing_packages
 
-SHOWN = ("mIoU", "mIoU of 3", "accuracy", "score", "mIoU, train images", "mIoU of 3, train images")
-
 
 def da_refinenet_command(
     data: Annotated[Path, typer.Option(help="Folder of the GlaS images.", show_default=False)],
@@ -22,7 +20,7 @@ def da_refinenet_command(
 ) -> None:
     """Train DA-RefineNet with every fusion and control of its tables on mosaic slides; hours on a CPU."""
     with missing_packages():
-        from glassrt.benchmarks.da_refinenet import measure_da_refinenet
+        from glassrt.benchmarks.da_refinenet import draw_table, measure_da_refinenet
         from glassrt.training.config import load_config
         from glassrt.training.methods.da_refinenet import DaRefineNetConfig
         from glassrt.training.world import join_world
@@ -32,9 +30,10 @@ def da_refinenet_command(
         report = measure_da_refinenet(settings, data, out, seeds, world, stage, json)
     if not world.leads:
         return
-    table = PlainTable("Mosaic test slides")
-    for name in ("row", "seed", *SHOWN):
+    heads, *rows = draw_table(report)
+    table = PlainTable("Mosaic test slides, percent")
+    for name in heads:
         table.add_column(name)
-    for row in report["rows"]:
-        table.add_row(row["row"], str(row["seed"]), *(f"{row[name]:.2f}" for name in SHOWN))
+    for row in rows:
+        table.add_row(*row)
     Console().print(table)

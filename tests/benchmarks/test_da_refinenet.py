@@ -8,7 +8,6 @@ import torch
 from painted_mosaic import CELL, CELLS, paint_graded
 
 from glassrt.benchmarks import da_refinenet as benchmark
-from glassrt.benchmarks.tables import draw_da_refinenet
 from glassrt.training.commands.options import CONFIGS
 from glassrt.training.config import load_config
 from glassrt.training.datasets import mosaic
@@ -55,6 +54,6 @@ def test_a_second_call_trains_and_scores_nothing_again(tmp_path: Path, monkeypat
     assert dual.keys() - single.keys() == {"mIoU, centre", "mIoU of 3, centre"}
     assert begun.count("single-input-1 1") == begun.count("score dual-attention-pooled-1, centre 0") == 1
     assert msgspec.json.decode((tmp_path / "report.json").read_bytes())["rows"] == reports[0]["rows"]
-    drawn = draw_da_refinenet(reports[0])
+    drawn = benchmark.draw_table(reports[0])
     assert [row[0] for row in drawn[1:]] == ["single input", "dual, attention pooled"]
     assert {len(row) for row in drawn} == {len(drawn[0])}

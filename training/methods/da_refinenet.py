@@ -118,7 +118,7 @@ def check(config: DaRefineNetConfig, world: World) -> None:
         check_encoder(config.context_encoder, 32, config.context_weights)
     world.part(config.batch)
     with torch.device("meta"):
-        network = build_network(config)
+        network = build_network(config).eval()
         if network.context is not None:
             features = network.context(torch.zeros(1, 3, config.context_side, config.context_side))
             if 4 * sum(each.numel() for each in features) > LARGEST_FEATURES:
