@@ -25,7 +25,7 @@ from glassrt.training.methods.da_refinenet import DaRefineNetConfig
 from glassrt.training.methods.oeem import Stage
 from glassrt.training.world import World
 
-SLIDES = {"train": 6, "test": 2}
+SLIDES = {"train": 24, "test": 2}  # of fewer a dual network learns where images lie by heart
 CELLS = 12  # images along a slide's side
 ANEW = {"train": 1}  # slides of the training images, laid in another way than those that were trained on
 MOSAIC_SEED, ANEW_SEED = 1, 2

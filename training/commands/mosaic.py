@@ -14,7 +14,7 @@ def mosaic_command(
     data: Annotated[Path, typer.Option(help="Folder of the GlaS images.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder to write the slides to.", show_default=False)],
     layout: Annotated[str, typer.Option(help="coherent, or random as a control.")] = "coherent",
-    train: Annotated[int, typer.Option(min=1, help="Slides to train on.")] = 6,
+    train: Annotated[int, typer.Option(min=1, help="Slides to train on, 27 MB each.")] = 24,
     test: Annotated[int, typer.Option(min=1, help="Slides to test on.")] = 2,
     side: Annotated[
         int,
