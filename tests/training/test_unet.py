@@ -76,7 +76,7 @@ def test_a_larger_picture_has_the_same_logits_away_from_borders() -> None:
 def test_separable_convolutions_mix_channels_at_a_pixel_only() -> None:
     """A spread and a mixing, written with einsum as one dense convolution."""
     network = separable(3, 5)
-    spread, mix = network[0].weight, network[1].weight  # type: ignore[union-attr]
+    spread, mix = network[0].weight, network[1].weight
     dense = torch.einsum("oi,ihw->oihw", mix[:, :, 0, 0], spread[:, 0])  # type: ignore[index]
     x = torch.rand(2, 3, 7, 6)
     assert torch.allclose(network[:2](x), F.conv2d(x, dense, padding=1), atol=1e-6)
