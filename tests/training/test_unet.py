@@ -1,6 +1,7 @@
 """The modified U-Net: its shapes, its start from an auto-encoder, its graph."""
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -47,7 +48,7 @@ def test_the_paper_begins_with_32_filters_and_pools_four_times() -> None:
 @pytest.mark.parametrize(("design", "multiple"), [(SMALL, 4), (Design(filters=4, poolings=4), 16), (Design(4, 0), 1)])
 def test_logits_are_as_large_as_the_picture(design: Design, multiple: int) -> None:
     network, rebuilder = UNet(3, design).eval(), AutoEncoder(design).eval()
-    assert network.output_stride == 1
+    assert (network.output_stride, network.multiple) == (1, multiple)
     with torch.inference_mode():
         for height, width in ((2, 3), (5, 2)):
             x = pixels(2, 3, height * multiple, width * multiple)
@@ -58,9 +59,16 @@ def test_logits_are_as_large_as_the_picture(design: Design, multiple: int) -> No
 @pytest.mark.parametrize("encoder", ["efficientnet_lite0", "resnet18", "resnet50"])
 def test_encoders_by_name_give_logits_at_stride_4(encoder: str) -> None:
     network = UNet(2, Design(filters=8, encoder=encoder)).eval()
-    assert network.output_stride == 4
+    assert (network.output_stride, network.multiple) == (4, 32)
     with torch.inference_mode():
         assert network(pixels(2, 3, 64, 96)).shape == (2, 2, 16, 24)
+
+
+@pytest.mark.parametrize("network", [UNet(2, SMALL), AutoEncoder(SMALL), UNet(2, Design(4, encoder="resnet18"))])
+@pytest.mark.parametrize(("height", "width"), [(66, 64), (64, 65)])
+def test_other_sizes_are_refused(network: nn.Module, height: int, width: int) -> None:
+    with pytest.raises(ValueError, match=f"{width} x {height} px: the network needs multiples of (4|32)$"):
+        network(pixels(1, 3, height, width))
 
 
 def test_a_larger_picture_has_the_same_logits_away_from_borders() -> None:
@@ -165,7 +173,9 @@ def test_the_graph_computes_the_network(encoder: str | None) -> None:
     height, width, stride = 64, 96, 1 if encoder is None else 4
     window = TensorSpec("window", "uint8", (None, height, width, 3))
     logits = TensorSpec("logits", "float32", (None, 2, height // stride, width // stride))
-    session = onnxruntime.InferenceSession(export_graph(network, Signature((window,), (logits,))))
+    graph = export_graph(network, Signature((window,), (logits,)))
+    assert "Shape" not in {node.op_type for node in onnx.load_from_string(graph).graph.node}
+    session = onnxruntime.InferenceSession(graph)
     x = np.random.default_rng(0).integers(0, 256, (3, height, width, 3), dtype=np.uint8)
     (found,) = session.run(None, {"window": x})
     with torch.inference_mode():

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from glassrt.engine.errors import TrainingError
 from glassrt.training.networks.encoded import Encoded
 from glassrt.training.networks.encoders import build_encoder
-from glassrt.training.networks.fusion import fit
 from glassrt.training.networks.separable import ResidualBlock, SeparableEncoder, projection
 
 ENCODER_STRIDE = 4  # of the finest map that encoders by name show
@@ -35,7 +35,7 @@ class Design(NamedTuple):
 
 
 class Rise(nn.Module):
-    """One level up: the decoded map at the finer one's size, the finer one beside it if `lateral`, a block over both.
+    """One level up: the decoded map at twice its size, the finer one added to it if `lateral`, and a block over both.
 
     `coarser`, `finer` and `width` are the channels of the decoded map, of the encoder's and of the result.
     """
@@ -47,7 +47,8 @@ class Rise(nn.Module):
         self.refine = ResidualBlock(width, width)
 
     def forward(self, decoded: Tensor, fine: Tensor) -> Tensor:
-        x = fit(self.reduce(decoded), fine)
+        # By a factor, not to a size: the graph then has no size to compute while it runs.
+        x = F.interpolate(self.reduce(decoded), scale_factor=2, mode="bilinear", align_corners=False)
         refined: Tensor = self.refine(x if self.lateral is None else x + self.lateral(fine))
         return refined
 
@@ -55,8 +56,8 @@ class Rise(nn.Module):
 class EncoderDecoder(Encoded):
     """RGB `[N, 3, H, W]` in 0..255 -> features `[N, filters, H / stride, W / stride]` by `decode`.
 
-    H and W are multiples of the coarsest map's stride: 2^poolings, 32 for encoders by name. Raises TrainingError for an
-    encoder that does not exist.
+    H and W are multiples of `multiple`, the coarsest map's stride: 2^poolings, 32 for encoders by name. Raises
+    TrainingError for an encoder that does not exist, `decode` ValueError for other sizes.
     """
 
     def __init__(self, design: Design, lateral: bool) -> None:
@@ -71,8 +72,12 @@ class EncoderDecoder(Encoded):
             rises.append(Rise(coarser, finer, width := design.filters * 2**level, lateral))
             coarser = width
         self.rises = nn.ModuleList(rises)
+        self.multiple = self.output_stride * 2 ** len(rises)
 
     def decode(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        if height % self.multiple or width % self.multiple:
+            raise ValueError(f"{width} x {height} px: the network needs multiples of {self.multiple}")
         *finer, decoded = self.encode(x)
         for rise, fine in zip(self.rises, reversed(finer), strict=True):
             decoded = rise(decoded, fine)
