@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from glassrt.training.metrics import IGNORE
 
 Pixels = NDArray[np.uint8]
+DISPLACED = 3  # points a side that an elastic deformation moves
 
 
 def crop_at_random(
@@ -52,6 +53,37 @@ def crop_resized(pixels: Pixels, side: int, smallest: float, rotate: bool, rando
     square = square[:, :: random.choice((-1, 1))]
     square = np.rot90(square, int(random.integers(4))) if rotate else square[:: random.choice((-1, 1))]
     return cv2.resize(np.ascontiguousarray(square), (side, side)).astype(np.uint8, copy=False)
+
+
+def deform(pixels: Pixels, side: int, elastic: float, rotate: bool, random: np.random.Generator) -> Pixels:
+    """The middle `[side, side, 3]` of an image `[H, W, 3]`, warped elastically.
+
+    Displacements are drawn on a grid of 3 x 3 with a standard deviation of `elastic` pixels and joined smoothly, as
+    Ronneberger et al. do ("U-Net", MICCAI 2015). With `rotate` the image is turned by any angle and mirrored half of
+    the time: one of 1.42 sides, and what displacements reach, has pixels for every corner; others are reflected beyond
+    their border.
+    """
+    angle, mirror = (random.uniform(0, 2 * math.pi), random.random() < 0.5) if rotate else (0.0, False)
+    knots = random.normal(0, elastic, (DISPLACED, DISPLACED, 2)).astype(np.float32)
+    return warp(pixels, angle, mirror, cv2.resize(knots, (side, side), interpolation=cv2.INTER_CUBIC))
+
+
+def warp(pixels: Pixels, angle: float, mirror: bool, displacement: NDArray[Any]) -> Pixels:
+    """The middle `[S, S, 3]` of an image mirrored left to right, turned to the left by `angle` (radians), displaced.
+
+    `displacement` `[S, S, 2]` (float32) is how far to the right and down of its own place a pixel is taken from, in
+    pixels of the turned image. Bilinear; the image is reflected beyond its border.
+    """
+    side = displacement.shape[0]
+    middle = (side - 1) / 2
+    # Whole pixels from the image's border, so that nothing is interpolated where nothing moves.
+    centre = [(length - side) // 2 + middle for length in (pixels.shape[1], pixels.shape[0])]
+    x, y = np.moveaxis(displacement, 2, 0) + (np.indices((side, side), np.float32)[::-1] - middle)
+    sign, cosine, sine = (-1 if mirror else 1), math.cos(angle), math.sin(angle)
+    taken_x = (centre[0] + sign * (cosine * x - sine * y)).astype(np.float32)
+    taken_y = (centre[1] + sine * x + cosine * y).astype(np.float32)
+    warped = cv2.remap(pixels, taken_x, taken_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    return warped.astype(np.uint8, copy=False)
 
 
 def vary_stain(pixels: Pixels, random: np.random.Generator) -> Pixels:

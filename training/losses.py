@@ -7,6 +7,7 @@ Images", section 3. All arithmetic is float32 or better. On CUDA, OEEM and beta-
 against the plain statements here.
 """
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -118,7 +119,10 @@ def beta_kl(logits: Tensor, truth: Tensor, beta: tuple[float, float] = (0.0, 1.0
     """Divergence of slides' predicted classes from `truth` `[N, 2]` (benign, malign; float32), averaged over slides.
 
     Logits `[N, 2, H, W]` are pooled by `pool_slides`; q is their softmax. A slide's loss is the sum over classes of
-    p / beta (1 - (q / p)^beta), which is p log(p / q) for beta = 0 and 0 for p = 0. Raises ValueError.
+    p / beta (1 - (q / p)^beta), which is p log(p / q) for beta = 0 and 0 for p = 0. At beta = 1 that term taken
+    literally is -q; it is the limit of p to 0, as for every other beta. A malign slide's loss is then 1 - q, whose
+    gradient vanishes with q: training may be trapped where all is benign, unless beta rises as in `beta_at`. Raises
+    ValueError.
     """
     if truth.device != logits.device:
         raise ValueError(f"truth lies on {truth.device}, logits on {logits.device}")
@@ -127,6 +131,39 @@ def beta_kl(logits: Tensor, truth: Tensor, beta: tuple[float, float] = (0.0, 1.0
     statement = fused.BetaKL.apply if takes_kernels(logits) else plain_beta_kl
     loss: Tensor = statement(logits, truth, beta, eta)
     return loss
+
+
+def beta_for(noise: float, ratio: float, theta0: float, beta0: float = 0.0) -> float:
+    """The beta of the malign term for which a benign pixel ends at the probability `theta0` of being malign.
+
+    `noise` is the share of patches from malign slides that show no tumour, `ratio` the share of patches that are from
+    benign slides; these and `theta0` lie between 0 and 1, `beta0` may be either end. Section 3.1.1 of the paper, whose
+    derivative is printed with the wrong sign and has the same root. Raises ValueError, also where no beta in 0..1 does
+    it.
+    """
+    for name, value in (("noise", noise), ("ratio", ratio), ("theta0", theta0)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name} {value} does not lie between 0 and 1: choose a share above 0 and below 1")
+    if not 0 <= beta0 <= 1:
+        raise ValueError(f"beta0 {beta0} lies outside 0..1")
+    mislabelled = (1 - ratio) * noise / ratio  # for each patch of a benign slide
+    beta1 = 1 + ((beta0 - 1) * math.log1p(-theta0) - math.log(mislabelled)) / math.log(theta0)
+    if beta1 < 0:
+        raise ValueError(f"theta0 {theta0} would need beta1 {beta1:.3f}: Kullback-Leibler ends lower, choose it lower")
+    if beta1 > 1:
+        raise ValueError(f"theta0 {theta0} would need beta1 {beta1:.3f}: choose a higher ratio of benign slides")
+    return beta1
+
+
+def beta_at(step: int, beta: tuple[float, float], rise_steps: int) -> tuple[float, float]:
+    """The beta of a step, counted from 0: that of the malign term rises in a line from 0 over the first `rise_steps`.
+
+    Training starts with Kullback-Leibler's gradient, which leads out of "all benign", and ends with what bears noise.
+    No part of the paper. Raises ValueError for negative steps.
+    """
+    if step < 0 or rise_steps < 0:
+        raise ValueError(f"step {step} of {rise_steps} rising ones: neither may be negative")
+    return beta if step >= rise_steps else (beta[0], beta[1] * step / rise_steps)
 
 
 def plain_beta_kl(logits: Tensor, truth: Tensor, beta: tuple[float, float], eta: float) -> Tensor:

@@ -8,16 +8,15 @@ coarsest level and 256 at the others.
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from glassrt.training.networks.encoded import Encoded
 from glassrt.training.networks.encoders import build_encoder
 from glassrt.training.networks.fusion import build_fusion, crop_footprint, fit
 
 LEVELS = 4
-OUTPUT_STRIDE = 4
+OUTPUT_STRIDE, COARSEST_STRIDE = 4, 32
 POOLS = 4  # of a chain
 FINE_UNITS, OUTPUT_UNITS = 2, 3  # residual units on the fine path and after the chain
 
@@ -123,39 +122,11 @@ class RefineBlock(nn.Module):
         return refined
 
 
-class Encoded(nn.Module):
-    """An encoder behind its normalisation: RGB `[N, 3, H, W]` in 0..255 -> four maps, fine to coarse."""
-
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
-    def __init__(self, name: str, frozen: bool, learns: bool) -> None:
-        super().__init__()
-        self.encoder = build_encoder(name, 32).requires_grad_(learns)
-        self.frozen = frozen or not learns
-        for statistic in ("pixel_mean", "pixel_std"):
-            values = torch.tensor(getattr(self.encoder, statistic)).reshape(1, 3, 1, 1) * 255
-            self.register_buffer(statistic, values, persistent=False)
-
-    def train(self, mode: bool = True) -> "Encoded":
-        """Frozen batch norm stays in evaluation mode; its scale and shift learn where the encoder does."""
-        super().train(mode)
-        if self.frozen:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
-
-    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
-        maps: tuple[Tensor, ...] = self.encoder((x - self.pixel_mean) / self.pixel_std)
-        return maps
-
-
 class ContextNet(Encoded):
     """The surroundings `[N, 3, H, W]` -> their features, coarse to fine: maps, or vectors where the fusion pools."""
 
     def __init__(self, encoder: str, design: Design) -> None:
-        super().__init__(encoder, design.frozen, design.context_learns)
+        super().__init__(build_encoder(encoder, COARSEST_STRIDE), design.frozen, design.context_learns)
         self.fits = nn.ModuleList(
             nn.Conv2d(channels, width, 1, bias=False)
             for channels, width in zip(reversed(self.encoder.channels), level_widths(design), strict=True)
@@ -176,7 +147,7 @@ class FineNet(Encoded):
     """
 
     def __init__(self, classes: int, design: Design) -> None:
-        super().__init__(design.encoder, design.frozen, design.encoder_learns)
+        super().__init__(build_encoder(design.encoder, COARSEST_STRIDE), design.frozen, design.encoder_learns)
         dual = design.context is not None
         widths, coarser = level_widths(design), 0
         blocks = []
