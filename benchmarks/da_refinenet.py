@@ -59,7 +59,7 @@ ROWS = (
     Row("single input, random layout", {"context": "none"}, "random"),
     Row("dual, attention pooled, random layout", {"fusion": "attention_pooled"}, "random"),
     Row("multi-size dual, add", {"context": "same", "fusion": "add"}),
-    Row("dual, attention pooled, light", {"fusion": "attention_pooled", "light": True}),
+    Row("dual, attention pooled, full blocks", {"fusion": "attention_pooled", "light": False}),
     Row("dual, add, footprint", {"fusion": "add", "align": "footprint"}),
 )
 
