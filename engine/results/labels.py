@@ -16,7 +16,8 @@ def read_labels(path: Path) -> dict[str, bool]:
     """Whether a slide is malign, by the stem of its file's name: a CSV file with the columns slide (a file's name or
     path) and label (benign or malign); others are passed over.
 
-    Raises UsageError, which names the line.
+    Raises UsageError, which names the line; also for two slides of one stem and different labels, whose results nothing
+    could tell apart.
     """
     try:
         text = read_file(path, LARGEST_LABELS).decode("utf-8-sig")
@@ -27,15 +28,15 @@ def read_labels(path: Path) -> dict[str, bool]:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is no text in UTF-8: save it as CSV in UTF-8") from error
     labels: dict[str, bool] = {}
-    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     try:
-        if not {*COLUMNS} <= {*(rows.fieldnames or ())}:
+        rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
+        if not {*COLUMNS} <= {*rows.fieldnames}:
             raise UsageError(f"{path}: expected the columns slide and label in the first line, divided by commas")
         for row in rows:
             stem, malign = read_row(row, f"{path}, line {rows.line_num}")
-            if stem in labels:
-                raise UsageError(f"{path}, line {rows.line_num}: {stem!r} has a label already; leave one line of it")
-            labels[stem] = malign
+            if labels.setdefault(stem, malign) != malign:
+                raise UsageError(f"{path}, line {rows.line_num}: {stem!r} has the other label in a line before")
     except csv.Error as error:
         raise UsageError(f"{path}, line {rows.reader.line_num}: not CSV ({error})") from error
     if not labels:
@@ -48,6 +49,6 @@ def read_row(row: dict[str, str | None], place: str) -> tuple[str, bool]:
     slide, label = ((row[column] or "").strip() for column in COLUMNS)
     if not (stem := Path(slide).stem):
         raise UsageError(f"{place}: no slide is named")
-    if label not in LABELS:
+    if label.casefold() not in LABELS:
         raise UsageError(f"{place}: label {label[:64]!r} of {stem!r} is neither benign nor malign")
-    return stem, LABELS[label]
+    return stem, LABELS[label.casefold()]

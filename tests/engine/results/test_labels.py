@@ -14,7 +14,8 @@ from glassrt.engine.results.labels import read_labels
     [
         ("slide,label\na.svs,benign\nb.svs,malign\n", {"a": False, "b": True}),
         ("\ufefflabel,site,slide\r\nmalign,x,/scans/2024/a.b.mrxs\r\n", {"a.b": True}),
-        ('slide,label\n"odd, name.tif", malign \n\n\nc.svs,benign', {"odd, name": True, "c": False}),
+        ('slide, label\n"odd, name.tif", "Malign"\n\n\nc.svs,benign', {"odd, name": True, "c": False}),
+        ("slide,label\nold/a.svs,benign\nnew/a.svs,benign\n", {"a": False}),
     ],
 )
 def test_slides_are_labelled_by_their_stem(tmp_path: Path, content: str, labels: dict[str, bool]) -> None:
@@ -31,7 +32,7 @@ def test_slides_are_labelled_by_their_stem(tmp_path: Path, content: str, labels:
         (b"slide,label\na.svs,benign\nb.svs,cancer\n", "labels.csv, line 3: label 'cancer' of 'b' is neither benign"),
         (b"slide,label\na.svs\n", "line 2: label '' of 'a' is neither"),
         (b"slide,label\n,benign\n", "line 2: no slide is named"),
-        (b"slide,label\na.svs,benign\nold/a.tif,benign\n", "line 3: 'a' has a label already"),
+        (b"slide,label\na.svs,benign\nold/a.tif,malign\n", "line 3: 'a' has the other label in a line before"),
         (b'slide,label\n"a.svs"x,benign\n', "line 2: not CSV"),
         (b"slide,label\n\xff.svs,benign\n", "is no text in UTF-8"),
     ],
