@@ -19,6 +19,7 @@ Text = Annotated[str, msgspec.Meta(max_length=LONGEST_TEXT)]
 Precision = Literal["fp32", "fp16", "int8"]  # of a graph
 RunPrecision = Literal["fp32", "bf16", "fp16", "int8"]  # of a run: runtimes make bf16 of the fp32 graph
 Target = Literal["any", "cpu", "gpu"]
+Overlay = Literal["classes", "heat"]  # what a slide's picture shows: the likeliest classes, or one's probability
 Role = Literal["main", "context", "fine"]  # of a network among those of its bundle
 
 
@@ -37,6 +38,16 @@ class ClassInfo(Strict, frozen=True):
             raise ValueError(
                 f"class {self.name[: 2 * LONGEST_NAME]!r} must be named in 1 to {LONGEST_NAME} printable characters"
             )
+
+
+class SlideScoring(Strict, frozen=True):
+    """Slides get a score each: how strongly their tissue speaks for the class named `of`, one of it being the mean of
+    those `eta` percent that do most (Pinchaud, "Weakly Supervised Training of Pixel Resolution Segmentation Models on
+    Whole Slide Images", section 3).
+    """
+
+    of: str
+    eta: Annotated[float, msgspec.Meta(gt=0, le=100)]
 
 
 class Graph(Strict, frozen=True):

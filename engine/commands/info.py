@@ -41,6 +41,11 @@ def describe_bundle(table: PlainTable, bundle: Bundle) -> None:
     for seen in manifest.inputs[1:]:
         where = "shared by windows within" if seen.anchor == "tile" else "around the window's middle"
         table.add_row(seen.name, f"{seen.side} px of {manifest.mpp * seen.factor:g} µm, {where}")
+    if asked := manifest.slide_scores:
+        pooled = f"maximum, 99th percentile and mean of the top {asked.eta:g} % of the tissue"
+        table.add_row("slide scores", f"log-odds of {asked.of}: {pooled}")
+    if manifest.overlay == "heat":
+        table.add_row("overlay", f"probability of {manifest.classes[manifest.suspected].name} as heat")
     for graph in manifest.graphs:
         size = len(bundle.read_entry(graph))
         kept = f", {len(graph.kept_float)} layers in float32" if graph.kept_float else ""

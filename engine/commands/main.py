@@ -11,6 +11,7 @@ import typer
 from glassrt.engine.commands.info import info_command
 from glassrt.engine.commands.plan import plan_command
 from glassrt.engine.commands.score import score_command
+from glassrt.engine.commands.suspects import suspects_command
 from glassrt.engine.commands.terminal import printable
 from glassrt.engine.errors import GlassError
 
@@ -71,5 +72,6 @@ def options(
 
 
 app.command("score")(score_command)
+app.command("suspects")(suspects_command)
 app.command("plan")(plan_command)
 app.command("info")(info_command)

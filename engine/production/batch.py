@@ -63,7 +63,8 @@ def score_batch(paths: Iterable[Path], job: Job, start: Start) -> list[Outcome]:
         raise FolderTaken(f"{job.out} is the folder of one slide's result; choose another --out")
     prepare_folder(job.out)
     check_folders(paths, job)
-    summary = Summary(job.out, [info.name for info in job.bundle.manifest.classes[1:]])
+    asked = job.bundle.manifest.slide_scores
+    summary = Summary(job.out, [info.name for info in job.bundle.manifest.classes[1:]], asked.of if asked else None)
     summary.begin()
     outcomes = []
     for path in paths:

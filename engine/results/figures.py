@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 
 from glassrt.engine.bundles.bundle import Bundle
+from glassrt.engine.bundles.parts import SlideScoring
 from glassrt.engine.geometry.plan import Plan
+from glassrt.engine.maps.evidence import SlideScores
 from glassrt.engine.maps.mapfile import MapWriter
 from glassrt.engine.results.origin import describe_origin
 from glassrt.engine.runtimes.protocol import Backend
@@ -34,6 +36,18 @@ class ClassResult(msgspec.Struct, frozen=True):
     regions: int | None
 
 
+class SlideScoresResult(msgspec.Struct, frozen=True):
+    """How strongly a slide's tissue speaks for the class `of`, in log-odds (see `Evidence`): its pixel with the most,
+    the 99th percentile, and the mean of those `eta` percent with the most.
+    """
+
+    of: str
+    eta: float
+    maximum_log_odds: float
+    percentile_99_log_odds: float
+    top_log_odds: float
+
+
 class TissueResult(msgspec.Struct, frozen=True):
     """Where tissue was taken from: `auto`, `all`, `mask`, or the path of a mask; and the mask's (width, height)."""
 
@@ -46,6 +60,7 @@ class Result(msgspec.Struct, frozen=True):
 
     `warnings` say in a line each what makes them doubtful; `note` is empty unless nothing was analysed. `request` is
     the digest of all that was asked for, `bundle["sha256"]` the bundle's identity; older results have no digest.
+    `slide_scores` are there where the bundle asks for them and tissue was analysed.
     """
 
     slide: dict[str, Any]
@@ -63,6 +78,7 @@ class Result(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...]
     note: str
     request: str = ""
+    slide_scores: SlideScoresResult | None = None
 
 
 def summarise(
@@ -75,8 +91,11 @@ def summarise(
     regions: Sequence[int],
     clock: Clock,
     request: str,
+    scores: SlideScores | None = None,
 ) -> Result:
-    """The figures of a finished slide; `regions` counts them for each class, `request` is the request's digest."""
+    """The figures of a finished slide; `regions` counts them for each class, `request` is the request's digest,
+    `scores` what was pooled over the slide if its bundle asks for it.
+    """
     manifest, (width, height) = bundle.manifest, written.size
     map_mpp = physical_mpp(slide, width, height)
     base_width, base_height = slide.levels[0].size
@@ -127,7 +146,13 @@ def summarise(
         warnings=scope.warnings,
         note="" if scope.tissue.any() else "no tissue found: nothing was analysed",
         request=request,
+        slide_scores=describe_scores(manifest.slide_scores, scores),
     )
+
+
+def describe_scores(asked: SlideScoring | msgspec.UnsetType, scores: SlideScores | None) -> SlideScoresResult | None:
+    """A slide's scores and what they are of; None where none were asked for or nothing was analysed."""
+    return SlideScoresResult(asked.of, asked.eta, *scores) if asked and scores is not None else None
 
 
 def physical_mpp(slide: Slide, width: int, height: int) -> float:

@@ -1,7 +1,7 @@
 """Regions as GeoJSON, as QuPath imports it, written to the path given."""
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,23 @@ def write_regions(
     Regions are written one by one as they come.
     """
     counts = [0] * len(classes)
-    with open(path, "wb") as file:
-        file.write(b'{"type": "FeatureCollection", "features": [')
+
+    def describe() -> Iterator[dict[str, Any]]:
         for number, region in enumerate(regions):
             counts[region.class_index] += 1
-            feature = describe_region(region, classes[region.class_index], to_base, origin, number)
+            yield describe_region(region, classes[region.class_index], to_base, origin, number)
+
+    write_features(path, describe())
+    return counts
+
+
+def write_features(path: Path, features: Iterable[dict[str, Any]]) -> None:
+    """Write GeoJSON features one by one as they come."""
+    with open(path, "wb") as file:
+        file.write(b'{"type": "FeatureCollection", "features": [')
+        for number, feature in enumerate(features):
             file.write((b",\n" if number else b"\n") + msgspec.json.encode(feature))
         file.write(b"\n]}\n")
-    return counts
 
 
 def describe_region(

@@ -19,7 +19,9 @@ SUMMARY = "summary.csv"
 FAILED = "failed"
 LARGEST_SUMMARY = 1 << 28  # bytes
 FIGURES = ("mm2", "probability", "tissue_fraction", "regions")  # of each class but the background
+SCORES = ("maximum_log_odds", "percentile_99_log_odds", "top_log_odds")  # of the class that slides are scored for
 FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # begins a cell that spreadsheets would run, or one marked as text
+NEGATIVE = re.compile(r"-\d+(\.\d+)?(e[+-]\d+)?")  # a number, which nothing runs
 
 Row = list[str]
 
@@ -40,19 +42,21 @@ class Outcome:
 
 
 class Summary:
-    """The table of the results in the folder `out`, whose classes but the background are named `classes`.
+    """The table of the results in the folder `out`, whose classes but the background are named `classes`; `scored` is
+    the one that slides are scored for, if the bundle asks for that.
 
     A slide is named as it was given, one that failed by its absolute path: no `result.json` tells which it is.
     Rows of earlier and of other runs stay as long as their results do. A cell that a spreadsheet would run as a formula
     begins with an apostrophe more than its text. Raises OutputError where the file is not one to go on with.
     """
 
-    def __init__(self, out: Path, classes: Sequence[str]) -> None:
-        self.out, self.path, self.classes = out, out / SUMMARY, classes
+    def __init__(self, out: Path, classes: Sequence[str], scored: str | None = None) -> None:
+        self.out, self.path, self.classes, self.scored = out, out / SUMMARY, classes, scored
         figures = [f"{name}_{figure}" for name in classes for figure in FIGURES]
         self.columns = [
             *("slide", "status", "tissue_mm2", "analysed_mm2"),
             *figures,
+            *(f"{scored}_{score}" for score in SCORES if scored is not None),
             *("windows", "seconds", "bundle", "warnings", "error"),
         ]
 
@@ -115,8 +119,9 @@ class Summary:
             raise OutputError(f"{self.path} is damaged ({error}); move it away or choose another --out") from error
         if not fits:
             raise OutputError(
-                f"{self.path} has other columns: it is of a bundle with other classes than {', '.join(self.classes)}, "
-                "or was not written by this version of GlassRT; move it away or choose another --out"
+                f"{self.path} has other columns: it is of a bundle with other classes than {', '.join(self.classes)} "
+                "or with other slide scores, or was not written by this version of GlassRT; "
+                "move it away or choose another --out"
             )
         for number, row in enumerate(rows, start=2):
             if len(row) != len(self.columns):
@@ -139,7 +144,8 @@ class Summary:
         """The row of an outcome."""
         values = [""] * (len(self.columns) - 4)
         if outcome.result is not None:
-            values = [*summary_figures(outcome.result, self.classes), str(outcome.result.bundle["name"])]
+            figures = summary_figures(outcome.result, self.classes, self.scored)
+            values = [*figures, str(outcome.result.bundle["name"])]
         warnings = "; ".join(outcome.result.warnings) if outcome.result else ""
         named = os.path.abspath(outcome.path) if outcome.result is None else str(outcome.path)
         return [named, outcome.status, *values, warnings, outcome.error]
@@ -159,7 +165,7 @@ class Summary:
 
 def as_text(cell: str) -> str:
     """A cell that spreadsheets show and do not run."""
-    return f"'{cell}" if FORMULA.match(cell) else cell
+    return f"'{cell}" if FORMULA.match(cell) and not NEGATIVE.fullmatch(cell) else cell
 
 
 def plain_text(cell: str) -> str:
@@ -167,11 +173,17 @@ def plain_text(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
-def summary_figures(result: Result, names: Sequence[str]) -> list[str]:
-    """The figures of a row: of the slide, of each class in `names`, and of the work."""
+def summary_figures(result: Result, names: Sequence[str], scored: str | None) -> list[str]:
+    """The figures of a row: of the slide, of each class in `names`, the scores of the class `scored`, and of the work.
+
+    Cells of scores are empty where the result has none of that class, as where nothing was analysed.
+    """
     values: list[float | None] = [result.tissue_mm2, result.analysed_mm2]
     for name in names:
         found = result.classes[name]
         values += [found.area_mm2, found.mean_probability, found.tissue_fraction, found.regions]
+    if scored is not None:
+        scores = result.slide_scores
+        values += [getattr(scores, score) if scores and scores.of == scored else None for score in SCORES]
     values += [result.windows["run"], result.seconds["total"]]
-    return [f"{value:.6g}" if isinstance(value, float) else str(value) for value in values]
+    return ["" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value) for value in values]

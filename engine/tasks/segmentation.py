@@ -1,19 +1,21 @@
 """A slide and a segmentation bundle: tissue, windows, map, files and figures."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.files import output_errors
+from glassrt.engine.maps.canvas import Tile
+from glassrt.engine.maps.evidence import Evidence
 from glassrt.engine.maps.mapfile import MapFile, MapWriter
 from glassrt.engine.maps.regions import find_regions
 from glassrt.engine.results.figures import Result, physical_mpp, summarise
 from glassrt.engine.results.geojson import write_regions
 from glassrt.engine.results.ometiff import write_map
-from glassrt.engine.results.overlay import draw_box, draw_overlay, write_png
+from glassrt.engine.results.overlay import draw_box, draw_picture, write_png
 from glassrt.engine.slides.frames import shown_part
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.slide import Pixels, Slide
@@ -44,8 +46,8 @@ class SegmentSlide:
         work, (width, height) = self._work, self._map_size
         writing = output_errors(out)  # whatever fails beyond it is reading
         with MapFile(folder / "map.raw", len(work.bundle.manifest.classes), height, width) as map_file:
-            writer = MapWriter(map_file, self._scope.tissue)
-            place, size = writing(writer.place), self._map_size
+            writer, evidence = MapWriter(map_file, self._scope.tissue), self._gather_evidence()
+            place, size = follow(writing(writer.place), evidence), self._map_size
             segment(self._grid, self._windows, work.bundle, work.backend, size, place, work.readers, work.watch)
             writing(writer.finish)()
             with work.watch.clock.time("write"), output_errors(out):
@@ -60,7 +62,26 @@ class SegmentSlide:
             counts,
             work.watch.clock,
             work.request.digest,
+            evidence.scores() if evidence else None,
         )
+
+    def _gather_evidence(self) -> Evidence | None:
+        """What pools the slide's scores, if the bundle asks for them."""
+        manifest = self._work.bundle.manifest
+        if not manifest.slide_scores:
+            return None
+        return Evidence(manifest.suspected, manifest.slide_scores.eta, self._scope.tissue, self._map_size)
+
+
+def follow(place: Callable[[Tile], None], evidence: Evidence | None) -> Callable[[Tile], None]:
+    """What places a tile, then lets its evidence be pooled, if any is."""
+
+    def both(tile: Tile) -> None:
+        place(tile)
+        if evidence:
+            evidence.place(tile)
+
+    return both
 
 
 def open_grid(slide: Slide, bundle: Bundle) -> GridReader:
@@ -107,7 +128,7 @@ def write_outputs(folder: Path, slide: Slide, bundle: Bundle, map_file: MapFile,
     # What is smaller than one logit lies below the network's resolution.
     smallest = (bundle.manifest.mpp * bundle.manifest.output_stride) ** 2
     with ThreadPoolExecutor(1, thread_name_prefix="writer") as pool:
-        picture = draw_overlay(thumbnail, map_file, classes)
+        picture = draw_picture(thumbnail, map_file, bundle.manifest)
         if slide.bounds is not None:
             draw_box(picture, slide.bounds, slide.levels[0].size)
         overlay = pool.submit(write_png, folder / "overlay.png", picture)

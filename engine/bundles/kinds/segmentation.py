@@ -9,7 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.bundles.kinds.shared import Shared
-from glassrt.engine.bundles.parts import ClassInfo, Role, Scale, Step, check_distinct
+from glassrt.engine.bundles.parts import (
+    LONGEST_NAME,
+    ClassInfo,
+    Overlay,
+    Role,
+    Scale,
+    SlideScoring,
+    Step,
+    check_distinct,
+)
 from glassrt.engine.bundles.tensors import Signature, TensorSpec
 
 LARGEST_LOGITS = 1 << 28  # bytes of one window's logits
@@ -19,13 +28,17 @@ OF_THE_SLIDE = {"tissue", "analysed"}  # what summary.csv names its areas of a w
 class Segmentation(Shared, frozen=True, kw_only=True, tag="segmentation"):
     """What a segmentation network tells apart, and the multi-scale test that it is run in.
 
-    Class 0 is the background: it has an area but no regions. `output_stride` is input pixels per logit.
+    Class 0 is the background: it has an area but no regions. `output_stride` is input pixels per logit. A bundle may
+    ask for `slide_scores`, and for an `overlay` other than of classes; what it does not ask for is not written, so that
+    bundles keep their identity.
     """
 
     classes: Annotated[tuple[ClassInfo, ...], msgspec.Meta(min_length=2, max_length=255)]
     output_stride: Step
     scales: Annotated[tuple[Scale, ...], msgspec.Meta(min_length=1, max_length=32)]
     flips: bool
+    slide_scores: SlideScoring | msgspec.UnsetType = msgspec.UNSET
+    overlay: Overlay | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,6 +50,16 @@ class Segmentation(Shared, frozen=True, kw_only=True, tag="segmentation"):
                 f"class {min(taken)!r} has the name of an area that summary.csv gives of every slide; rename it"
             )
         check_distinct("a scale is", self.scales)
+        if self.slide_scores and self.slide_scores.of not in (named := [each.name for each in self.classes[1:]]):
+            raise ValueError(
+                f"`$.slide_scores.of` names {self.slide_scores.of[: 2 * LONGEST_NAME]!r}, which is no class but the "
+                f"background: expected one of {', '.join(named)}"
+            )
+
+    @property
+    def suspected(self) -> int:
+        """The number of the class that slides are scored for, or else of the first but the background."""
+        return [each.name for each in self.classes].index(self.slide_scores.of) if self.slide_scores else 1
 
     @property
     def networks(self) -> Mapping[Role, Signature]:

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 import small_bundle
 
-from glassrt.engine.bundles.bundle import open_bundle
+from glassrt.engine.bundles.bundle import named_files, open_bundle, write_bundle
 from glassrt.engine.bundles.checks import read_checks
+from glassrt.engine.bundles.parts import SlideScoring
 from glassrt.engine.errors import BundleError
 from glassrt.engine.runtimes.choose import choose
 from glassrt.engine.runtimes.open import open_backend
@@ -83,6 +84,13 @@ def edit(bundle: Path, change: Callable[[dict], object]) -> None:
         (lambda m: m.update(classes=named(["Gland", "gLAND"])), "named twice"),
         (lambda m: m.update(classes=named(["caf\u00e9", "cafe\u0301"])), "named twice"),
         (lambda m: m.update({"\x1b[2J\n": 1}), r"unknown field `\?\[2J"),
+        (lambda m: ask(m, of="lumen"), r"`\$.slide_scores.of` names 'lumen', .* expected one of gland"),
+        (lambda m: ask(m, of="other"), r"`\$.slide_scores.of` names 'other', which is no class but the background"),
+        (lambda m: ask(m, of=1), r"Expected `str`, got `int` - at `\$.slide_scores.of`"),
+        *((lambda m, bad=bad: ask(m, eta=bad), r"at `\$.slide_scores.eta`") for bad in (0, -1, 100.5, "5", None)),
+        (lambda m: ask(m, top=5), r"unknown field `top` - at `\$.slide_scores`"),
+        (lambda m: m.update(slide_scores={"of": "gland"}), r"missing required field `eta` - at `\$.slide_scores`"),
+        (lambda m: m.update(overlay="hot"), r"Invalid enum value 'hot' - at `\$.overlay`"),
     ],
 )
 def test_a_malformed_manifest_is_refused_with_the_place(
@@ -91,6 +99,33 @@ def test_a_malformed_manifest_is_refused_with_the_place(
     edit(copy, change)
     with pytest.raises(BundleError, match=says):
         open_bundle(copy)
+
+
+def ask(manifest: dict, **more: object) -> None:
+    manifest["slide_scores"] = {"of": "gland", "eta": 5, **more}
+
+
+@pytest.mark.parametrize("name", ["glas-glands", "glas-glands-weak"])
+def test_what_a_bundle_does_not_ask_for_is_not_written(tmp_path: Path, name: str) -> None:
+    """So that a bundle that is copied keeps its identity, under which it was verified."""
+    shipped = open_bundle(name)
+    files = {entry.file: shipped.read_pinned(entry) for entry in named_files(shipped.manifest)}
+    assert write_bundle(tmp_path / "again.glass", shipped.manifest, files).sha256 == shipped.sha256
+
+
+def test_what_a_bundle_asks_for_is_written_and_read(small: Path, tmp_path: Path) -> None:
+    edit(small, lambda manifest: (ask(manifest), manifest.update(overlay="heat")))
+    bundle = open_bundle(small)
+    assert (bundle.manifest.slide_scores, bundle.manifest.overlay) == (SlideScoring("gland", 5.0), "heat")
+    files = {entry.file: bundle.read_pinned(entry) for entry in named_files(bundle.manifest)}
+    assert write_bundle(tmp_path / "again.glass", bundle.manifest, files).manifest == bundle.manifest
+
+
+def test_the_class_that_is_suspected_is_the_one_scored_or_the_first(small: Path) -> None:
+    edit(small, lambda manifest: manifest.update(classes=named(["other", "benign", "malign"])))
+    assert open_bundle(small).manifest.suspected == 1
+    edit(small, lambda manifest: ask(manifest, of="malign"))
+    assert open_bundle(small).manifest.suspected == 2
 
 
 def named(names: object) -> list[dict]:

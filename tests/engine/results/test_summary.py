@@ -9,46 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from made_results import make_result, read_rows, write_result
 
 from glassrt.engine.errors import OutputError
 from glassrt.engine.files import readable_json
-from glassrt.engine.results.figures import ClassResult, Result, TissueResult
-from glassrt.engine.results.origin import RESULT, describe_origin, read_origin
+from glassrt.engine.results.figures import SlideScoresResult
+from glassrt.engine.results.origin import RESULT, read_origin
 from glassrt.engine.results.summary import SUMMARY, Outcome, Summary, as_text, plain_text
-
-GLAND = ClassResult(0.25, 0.5, 0.125, 3)
-
-
-def make_result(path: Path, classes: tuple[str, ...] = ("gland",), tissue: float = 2.0) -> Result:
-    return Result(
-        slide={"name": path.stem, **describe_origin(path)},
-        frame={},
-        bundle={"name": "glands"},
-        backend={},
-        tissue_mm2=tissue,
-        analysed_mm2=3.0,
-        tissue=TissueResult("auto", (10, 10)),
-        classes={"other": ClassResult(0.75, 0.5, None, None), **dict.fromkeys(classes, GLAND)},
-        map={},
-        windows={"run": 7, "skipped": 1},
-        seconds={"total": 1.5},
-        versions={},
-        warnings=(),
-        note="",
-    )
-
-
-def write_result(out: Path, path: Path, **more: object) -> Outcome:
-    """The outcome of a slide at `path` whose results lie in `out`."""
-    result = make_result(path, **more)  # type: ignore[arg-type]
-    (out / path.stem).mkdir(parents=True, exist_ok=True)
-    (out / path.stem / RESULT).write_bytes(readable_json(result))
-    return Outcome(path, result)
-
-
-def read_rows(out: Path) -> list[dict[str, str]]:
-    with open(out / SUMMARY, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def test_rows_of_another_run_stay_as_long_as_their_results(tmp_path: Path) -> None:
@@ -82,6 +49,42 @@ def test_rows_of_another_run_stay_as_long_as_their_results(tmp_path: Path) -> No
         "error": "",
     }
     assert rows[1]["error"] == "/s/c.svs: broken"
+
+
+def test_a_bundle_that_asks_for_slide_scores_has_columns_of_them(tmp_path: Path) -> None:
+    """Empty where a slide has none of that class; and made anew from the results, as all rows are."""
+    scores = SlideScoresResult("gland", 5.0, 7.25, -1.5, -2e-7)
+    of_another = SlideScoresResult("lumen", 5.0, 1.0, 1.0, 1.0)
+    for name, given in (("a", scores), ("b", None), ("c", of_another)):
+        write_result(tmp_path, Path(f"/s/{name}.svs"), scores=given)
+    summary = Summary(tmp_path, ["gland"], "gland")
+    summary.begin()
+    written = (tmp_path / SUMMARY).read_bytes()
+    rows = read_rows(tmp_path)
+    assert list(rows[0])[4:12] == [
+        *("gland_mm2", "gland_probability", "gland_tissue_fraction", "gland_regions"),
+        *("gland_maximum_log_odds", "gland_percentile_99_log_odds", "gland_top_log_odds", "windows"),
+    ]
+    assert [list(row.values())[8:12] for row in rows] == [["7.25", "-1.5", "-2e-07", "7"], *[["", "", "", "7"]] * 2]
+    summary.begin()
+    assert (tmp_path / SUMMARY).read_bytes() == written
+    assert [row[9] for row in summary.read()] == ["-1.5", "", ""]
+
+
+@pytest.mark.parametrize(("first", "then"), [("gland", None), (None, "gland"), ("gland", "lumen")])
+def test_a_summary_with_other_slide_scores_is_left(tmp_path: Path, first: str | None, then: str | None) -> None:
+    Summary(tmp_path, ["gland", "lumen"], first).add(Outcome(Path("/s/a.svs"), error="broken"))
+    with pytest.raises(OutputError, match="other classes than gland, lumen or with other slide scores"):
+        Summary(tmp_path, ["gland", "lumen"], then).begin()
+
+
+def test_a_result_of_before_slide_scores_is_read(tmp_path: Path) -> None:
+    write_result(tmp_path, Path("/s/a.svs"))
+    stored = json.loads((tmp_path / "a" / RESULT).read_text())
+    del stored["slide_scores"]
+    (tmp_path / "a" / RESULT).write_text(json.dumps(stored))
+    Summary(tmp_path, ["gland"]).begin()
+    assert [row["slide"] for row in read_rows(tmp_path)] == ["/s/a.svs"]
 
 
 def test_a_slide_has_one_row_however_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +227,9 @@ def test_columns_of_another_bundle_never_hold_its_figures(tmp_path: Path) -> Non
             Summary(tmp_path, classes).begin()
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-dash.tif", "@SUM(A1)", "\tx", "\rx", "\nx", "＝1", "'=1", "''@"])
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+1", "-dash.tif", "-1+2", "-1\n", "@SUM(A1)", "\tx", "\rx", "\nx", "＝1", "'=1", "''@"]
+)
 def test_no_cell_is_a_formula_and_every_cell_is_read_back(tmp_path: Path, text: str) -> None:
     summary = Summary(tmp_path, [text])
     summary.add(Outcome(Path(text), error=text))
@@ -238,7 +243,7 @@ def test_no_cell_is_a_formula_and_every_cell_is_read_back(tmp_path: Path, text: 
     assert [row[0] for row in Summary(tmp_path, [text]).read()] == [os.path.abspath(text), "/s/=a.svs"]
 
 
-@pytest.mark.parametrize("text", ["/s/a.svs", "'quoted'.tif", "", "0.5", "a=b", 'x\ny,"z"', "é 组织"])
+@pytest.mark.parametrize("text", ["/s/a.svs", "'quoted'.tif", "", "0.5", "-1.5", "-2e-07", "a=b", 'x\ny,"z"', "é 组织"])
 def test_other_cells_are_as_they_were(text: str) -> None:
     assert as_text(text) == text == plain_text(text)
 
