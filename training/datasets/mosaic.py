@@ -6,7 +6,6 @@ the negative control, neighbours say nothing. Training slides are made of GlaS t
 most of testA's patients are in train too, which `mosaics.json` says.
 """
 
-import csv
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -18,11 +17,12 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from glassrt.engine.errors import DatasetError, OutputError, first_line
+from glassrt.engine.errors import DatasetError, OutputError
 from glassrt.engine.files import output_errors, replace_folder, write_json
 from glassrt.engine.geometry.boxes import Box, Size
 from glassrt.training.datasets import glas
 from glassrt.training.datasets.labelled import LabelledSlide
+from glassrt.training.datasets.tables import read_rows
 
 CLASSES = ("non-gland", "healthy", "adenomatous", "differentiated")
 GROUPS = {"non-gland": (0,), "benign": (1, 2), "malignant": (3,)}  # GlaS's own two grades
@@ -129,7 +129,7 @@ def read_grades(folder: Path) -> tuple[dict[str, int], dict[str, set[str]]]:
         raise DatasetError(f"{folder}: no Grade.csv here; --data must name the folder of the GlaS images")
     grades: dict[str, int] = {}
     patients: dict[str, set[str]] = {split: set() for split in SPLITS}
-    for row in read_rows(path):
+    for row in read_rows(path, GRADE_COLUMNS, "unpack the set again"):
         name, patient, grade = ((row[column] or "").strip() for column in GRADE_COLUMNS)
         if (number := grade_number(grade)) is None:
             raise DatasetError(f"{path}: {name} has the grade {grade[:64]!r}, none that GlaS has; unpack the set again")
@@ -138,21 +138,6 @@ def read_grades(folder: Path) -> tuple[dict[str, int], dict[str, set[str]]]:
             if name.startswith(f"{of_glas}_"):
                 patients[split].add(patient)
     return grades, patients
-
-
-def read_rows(path: Path) -> list[dict[str, str | None]]:
-    """The rows of a table that has `GRADE_COLUMNS`, by the names of its columns. Raises DatasetError."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file, skipinitialspace=True)
-            rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
-            if missing := set(GRADE_COLUMNS) - set(rows.fieldnames):
-                raise DatasetError(f"{path}: no column {sorted(missing)[0]!r}; unpack the set again")
-            return list(rows)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(
-            f"{path} cannot be read as a table in UTF-8 ({first_line(error)}); unpack the set again"
-        ) from error
 
 
 def grade_number(grade: str) -> int | None:
