@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from glassrt.training.datasets import mosaic
+from glassrt.training.datasets import mosaic, weak_mosaic
 
 CELL, CELLS = 64, 8
 GRADES = ("healthy", "adenomatous", "moderately differentiated", "poorly differentiated")
@@ -36,4 +36,27 @@ def make_small(glas: Path, out: Path, layout: str = "coherent", seed: int = 1) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mosaic, "CELL", CELL)
         mosaic.make_mosaics(glas, out, layout, {"train": 2, "test": 1}, CELLS, seed)
+    return out
+
+
+def number_images(folder: Path) -> Path:
+    """Paint the number of each image of such a set over it, as its green: `read_number` reads it from a slide."""
+    for path in folder.glob("*_*.bmp"):
+        if not path.stem.endswith("_anno"):
+            pixels = cv2.imread(str(path))
+            pixels[..., 1] = 40 + 12 * int(path.stem.split("_")[1])
+            cv2.imwrite(str(path), pixels)
+    return folder
+
+
+def read_number(pixels: np.ndarray) -> int:
+    """The number of the image that a part of a slide shows."""
+    return round((float(np.median(pixels[..., 1])) - 40) / 12)
+
+
+def make_weak(glas: Path, out: Path, layout: str = "weak", train: int = 4, test: int = 4, seed: int = 1) -> Path:
+    """Weak mosaics of such a set."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mosaic, "CELL", CELL)
+        weak_mosaic.make_weak_mosaics(glas, out, layout, {"train": train, "test": test}, CELLS, seed)
     return out

@@ -6,36 +6,39 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from glassrt.engine.bundles.bundle import Bundle
-from glassrt.engine.errors import DatasetError
+from glassrt.engine.errors import DatasetError, UsageError
 from glassrt.engine.runtimes.protocol import Backend
-from glassrt.training.datasets import bach, mosaic
-from glassrt.training.evaluations import glas, slides
+from glassrt.training.datasets import bach, camelyon16, mosaic, weak_mosaic
+from glassrt.training.datasets.weak import LABELS
+from glassrt.training.evaluations import glas, slides, weak
 
-Score: TypeAlias = Callable[
-    [Bundle, Backend, Path, str, Callable[[int, int], None], Collection[Path]], tuple[dict[str, float], int]
-]
+# (bundle, backend, data, split, progress, left_out) -> scores and what was counted; `plots` too where there are curves
+Score: TypeAlias = Callable[..., tuple[dict[str, float], int]]
 
 
 class ScoredSet(NamedTuple):
-    """How a set is scored, the split that published scores are of, and what is counted in it."""
+    """How a set is scored, the split that published scores are of, what is counted in it, and if curves are drawn."""
 
     score: Score
     test_split: str
     unit: str
+    curves: bool = False
 
 
 SETS = {
     "glas": ScoredSet(glas.score, "testA", "images"),
     "bach": ScoredSet(partial(slides.score, bach, "BACH"), "test", "slides"),
     "mosaic": ScoredSet(partial(slides.score, mosaic, "a mosaic"), "test", "slides"),
+    "camelyon16": ScoredSet(partial(weak.score, camelyon16, "CAMELYON16"), "test", "slides", curves=True),
 }
+WEAK_MOSAIC = ScoredSet(partial(weak.score, weak_mosaic, "a weak mosaic"), "test", "slides", curves=True)
 
 
-def find_set(dataset: str) -> ScoredSet:
-    """The set of that name. Raises DatasetError."""
+def find_set(dataset: str, data: Path) -> ScoredSet:
+    """The set of that name; mosaics are weak where the folder `data` has labels of slides. Raises DatasetError."""
     if dataset not in SETS:
         raise DatasetError(f"--dataset {dataset} is not known; choose {', '.join(SETS)}")
-    return SETS[dataset]
+    return WEAK_MOSAIC if dataset == "mosaic" and (data / LABELS).is_file() else SETS[dataset]
 
 
 def evaluate(
@@ -46,15 +49,22 @@ def evaluate(
     split: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     left_out: Collection[Path] = (),
+    plots: Path | None = None,
 ) -> dict[str, Any]:
     """A bundle's scores on a split of a set, its test split unless another is named, in percent, and what they are of.
 
-    `progress` is called with images or slides done and in all; the files `left_out` are not scored. Raises DatasetError
-    or SlideError.
+    `progress` is called with images or slides done and in all; the files `left_out` are not scored. Curves are drawn
+    into the folder `plots`. A score that is not defined is NaN. Raises DatasetError, SlideError, OutputError, or
+    UsageError for plots of a set that has no curves.
     """
-    found = find_set(dataset)
+    found = find_set(dataset, data)
+    if plots is not None and not found.curves:
+        raise UsageError(
+            f"--plots: {dataset} has no curves; camelyon16 and weak mosaics have, whose slides are labelled"
+        )
+    drawn = {} if plots is None else {"plots": plots}
     split = found.test_split if split is None else split
-    scores, images = found.score(bundle, backend, data, split, progress, left_out)
+    scores, images = found.score(bundle, backend, data, split, progress, left_out, **drawn)
     return {
         "dataset": dataset,
         "split": split,

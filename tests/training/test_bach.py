@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from glassrt.engine.errors import DatasetError, SlideError
 from glassrt.engine.geometry.boxes import Box
-from glassrt.training.datasets import aperio, bach
+from glassrt.training.datasets import aperio, bach, drawings
 from glassrt.training.datasets.outlines import OutlineTruth
 
 WHOLE = Box(0, 0, *SIZE)
@@ -252,12 +252,12 @@ def test_annotations_that_cannot_be_true_are_refused_in_a_line(tmp_path: Path, c
 def test_annotations_larger_than_any_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "A05.xml"
     with open(path, "wb") as file:
-        file.truncate(aperio.MOST_BYTES + 1)
+        file.truncate(drawings.MOST_BYTES + 1)
     with pytest.raises(DatasetError, match=r"A05\.xml has 67108865 bytes"):
         aperio.read_drawing(path)
     path.write_text(annotations(GOOD * 4))
-    monkeypatch.setattr(aperio, "MOST_REGIONS", 4)
-    monkeypatch.setattr(aperio, "MOST_VERTICES", 12)
+    monkeypatch.setattr(drawings, "MOST_REGIONS", 4)
+    monkeypatch.setattr(drawings, "MOST_VERTICES", 12)
     assert len(aperio.read_drawing(path).regions) == 4
     path.write_text(annotations(GOOD * 3 + Drawn(SQUARE).xml()))
     with pytest.raises(DatasetError, match="has over 12 vertices"):

@@ -145,13 +145,14 @@ def test_files_can_be_left_out(grading: Bundle, backend: Backend, folder: Path) 
 
 
 def test_the_split_is_the_test_split_unless_named(grading: Bundle, backend: Backend, folder: Path) -> None:
-    assert {name: each.test_split for name, each in SETS.items()} == {"glas": "testA", "bach": "test", "mosaic": "test"}
+    splits = {name: each.test_split for name, each in SETS.items()}
+    assert splits == {"glas": "testA", "bach": "test", "mosaic": "test", "camelyon16": "test"}
     report = evaluate(grading, backend, "bach", folder)
     assert (report["split"], report["images"]) == ("test", 1)
     with pytest.raises(DatasetError, match="no split 'testB'; choose one of train, validation, test"):
         evaluate(grading, backend, "bach", folder, "testB")
-    with pytest.raises(DatasetError, match=r"--dataset camelyon is not known; choose glas, bach, mosaic"):
-        evaluate(grading, backend, "camelyon", folder)
+    with pytest.raises(DatasetError, match=r"--dataset camelyon17 is not known; choose glas, bach, mosaic, camelyon16"):
+        evaluate(grading, backend, "camelyon17", folder)
 
 
 def test_a_bundle_of_other_classes_is_refused(folder: Path, backend: Backend) -> None:

@@ -18,7 +18,7 @@ from glassrt.engine.runtimes.open import open_backend
 def evaluate_command(
     data: Annotated[Path, typer.Option(help="Folder of the published data set.", show_default=False)],
     bundle: Annotated[Path, typer.Argument(help="Bundle to score.", show_default="the one shipped")] = DEFAULT_BUNDLE,
-    dataset: Annotated[str, typer.Option(help="glas, bach or mosaic.")] = "glas",
+    dataset: Annotated[str, typer.Option(help="glas, bach, mosaic or camelyon16.")] = "glas",
     split: Annotated[
         str | None, typer.Option(help="Part of the set, e.g. train.", show_default="the set's test split")
     ] = None,
@@ -29,17 +29,21 @@ def evaluate_command(
     ] = None,
     backend: Annotated[str, BACKEND] = "auto",
     precision: Annotated[str, PRECISION] = "fp32",
+    plots: Annotated[
+        Path | None,
+        typer.Option(help="Folder for ROC and FROC curves, of camelyon16 and weak mosaics.", show_default=False),
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="File to write the scores to.", show_default=False)] = None,
 ) -> None:
-    """Score a bundle against the masks of a labelled set."""
+    """Score a bundle against the masks and labels of a set. A score that is not defined is shown as nan."""
     from glassrt.training.evaluate import evaluate, find_set
 
-    scored = find_set(dataset)
+    scored = find_set(dataset, data)
     split = split or scored.test_split
     opened = open_bundle(bundle).replace(parse_scales(scales), flip)
     runtime = open_backend(opened, backend, precision=precision, throughput=True)
     with closing(runtime), show_progress(scored.unit) as progress:
-        report = evaluate(opened, runtime, dataset, data, split, progress.start(f"{dataset} {split}"))
+        report = evaluate(opened, runtime, dataset, data, split, progress.start(f"{dataset} {split}"), plots=plots)
     count = f"{report['images']} {scored.unit}"
     table = PlainTable(f"{opened.manifest.name} on {dataset} {split}, {count}, {report['backend']}")
     for name in report["scores"]:

@@ -11,7 +11,8 @@ from glassrt.engine.errors import DatasetError, SlideError
 from glassrt.engine.geometry.boxes import Size
 from glassrt.engine.slides.readers import open_slide
 from glassrt.engine.slides.resolution import PLAUSIBLE_MPP
-from glassrt.training.datasets.aperio import SHOWN, Drawing, Region, read_drawing
+from glassrt.training.datasets.aperio import Drawing, Region, read_drawing
+from glassrt.training.datasets.drawings import SHOWN
 from glassrt.training.datasets.labelled import LabelledSlide
 from glassrt.training.datasets.outlines import OutlineTruth
 

@@ -6,11 +6,10 @@ the negative control, neighbours say nothing. Training slides are made of GlaS t
 most of testA's patients are in train too, which `mosaics.json` says.
 """
 
-import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import imagecodecs
@@ -18,11 +17,13 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from glassrt.engine.errors import DatasetError, OutputError, first_line
+from glassrt.engine.errors import DatasetError, OutputError
 from glassrt.engine.files import output_errors, replace_folder, write_json
 from glassrt.engine.geometry.boxes import Box, Size
 from glassrt.training.datasets import glas
 from glassrt.training.datasets.labelled import LabelledSlide
+from glassrt.training.datasets.tables import read_rows
+from glassrt.training.datasets.weak import LABELS
 
 CLASSES = ("non-gland", "healthy", "adenomatous", "differentiated")
 GROUPS = {"non-gland": (0,), "benign": (1, 2), "malignant": (3,)}  # GlaS's own two grades
@@ -47,13 +48,17 @@ class Tissue(NamedTuple):
 
 
 class ClassMap(NamedTuple):
-    """The truth of a slide as a map `[H, W]` of level 0, read from its file when it is asked for."""
+    """The truth of a slide as a map `[H, W]` of so many classes, read from its file when it is asked for.
+
+    It has the slide's proportions, and as many pixels as its classes need: those of level 0, or fewer.
+    """
 
     path: Path
+    classes: int = len(CLASSES)
 
     def cut(self, box: Box, grid: Size) -> NDArray[np.uint8]:
         """As `Truth.cut`. Raises DatasetError for a map whose proportions are not the grid's, but for rounding."""
-        classes = read_map(self.path)
+        classes = read_map(self.path, self.classes)
         height, width = classes.shape
         if abs(grid[0] * height - grid[1] * width) > width + height:
             raise DatasetError(
@@ -66,11 +71,11 @@ class ClassMap(NamedTuple):
 
 
 @cache
-def read_map(path: Path) -> NDArray[np.uint8]:
-    """A slide's classes, kept once they were read: 38 MB a slide."""
+def read_map(path: Path, count: int) -> NDArray[np.uint8]:
+    """A slide's classes, kept once they were read: 38 MB a slide of pixels of level 0."""
     classes = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
-    if classes is None or classes.ndim != 2 or classes.max() >= len(CLASSES):
-        raise DatasetError(f"{path} is missing or no map of {len(CLASSES)} classes: make the mosaics again")
+    if classes is None or classes.ndim != 2 or classes.max() >= count:
+        raise DatasetError(f"{path} is missing or no map of {count} classes: make the mosaics again")
     return classes.astype(np.uint8, copy=False)
 
 
@@ -78,6 +83,10 @@ def find_slides(folder: Path, split: str) -> list[LabelledSlide]:
     """The slides of a split, `train` or `test`. `folder` holds what `make_mosaics` wrote. Raises DatasetError."""
     if split not in SPLITS:
         raise DatasetError(f"mosaics have no split {split!r}; choose one of {', '.join(SPLITS)}")
+    if (folder / LABELS).is_file():
+        raise DatasetError(
+            f"{folder} holds weak mosaics, which have labels of slides: choose mosaics of another layout"
+        )
     found = sorted(folder.glob(f"{split}_*.tif"), key=lambda path: (len(path.name), path.name))
     if not found:
         raise DatasetError(
@@ -94,7 +103,6 @@ def make_mosaics(glas_folder: Path, out: Path, layout: str, slides: dict[str, in
     if layout == "coherent" and cells % REGION:
         raise DatasetError(f"{cells} images to a side are no whole number of regions of {REGION}")
     grades, patients = read_grades(glas_folder)
-    shared = sorted(patients["test"] & patients["train"])
     with replace_folder(out, INDEX) as beside, output_errors(out):
         for split, count in slides.items():
             tissue = load_tissue(glas_folder, split, grades)
@@ -103,23 +111,27 @@ def make_mosaics(glas_folder: Path, out: Path, layout: str, slides: dict[str, in
                 pixels, classes = compose(tissue, lay_cells(tissue, layout, cells, random), random)
                 name = f"{split}_{number + 1}"
                 write_slide(pixels, beside / f"{name}.tif")
-                if not cv2.imwrite(str(beside / f"{name}_classes.png"), classes):
-                    raise OutputError(
-                        f"{out}: {name}_classes.png cannot be written; free some space or choose another --out"
-                    )
-        write_json(
-            beside / INDEX,
-            {
-                "made_of": "GlaS (Warwick-QU): for research only",
-                "layout": layout,
-                "seed": seed,
-                "classes": CLASSES,
-                "images_a_side": cells,
-                "images_a_side_of_a_region": REGION if layout == "coherent" else 1,
-                "patients_of_test_that_are_in_train": shared,
-                "patients_of_test": sorted(patients["test"]),
-            },
-        )
+                write_map(classes, beside / f"{name}_classes.png", out)
+        facts = {"classes": CLASSES, "images_a_side_of_a_region": REGION if layout == "coherent" else 1}
+        write_json(beside / INDEX, describe(layout, seed, cells, patients) | facts)
+
+
+def describe(layout: str, seed: int, cells: int, patients: dict[str, set[str]]) -> dict[str, Any]:
+    """What the index says of mosaics of any layout."""
+    return {
+        "made_of": "GlaS (Warwick-QU): for research only",
+        "layout": layout,
+        "seed": seed,
+        "images_a_side": cells,
+        "patients_of_test_that_are_in_train": sorted(patients["test"] & patients["train"]),
+        "patients_of_test": sorted(patients["test"]),
+    }
+
+
+def write_map(classes: NDArray[np.uint8], path: Path, out: Path) -> None:
+    """Write a slide's truth; what is being made is called `out`. Raises OutputError."""
+    if not cv2.imwrite(str(path), classes):
+        raise OutputError(f"{out}: {path.name} cannot be written; free some space or choose another --out")
 
 
 def read_grades(folder: Path) -> tuple[dict[str, int], dict[str, set[str]]]:
@@ -129,7 +141,7 @@ def read_grades(folder: Path) -> tuple[dict[str, int], dict[str, set[str]]]:
         raise DatasetError(f"{folder}: no Grade.csv here; --data must name the folder of the GlaS images")
     grades: dict[str, int] = {}
     patients: dict[str, set[str]] = {split: set() for split in SPLITS}
-    for row in read_rows(path):
+    for row in read_rows(path, GRADE_COLUMNS, "unpack the set again"):
         name, patient, grade = ((row[column] or "").strip() for column in GRADE_COLUMNS)
         if (number := grade_number(grade)) is None:
             raise DatasetError(f"{path}: {name} has the grade {grade[:64]!r}, none that GlaS has; unpack the set again")
@@ -138,21 +150,6 @@ def read_grades(folder: Path) -> tuple[dict[str, int], dict[str, set[str]]]:
             if name.startswith(f"{of_glas}_"):
                 patients[split].add(patient)
     return grades, patients
-
-
-def read_rows(path: Path) -> list[dict[str, str | None]]:
-    """The rows of a table that has `GRADE_COLUMNS`, by the names of its columns. Raises DatasetError."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file, skipinitialspace=True)
-            rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
-            if missing := set(GRADE_COLUMNS) - set(rows.fieldnames):
-                raise DatasetError(f"{path}: no column {sorted(missing)[0]!r}; unpack the set again")
-            return list(rows)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(
-            f"{path} cannot be read as a table in UTF-8 ({first_line(error)}); unpack the set again"
-        ) from error
 
 
 def grade_number(grade: str) -> int | None:
@@ -191,10 +188,15 @@ def lay_cells(tissue: list[Tissue], layout: str, cells: int, random: Random) -> 
     numbers = np.zeros((cells, cells), np.int64)
     for row in range(regions):
         for column in range(regions):
-            among = np.array(of_grade[grades[row, column]])
-            chosen = np.concatenate([random.permutation(among) for _ in range(-(-(side**2) // len(among)))])[: side**2]
+            chosen = deal(of_grade[grades[row, column]], side**2, random)
             numbers[row * side : (row + 1) * side, column * side : (column + 1) * side] = chosen.reshape(side, side)
     return numbers
+
+
+def deal(among: Sequence[int], count: int, random: Random) -> NDArray[np.int64]:
+    """So many of these numbers in a random order, each again only when all others have come."""
+    rounds = -(-count // len(among))
+    return np.concatenate([random.permutation(np.array(among)) for _ in range(rounds)])[:count]
 
 
 def compose(

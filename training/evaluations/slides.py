@@ -52,9 +52,7 @@ def score(
     challenge is given of sets with four classes, which are grades as its are; a second mIoU of coarser classes where
     the set has such. Raises DatasetError or SlideError.
     """
-    names = tuple(info.name for info in bundle.manifest.classes)
-    if names != labelled.CLASSES:
-        raise DatasetError(f"{bundle.path} tells {', '.join(names)} apart; {title} needs {', '.join(labelled.CLASSES)}")
+    names = check_classes(bundle, labelled.CLASSES, title)
     slides = [slide for slide in labelled.find_slides(data, split) if slide.path not in left_out]
     counts = np.zeros((len(names), len(names)), np.int64)
     for done, slide in enumerate(slides, start=1):
@@ -68,6 +66,14 @@ def score(
         scores[f"mIoU of {len(merged)}"] = metrics.mean_iou(merged)
     ious = metrics.iou_per_class(counts).tolist()
     return scores | {f"IoU {name}": iou for name, iou in zip(names, ious, strict=True)}, len(slides)
+
+
+def check_classes(bundle: Bundle, classes: tuple[str, ...], title: str) -> tuple[str, ...]:
+    """The names of a bundle's classes. Raises DatasetError unless they are those of the set called `title`."""
+    names = tuple(info.name for info in bundle.manifest.classes)
+    if names != classes:
+        raise DatasetError(f"{bundle.path} tells {', '.join(names)} apart; {title} needs {', '.join(classes)}")
+    return names
 
 
 def count_pixels(labelled: LabelledSlide, bundle: Bundle, backend: Backend) -> NDArray[np.int64]:

@@ -1,0 +1,76 @@
+"""Slides of which a label alone is known, benign or malign: what weakly supervised segmentation learns from.
+
+A lab's own slides are listed in a plain table `labels.csv` with the columns `slide` and `label`, in UTF-8:
+
+    slide,label
+    scans/1.svs,benign
+    scans/2.svs,malign
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glassrt.engine.errors import DatasetError
+from glassrt.engine.geometry.boxes import Box, Size
+from glassrt.training.datasets.drawings import SHOWN
+from glassrt.training.datasets.labelled import Truth
+from glassrt.training.datasets.tables import read_rows
+
+CLASSES = ("benign", "malign")
+LABELS = "labels.csv"
+COLUMNS = ("slide", "label")
+ADVICE = f"it needs the columns {' and '.join(COLUMNS)}, a row a slide"
+
+
+class WeakSlide(NamedTuple):
+    """A slide's file and label. `mpp` is what the set says of its resolution; None: the file says it.
+
+    `truth` has the numbers in `CLASSES` and is for evaluation alone; None: where it is malign is not known.
+    """
+
+    name: str
+    path: Path
+    mpp: float | None
+    malign: bool
+    truth: Truth | None
+
+
+class NoLesion:
+    """The truth of a benign slide."""
+
+    def cut(self, box: Box, grid: Size) -> NDArray[np.uint8]:
+        """As `Truth.cut`."""
+        return np.zeros(box.size[::-1], np.uint8)
+
+
+def read_labels(path: Path) -> list[WeakSlide]:
+    """The slides of a label file in its order; their paths start from its folder. Raises DatasetError."""
+    slides: list[WeakSlide] = []
+    rows: dict[Path, int] = {}  # of each file
+    for number, row in enumerate(read_rows(path, COLUMNS, ADVICE), start=1):
+        name, label = ((row[column] or "").strip() for column in COLUMNS)
+        file, where = path.parent / name, f"{path}, slide {number}"
+        if label.casefold() not in CLASSES:
+            raise DatasetError(f"{where}: the label {label[:SHOWN]!r} is neither {' nor '.join(CLASSES)}")
+        if not name or not is_file(file):
+            raise DatasetError(
+                f"{where}: there is no file {name[:SHOWN]!r} in {path.parent}; correct its path or leave the row out"
+            )
+        if (first := rows.setdefault(file.resolve(), number)) != number:
+            raise DatasetError(f"{where}: {name[:SHOWN]!r} is slide {first} already; leave one of the rows out")
+        slides.append(WeakSlide(file.stem, file, None, label.casefold() == CLASSES[1], None))
+    if len({slide.malign for slide in slides}) < len(CLASSES):
+        held = f"{CLASSES[slides[0].malign]} slides alone" if slides else "no slide"
+        raise DatasetError(f"{path} holds {held}; label some of both, {' and '.join(CLASSES)}")
+    return slides
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file of that name, whatever the name holds."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # of a name that no file can have
+        return False
