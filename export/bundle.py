@@ -22,7 +22,7 @@ from glassrt.engine.bundles.tensors import Signature
 from glassrt.engine.errors import BundleError, TrainingError, UsageError
 from glassrt.export.calibration import Calibration, collect_calibration, paint
 from glassrt.export.comparison import MadeOn, compare, edge_windows
-from glassrt.export.kinds import dual, segmentation
+from glassrt.export.kinds import dual, segmentation, weak
 from glassrt.export.kinds.made import Made, add_wishes
 from glassrt.export.precision import FLIPS_AIM, WEIGHT_BITS, Measure, run_graph, run_plainly, to_float16, to_int8
 from glassrt.export.samples import Samples, count, each, join, pick, take
@@ -34,6 +34,7 @@ READERS: dict[str, Read] = {  # by the method of a run
     "segment": segmentation.read,
     "oeem": segmentation.read,
     "da-refinenet": dual.read,
+    "beta-kl": weak.read,
 }
 
 

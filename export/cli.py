@@ -15,14 +15,14 @@ from glassrt.engine.bundles.checks import Check, record_checks
 from glassrt.engine.bundles.parts import is_name
 from glassrt.engine.commands.options import parse_precisions
 from glassrt.engine.commands.plan import build_plans
-from glassrt.engine.commands.progress import show_status
+from glassrt.engine.commands.progress import show_progress, show_status
 from glassrt.engine.commands.terminal import PlainTable
 from glassrt.engine.errors import BundleError, GlassError, UsageError
 from glassrt.engine.files import readable_json, replace_file
 from glassrt.engine.runtimes.flavours import find_flavour
 from glassrt.engine.runtimes.table import GPU_BATCH
 from glassrt.export.triton import prepare_repository, write_repository
-from glassrt.training.commands.options import missing_packages
+from glassrt.training.commands.options import DATA, missing_packages
 
 BROKEN = 1  # exit code of a bundle that fails its verification
 
@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
     """Add this room's commands."""
     app.command("export")(export_command)
     app.command("verify")(verify_command)
+    app.command("map-suspects")(map_suspects_command)
 
 
 def export_command(
@@ -128,3 +129,16 @@ def check_table(checks: tuple[Check, ...]) -> Table:
 def is_broken(check: Check) -> bool:
     """Whether a graph of the bundle failed; bfloat16 is the processor's offer, which the bundle then does not take."""
     return not check.passed and check.precision != "bf16"
+
+
+def map_suspects_command(
+    run: Annotated[Path, typer.Argument(help="Folder of a beta-KL run that is being trained.", show_default=False)],
+    data: Annotated[Path, DATA],
+    parent: Annotated[int, typer.Option(hidden=True, help="End when this process, which began it, is gone.")] = 0,
+) -> None:
+    """Map the slides of a run with its newest weights, while it is trained with mapping = "beside"."""
+    with missing_packages("cpu,export"):
+        from glassrt.export.mapping import follow_run
+    with show_progress("steps") as progress:
+        follow_run(run, data, progress.start("map-suspects"), parent)
+    print(f"{run}: the run is finished, no more maps are needed")

@@ -2,6 +2,7 @@
 
 import typer
 
+from glassrt.training.commands.beta_kl import beta_kl_command
 from glassrt.training.commands.da_refinenet import da_refinenet_command
 from glassrt.training.commands.evaluate import evaluate_command
 from glassrt.training.commands.mosaic import mosaic_command
@@ -12,6 +13,7 @@ train_app = typer.Typer(help="Train networks.", no_args_is_help=True)
 train_app.command("segment")(segment_command)
 train_app.command("oeem")(oeem_command)
 train_app.command("da-refinenet")(da_refinenet_command)
+train_app.command("beta-kl")(beta_kl_command)
 
 
 def register(app: typer.Typer) -> None:

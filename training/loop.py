@@ -36,11 +36,13 @@ class Task(NamedTuple, Generic[Inputs]):
     `build()` makes the network, with the weights it starts from. `draw(number, random)` makes the number-th example
     of the run from its own random numbers. `loss(network, inputs, labels, step)` takes the examples' inputs: a tensor
     `[N, 3, H, W]` of RGB in 0..255, `Bags` of such images or of features, or a dict of these by name; and the stacked
-    labels. Of losses by name the sum is minimised and each is logged. `picture(network, inputs, labels)` shows a batch
-    as one RGB picture, where it has pixels. `validate(network)` returns the score, the higher the better, of a network
-    in evaluation mode; every process calls it and the first one's score counts. `groups(network)` are parameters with
-    learning rates of their own. `least` is the fewest examples that a process can learn from at once: two for batch
-    norm, one where an example is a bag.
+    labels. Of losses by name the sum is minimised and each is logged; one that needs no gradient is logged alone.
+    `picture(network, inputs, labels)` shows a batch as one RGB picture, where it has pixels. `validate(network)`
+    returns the score, the higher the better, of a network in evaluation mode; every process calls it and the first
+    one's score counts. `groups(network)` are parameters with learning rates of their own. `after(steps, network)` is
+    told by every process how many steps were taken, with the averaged network in evaluation mode, before they are
+    saved. `least` is the fewest examples that a process can learn from at once: two for batch norm, one where an
+    example is a bag.
     """
 
     build: Callable[[], nn.Module]
@@ -49,6 +51,7 @@ class Task(NamedTuple, Generic[Inputs]):
     picture: Callable[[nn.Module, Inputs, Tensor], NDArray[np.uint8]] | None = None
     validate: Callable[[nn.Module], float] | None = None
     groups: Callable[[nn.Module], Sequence[Group]] = as_one_group
+    after: Callable[[int, nn.Module], None] | None = None
     least: int = 2
 
 
@@ -87,6 +90,8 @@ def fit(
                 with torch.no_grad():
                     score = world.agree(task.validate(average.module.eval()))
                 best = best.after(score, average.module, f"{run.folder}, step {step}")
+            if task.after:
+                task.after(step + 1, average.module.eval())
             over = is_over(step, best, schedule)
             if log is not None:
                 log.write(step, value, rate, values, score)
@@ -109,7 +114,7 @@ def add_up(losses: Tensor | Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, 
     """What is minimised, and its parts by name."""
     if isinstance(losses, Tensor):
         return losses, {}
-    return torch.stack(list(losses.values())).sum(), losses
+    return torch.stack([each for each in losses.values() if each.requires_grad]).sum(), losses
 
 
 def diverged(run: Run, step: int, loss: float, sources: Sequence[str]) -> TrainingError:

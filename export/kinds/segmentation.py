@@ -50,14 +50,14 @@ def describe(config: SegmentConfig, method: str, labels: str, name: str) -> Segm
         f"{labels} of GlaS {config.split}, "
         f"{config.loss}, {config.steps} steps of {config.batch} crops, seed {config.seed}",
         licence="Research only: trained on GlaS (Warwick-QU), whose licence allows research use only. "
-        f"Encoder started from {weights_licence(config)}.",
+        f"Encoder started from {weights_licence(config.weights)}.",
     )
 
 
-def weights_licence(config: SegmentConfig) -> str:
-    """Where the encoder's first weights came from, and what allows their use."""
-    if config.weights == encoders.IMAGENET:
+def weights_licence(weights: str) -> str:
+    """Where an encoder's first weights came from, and what allows their use."""
+    if weights == encoders.IMAGENET:
         return "EfficientNet-Lite0 ImageNet weights (Apache-2.0)"
-    if config.weights == encoders.RANDOM:
+    if weights == encoders.RANDOM:
         return "random weights"
-    return f"the weights in {Path(config.weights).name}, whose own licence applies"
+    return f"the weights in {Path(weights).name}, whose own licence applies"

@@ -37,7 +37,7 @@ ALONE = World(0, 1, torch.device("cpu"))
 CONFIG = load_config(CONFIGS / "da_refinenet_compact.toml", DaRefineNetConfig)
 SHORT = msgspec.structs.replace(
     CONFIG, mpp=1.25, window=32, context_window=64, context_factor=2.0, widths=(8, 8), batch=2, windows=2, steps=6,
-    warmup_steps=2, save_every=2, colour="none",
+    warmup_steps=2, save_every=2, colour="none", encoder_rate=0.1, context_rate=0.1,
 )  # fmt: skip
 BIN = Path(sys.executable).parent
 
