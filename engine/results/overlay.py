@@ -56,21 +56,23 @@ def draw_heat(thumbnail: NDArray[np.uint8], map_file: MapFile, number: int, name
     """
     height, width = thumbnail.shape[:2]
     probability = sample_highest(map_file, number, height, width)
-    analysed = sample_classes(map_file, height, width) != NOT_ANALYSED
+    skipped = (sample_classes(map_file, height, width) == NOT_ANALYSED).view(np.uint8)
     colors, weights = heat_scale()
-    weight = np.where(analysed, weights[probability], round(255 * TINT)).astype(np.uint16)[..., None]
-    tint = np.where(analysed[..., None], colors[probability], np.uint8(GREY)).astype(np.uint16)
-    picture = ((thumbnail * (255 - weight) + tint * weight + 127) // 255).astype(np.uint8)
+    tint = cv2.LUT(cv2.merge([probability] * 3), colors[None])
+    cv2.copyTo(np.full_like(tint, GREY), skipped, tint)
+    weight = cv2.LUT(probability, weights)
+    cv2.copyTo(np.full_like(weight, TINT), skipped, weight)
+    picture = cv2.blendLinear(thumbnail, tint, 1 - weight, weight).astype(np.uint8, copy=False)
     draw_scale(picture, name)
     return picture
 
 
-def heat_scale() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The RGB colour `[256, 3]` of each probability in 255ths, and how much of 255 it covers of a picture."""
+def heat_scale() -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """The RGB colour `[256, 3]` of each probability in 255ths, and its share `[256]` where it lies on a picture."""
     steps = np.arange(256, dtype=np.uint8)
     colors = cv2.applyColorMap(steps[:, None], cv2.COLORMAP_JET)[:, 0, ::-1]
-    weights = np.rint(255 * HEAT_TINT * np.minimum(1, steps / 255 / OPAQUE_AT))
-    return np.ascontiguousarray(colors), weights.astype(np.uint8)
+    weights = HEAT_TINT * np.minimum(1, steps / 255 / OPAQUE_AT)
+    return np.ascontiguousarray(colors), weights.astype(np.float32)
 
 
 def draw_box(picture: NDArray[np.uint8], box: Box, size: tuple[int, int]) -> None:
@@ -114,8 +116,8 @@ def sample_highest(map_file: MapFile, plane: int, height: int, width: int) -> ND
 def draw_scale(picture: NDArray[np.uint8], name: str) -> None:
     """The colours of probabilities from 0 to 1 as they look on white, and of which class, in the upper left corner."""
     left, top, width, height = BAR
-    colors, weights = (each.astype(np.uint16) for each in heat_scale())
-    shown = (255 * (255 - weights[:, None]) + colors * weights[:, None]) // 255
+    colors, weights = heat_scale()
+    shown = 255 + (colors.astype(np.float32) - 255) * weights[:, None]
     part = picture[top : top + height, left : left + width]
     part[:] = shown[np.arange(width) * 255 // (width - 1)][: part.shape[1]]
     cv2.rectangle(picture, (left - 1, top - 1), (left + width, top + height), BOX_COLOR, 1)
