@@ -18,7 +18,7 @@ from painted_mosaic import make_weak, paint_graded
 
 from glassrt.engine.bundles.bundle import Bundle, open_bundle
 from glassrt.engine.bundles.tensors import TensorSpec
-from glassrt.engine.errors import DatasetError, UsageError
+from glassrt.engine.errors import DatasetError, SlideError, UsageError
 from glassrt.engine.geometry.boxes import Box
 from glassrt.engine.geometry.coverage import cover
 from glassrt.engine.maps import canvas
@@ -26,12 +26,13 @@ from glassrt.engine.maps.canvas import Tile
 from glassrt.engine.maps.evidence import LIMIT, log_odds
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
+from glassrt.engine.slides.array import ArraySlide
 from glassrt.engine.slides.readers import open_slide
 from glassrt.engine.slides.tissue.scope import find_scope
 from glassrt.engine.tasks.segment import lay_windows, segment
 from glassrt.engine.tasks.segmentation import choose_map_size, open_grid
 from glassrt.training.datasets import camelyon16, glas
-from glassrt.training.datasets.weak import CLASSES
+from glassrt.training.datasets.weak import CLASSES, NoLesion
 from glassrt.training.evaluate import evaluate
 from glassrt.training.evaluations import weak
 from glassrt.training.froc import LEVEL_MPP, find_candidates, find_lesions, froc_curve, match, mean_sensitivity
@@ -126,8 +127,8 @@ def score_plainly(bundle: Bundle, backend: Backend, folder: Path, split: str) ->
     low, high = bootstrap_auc(scores[0], labels, weak.SEED)
     return {
         "slide AUC": roc_auc(scores[0], labels),
-        "95 % from": low,
-        "to": high,
+        "slide AUC low": low,
+        "slide AUC high": high,
         "slide AUC by maximum": roc_auc(scores[1], labels),
         "slide AUC by top 1 %": roc_auc(scores[2], labels),
         "pixel AUC": roc_auc(np.rint(odds[ranked].astype(np.float32).astype(np.float64) * 100), truth[ranked]),
@@ -161,7 +162,9 @@ def test_slides_score_as_their_whole_maps_do(
 
 def test_a_network_that_sees_lesions_finds_all(bundle: Bundle, folder: Path) -> None:
     scores = evaluate(bundle, Darkness(0.5), "camelyon16", folder)["scores"]
-    assert [scores[name] for name in ("slide AUC", "95 % from", "to", "slide AUC by maximum", "FROC")] == [100] * 5
+    assert [
+        scores[name] for name in ("slide AUC", "slide AUC low", "slide AUC high", "slide AUC by maximum", "FROC")
+    ] == [100] * 5
     assert scores["pixel AUC"] > 99.5
     assert scores["IoU malign"] > 90
     blind = evaluate(bundle, Darkness(-0.5), "camelyon16", folder)["scores"]
@@ -235,7 +238,8 @@ def test_the_command_shows_scores_and_draws_curves(bundle: Bundle, folder: Path,
     for name in ("roc.png", "froc.png"):
         assert cv2.imread(str(plots / name)) is not None
     (tmp_path / "file").touch()
-    assert_one_line(run(*words, "--plots", tmp_path / "file"), 2, "file")
+    done = run(*words, "--plots", tmp_path / "file")
+    assert_one_line(done, 2, f"{tmp_path / 'file'}: a file stands where a folder is needed; choose another --plots")
 
 
 def test_sets_without_labels_of_slides_have_no_curves(bundle: Bundle, tmp_path: Path) -> None:
@@ -243,3 +247,29 @@ def test_sets_without_labels_of_slides_have_no_curves(bundle: Bundle, tmp_path: 
         with pytest.raises(UsageError, match=f"--plots: {dataset} has no curves; camelyon16 and weak mosaics have"):
             evaluate(bundle, Darkness(1), dataset, tmp_path, plots=tmp_path / "plots")
     assert not (tmp_path / "plots").exists()
+
+
+@pytest.mark.parametrize("place", [(3, 5), (2, 5), (3, 4), (0, 0)])
+@pytest.mark.parametrize("tile", [4, 8])
+def test_lesions_are_sought_at_the_middles_of_coarser_pixels(place: tuple[int, int], tile: int) -> None:
+    """Of a map of 8 x 8 pixels, every second row and column is seen at a level of 4 x 4."""
+    view = weak.TruthView(NoLesion(), np.ones((1, 1), np.bool_), (8, 8), (4, 4), weak.PixelCounts())
+    probabilities = np.full((2, 8, 8), np.float32(0.5))
+    probabilities[:, place[0], place[1]] = 0.25, 0.75
+    for top in range(0, 8, tile):
+        for left in range(0, 8, tile):
+            part = probabilities[:, top : top + tile, left : left + tile]
+            view.place(Tile(top, left, part, np.ones(part.shape[1:], np.bool_)))
+    expected = () if place != (3, 5) else (pytest.approx(math.log(3)),)
+    assert view.finish(LEVEL_MPP) == ((), expected)
+
+
+def test_a_slide_whose_tissue_is_in_doubt_is_scored_whole() -> None:
+    pixels = np.full((300, 400, 3), 120, np.uint8) + np.random.default_rng(0).integers(0, 9, (300, 400, 1), np.uint8)
+    pixels[:, :, 1] -= 60
+    with pytest.raises(SlideError, match="pass --tissue all"):
+        find_scope(ArraySlide(pixels, MPP), "auto", 1)
+    assert weak.find_tissue(ArraySlide(pixels, MPP)).source == "all"
+    grey = np.arange(400 * 300, dtype=np.uint32).reshape(300, 400, 1).repeat(3, 2).astype(np.uint8)
+    with pytest.raises(SlideError, match="all its pixels are grey"):
+        weak.find_tissue(ArraySlide(grey, MPP))

@@ -20,7 +20,7 @@ def mosaic_command(
             "whole; weak-disjoint, its control."
         ),
     ] = "coherent",
-    train: Annotated[int, typer.Option(min=1, help="Slides to train on, 27 MB each (weak ones 12).")] = 24,
+    train: Annotated[int, typer.Option(min=1, help="Slides to train on, 27 MB each (weak ones 10).")] = 24,
     test: Annotated[
         int | None, typer.Option(min=1, help="Slides to test on.", show_default="2, or 48 weak ones")
     ] = None,

@@ -5,6 +5,7 @@ their own, lesions as CAMELYON16 does. Memory grows with a slide's map at 7.8 mi
 """
 
 import math
+import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.bundles.bundle import Bundle
-from glassrt.engine.errors import SlideError
+from glassrt.engine.errors import OutputError, SlideError
 from glassrt.engine.files import prepare_folder
 from glassrt.engine.geometry.boxes import Box, Size, bands
 from glassrt.engine.geometry.coverage import cover
@@ -93,14 +94,14 @@ def score(
 ) -> tuple[dict[str, float], int]:
     """Scores from 0 to 1 by name, and the number of slides, but for the files `left_out`; `title` names the set.
 
-    Scores that are not defined, of one label only or without a lesion, are NaN; those of pixels and lesions are not
-    given where no slide's truth is known. ROC and FROC curves are drawn into the folder `plots`. Raises DatasetError,
-    SlideError or OutputError.
+    `slide AUC low` and `high` are the ends of a 95 % interval. What is not defined, of one label only or without a
+    lesion, is NaN; scores of pixels and lesions are not given where no slide's truth is known. ROC and FROC curves are
+    drawn into the folder `plots`. Raises DatasetError, SlideError or OutputError.
     """
     check_classes(bundle, labelled.CLASSES, title)
     slides = [slide for slide in labelled.find_slides(data, split) if slide.path not in left_out]
     if plots is not None:
-        prepare_folder(plots)  # which fails before hours are spent
+        prepare_plots(plots)  # fails before hours are spent
     pixels, findings = PixelCounts(), list[Finding]()
     for done, slide in enumerate(slides, start=1):
         findings.append(examine(slide, bundle, backend, pixels))
@@ -110,13 +111,21 @@ def score(
     return summarise(findings, pixels), len(slides)
 
 
+def prepare_plots(folder: Path) -> None:
+    """Make a folder for curves. Raises OutputError, which names the option that the folder was given with."""
+    try:
+        prepare_folder(folder)
+    except OutputError as error:
+        raise OutputError(re.sub("--out$", "--plots", str(error))) from error
+
+
 def summarise(findings: Sequence[Finding], pixels: PixelCounts) -> dict[str, float]:
     """The scores by name."""
     labels = [each.malign for each in findings]
     by_score = {name: [getattr(each.scores, name) for each in findings] for name in SCORES}
     main = by_score["percentile_99"]
     low, high = bootstrap_auc(main, labels, SEED)
-    scores = {"slide AUC": roc_auc(main, labels), "95 % from": low, "to": high}
+    scores = {"slide AUC": roc_auc(main, labels), "slide AUC low": low, "slide AUC high": high}
     scores |= {f"slide AUC by {SCORES[name]}": roc_auc(by_score[name], labels) for name in ("maximum", "top")}
     hits = [each.hits for each in findings if each.hits is not None]
     if hits:
