@@ -23,7 +23,7 @@ from glassrt.engine.errors import BundleError, TrainingError, UsageError
 from glassrt.export.calibration import Calibration, collect_calibration, paint
 from glassrt.export.comparison import MadeOn, compare, edge_windows
 from glassrt.export.kinds import dual, segmentation, weak
-from glassrt.export.kinds.made import Made, add_wishes
+from glassrt.export.kinds.made import Made
 from glassrt.export.precision import FLIPS_AIM, WEIGHT_BITS, Measure, run_graph, run_plainly, to_float16, to_int8
 from glassrt.export.samples import Samples, count, each, join, pick, take
 from glassrt.export.to_onnx import RawPixels, export_graph
@@ -45,8 +45,7 @@ def load_run(run: Path, name: str) -> Made:
     read = READERS.get(metadata.get("method", ""))
     if read is None:
         raise TrainingError(f"{file} was not written by `glassrt train {' or '.join(READERS)}`: cannot be exported")
-    networks, manifest = read(file, tensors, metadata, name)
-    return Made(networks, add_wishes(manifest, metadata, file))
+    return read(file, tensors, metadata, name)
 
 
 def open_network(run: Path) -> Callable[[Samples], Samples]:
