@@ -260,6 +260,9 @@ def group(config: BetaKlConfig, network: nn.Module) -> list[Group]:
 
 def open_grounds(config: BetaKlConfig, slides: Sequence[WeakSlide]) -> list[Ground]:
     """The slides at the resolution that is learned at. Raises DatasetError and SlideError."""
+    names = [slide.name for slide in slides]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DatasetError(f"two slides are named {twice[0]}, so their maps would be one: rename a file")
     grounds = [open_ground(slide, config.mpp, config.map_mpp) for slide in slides]
     for ground in grounds:
         if min(ground.grid.width, ground.grid.height) < config.patch:

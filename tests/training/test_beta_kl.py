@@ -1,0 +1,273 @@
+"""Training from slide labels: which patches are drawn, that maps are renewed, and that a run resumes exactly."""
+
+import csv
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+import tifffile
+import torch
+from painted_mosaic import make_weak, paint_graded
+
+from glassrt.engine.errors import DatasetError, TrainingError
+from glassrt.training import checkpoint
+from glassrt.training.commands.options import CONFIGS
+from glassrt.training.config import as_toml, load_config
+from glassrt.training.datasets import weak_mosaic
+from glassrt.training.mapping import LEAST, MapFolder, map_slide, open_ground
+from glassrt.training.methods import beta_kl
+from glassrt.training.methods.beta_kl import FREE, HOLDS, UNTOLD, BetaKlConfig
+from glassrt.training.suspects import FIRST, MAPS, Maps, Suspects
+from glassrt.training.torch_backend import TorchBackend
+from glassrt.training.world import World
+
+ALONE = World(0, 1, torch.device("cpu"))
+SHORT = BetaKlConfig(
+    dataset="mosaic", mpp=0.62, patch=32, window=64, filters=4, beta=(0.0, 1.0), beta_rise_steps=2, map_mpp=2.48,
+    renew_steps=2, colour="none", rotate=False, batch=4, steps=6, save_every=3, optimiser="adam", learning_rate=1e-3,
+    weight_decay=0.0,
+)  # fmt: skip
+
+
+def config(**changes) -> BetaKlConfig:
+    return msgspec.structs.replace(SHORT, **changes)
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("painted")
+    (folder / "glas").mkdir()
+    return make_weak(paint_graded(folder / "glas"), folder / "mosaics")
+
+
+@pytest.fixture(scope="module")
+def grounds(painted: Path) -> list:
+    return beta_kl.open_grounds(SHORT, weak_mosaic.find_slides(painted, "train"))
+
+
+@pytest.mark.parametrize("name", ["beta_kl_paper.toml", "beta_kl_compact.toml"])
+def test_shipped_settings_make_a_network(name: str) -> None:
+    settings = load_config(CONFIGS / name, BetaKlConfig)
+    network = beta_kl.build_network(settings).eval()
+    side = settings.patch // beta_kl.output_stride(settings)
+    with torch.no_grad():
+        assert network(torch.zeros(1, 3, settings.patch, settings.patch)).shape == (1, 2, side, side)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"noise": 0.33}, "set beta or noise"),
+        ({"beta": msgspec.UNSET}, "set beta or noise"),
+        ({"beta": msgspec.UNSET, "noise": 1.5}, "`float` < 1"),
+        ({"eta": 0}, "eta"),
+        ({"eta": 101}, "eta"),
+        ({"alpha": -1}, "alpha"),
+        ({"batch": 3}, "odd"),
+        ({"map_mpp": 0.5}, "nothing to gain"),
+        ({"beta": (0, 1.5)}, "beta"),
+        ({"encoder": "efficientnet_lite0", "pretrain_steps": 3}, "not from an auto-encoder"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes: dict, fault: str) -> None:
+    values = {**msgspec.to_builtins(SHORT), **changes}
+    values = {name: value for name, value in values.items() if value is not msgspec.UNSET}
+    with pytest.raises(msgspec.ValidationError, match=fault):
+        msgspec.convert(values, BetaKlConfig)
+
+
+def test_noise_sets_the_power_of_the_malign_term() -> None:
+    settings = config(beta=msgspec.UNSET, noise=0.33)
+    assert settings.betas == (0.0, pytest.approx(0.6128, abs=1e-3))
+
+
+def test_a_patch_shows_the_place_that_was_drawn_and_says_whether_tumour_is_there(grounds: list) -> None:
+    malign = next(ground for ground in grounds if ground.slide.malign)
+    size = malign.grid.width, malign.grid.height
+    for left, top in np.random.default_rng(0).integers(0, size[0] - 32, (20, 2)).tolist():
+        x, y = ((each + 16) / length for each, length in zip((left, top), size, strict=True))
+        drawn = beta_kl.draw_patch(malign, x, y, SHORT, np.random.default_rng(1))
+        assert np.array_equal(drawn.inputs, malign.grid.read(left, top, 32, 32))
+        whole = malign.slide.truth.cut(beta_kl.Box(0, 0, *size), size)
+        assert drawn.label.tolist() == [1, HOLDS if whole[top : top + 32, left : left + 32].any() else FREE]
+
+
+def test_patches_at_the_border_lie_on_the_slide(grounds: list) -> None:
+    grid = grounds[0].grid
+    for x, y in ((0.0, 0.0), (1.0, 1.0), (0.0, 0.999)):
+        drawn = beta_kl.draw_patch(grounds[0], x, y, SHORT, np.random.default_rng(1))
+        left, top = round(x) * (grid.width - 32), round(y) * (grid.height - 32)
+        assert np.array_equal(drawn.inputs, grid.read(left, top, 32, 32))
+
+
+def test_turned_patches_reach_beyond_the_border_by_reflection(grounds: list) -> None:
+    settings = config(rotate=True, elastic=2.0)
+    for seed in range(4):
+        drawn = beta_kl.draw_patch(grounds[0], 0.0, 1.0, settings, np.random.default_rng(seed))
+        assert drawn.inputs.shape == (32, 32, 3)
+        assert drawn.inputs.min() > 0
+
+
+def test_what_is_not_known_of_a_slide_is_not_told(grounds: list) -> None:
+    malign = next(ground for ground in grounds if ground.slide.malign)
+    untold = malign._replace(slide=malign.slide._replace(truth=None))
+    assert beta_kl.draw_patch(untold, 0.5, 0.5, SHORT, np.random.default_rng(1)).label.tolist() == [1, UNTOLD]
+
+
+def test_purity_is_logged_and_not_minimised() -> None:
+    network = torch.nn.Conv2d(3, 2, 1)
+    labels = torch.tensor([[0, FREE], [1, HOLDS], [1, FREE], [1, HOLDS], [1, UNTOLD]])
+    parts = beta_kl.divergence(SHORT)(network, torch.zeros(5, 3, 4, 4), labels, 0)
+    assert parts["purity"].item() == pytest.approx(2 / 3)
+    assert parts["divergence"].requires_grad
+    assert not parts["purity"].requires_grad
+
+
+class Green(torch.nn.Module):
+    """Takes what is green for disease: logits at every fourth pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(0.05))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        green = torch.nn.functional.avg_pool2d(x[:, 1:2], 4) * self.scale
+        return torch.cat([torch.zeros_like(green), green - 6], 1)
+
+
+def test_a_map_is_what_the_network_makes_of_the_slide(grounds: list) -> None:
+    ground = grounds[0]
+    width, height = ground.map_size
+    tissue = np.ones((height, width), np.bool_)
+    tissue[: height // 2] = False
+    signature = beta_kl.signature(config(encoder="efficientnet_lite0", window=512))
+    suspicions = map_slide(ground, tissue, TorchBackend(Green(), signature, 3), 512, 4)
+    assert (suspicions[: height // 2] == 0).all()
+    assert (suspicions[height // 2 :] >= np.float16(LEAST)).all()
+    green = ground.grid.read(0, 0, 512, 512)[..., 1].astype(np.float32)
+    logits = 0.05 * green.reshape(height, 4, width, 4).mean((1, 3)) - 6
+    # Logits are interpolated to the middle of a map's pixel, which lies between two of the window's.
+    seen = cv2.sepFilter2D(logits, -1, np.array([1, 14, 1]) / 16, np.array([1, 14, 1]) / 16)
+    inner = np.s_[height // 2 : -1, 1:-1]
+    assert suspicions[inner] == pytest.approx(1 / (1 + np.exp(-seen[inner])), abs=2e-3)
+
+
+def test_what_is_mapped_is_drawn_from_the_step_after_the_next(grounds: list, tmp_path: Path) -> None:
+    maps = Maps(grounds, tmp_path, 2.0, 2, 3, beside=False, world=ALONE)
+    spot = np.zeros(grounds[0].map_size[::-1], np.float16)
+    spot[3, 5] = 1
+    drawn = []
+    for step in range(6):
+        place = maps.at(step).draw(step, 1, np.random.default_rng(step))
+        drawn.append((int(place.x * spot.shape[1]), int(place.y * spot.shape[0])) == (5, 3))
+        maps.renew(step + 1, lambda ground, tissue: spot, torch.nn.Identity())
+    assert drawn == [False, False, False, True, True, True]
+
+
+def test_maps_that_another_process_publishes_are_drawn_from(grounds: list, tmp_path: Path) -> None:
+    first, newest = MapFolder(tmp_path / FIRST), MapFolder(tmp_path / "newest")
+    for ground in grounds:
+        first.begin(ground)
+    suspects = Suspects(grounds, first, newest, 2.0, renewed=True)
+    spot = np.zeros(grounds[0].map_size[::-1], np.float16)
+    spot[3, 5] = 1
+    for ground in grounds:
+        newest.publish(ground, spot)
+    suspects._looked -= 60
+    place = suspects.draw(0, 1, np.random.default_rng(0))
+    assert (int(place.x * spot.shape[1]), int(place.y * spot.shape[0])) == (5, 3)
+
+
+def test_a_map_of_another_size_is_refused(grounds: list, tmp_path: Path) -> None:
+    folder = MapFolder(tmp_path)
+    folder.publish(grounds[0], np.zeros((3, 3), np.float16))
+    with pytest.raises(TrainingError, match=r"train_1.npy is float16 \[3, 3\].*delete it"):
+        folder.load(grounds[0])
+    folder.file(grounds[0]).write_bytes(b"no map")
+    with pytest.raises(TrainingError, match="is no map"):
+        folder.load(grounds[0])
+
+
+def test_a_long_silence_of_the_mapping_process_is_told_once(
+    grounds: list, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps = Maps(grounds, tmp_path, 2.0, 100, 3, beside=True, world=ALONE)
+    maps.at(0)
+    for minutes in (30, 61, 62):
+        monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic(), later=60 * minutes: now + later)
+        maps.renew(1, lambda ground, tissue: pytest.fail("no map is made here"), torch.nn.Identity())
+        monkeypatch.undo()
+    assert [record.message.split(": ")[1] for record in caplog.records] == [
+        "no map was renewed for 60 minutes; training goes on with those that there are"
+    ]
+
+
+def test_slides_of_one_name_are_refused(painted: Path) -> None:
+    slides = weak_mosaic.find_slides(painted, "train")
+    with pytest.raises(DatasetError, match="two slides are named train_1"):
+        beta_kl.open_grounds(SHORT, [*slides, slides[0]])
+
+
+def test_a_slide_smaller_than_a_patch_is_refused(painted: Path) -> None:
+    with pytest.raises(DatasetError, match="train_1.tif is smaller than a patch"):
+        beta_kl.open_grounds(config(patch=1024), weak_mosaic.find_slides(painted, "train"))
+
+
+def test_a_slide_without_tissue_is_refused(tmp_path: Path, grounds: list) -> None:
+    glass = np.random.default_rng(0).normal(240, 1, (600, 600, 3)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "glass.tif", glass, tile=(256, 256), resolution=(20000, 20000), resolutionunit=3)
+    slide = grounds[0].slide._replace(path=tmp_path / "glass.tif", name="glass")
+    with pytest.raises(DatasetError, match=r"glass.tif: no tissue is found on it.*leave it out"):
+        MapFolder(tmp_path / "maps").begin(open_ground(slide, 0.62, 2.48))
+
+
+def test_a_run_resumes_exactly_with_its_maps(painted: Path, tmp_path: Path) -> None:
+    slides = weak_mosaic.find_slides(painted, "train")
+    settings = config(pretrain_steps=2)
+
+    class Killed(Exception):
+        pass
+
+    def stage_until(last: int):
+        def stage(name: str, steps: int):
+            def told(step: int, loss: float) -> None:
+                if name == "beta-kl" and step == last:
+                    raise Killed
+
+            return told
+
+        return stage
+
+    beta_kl.train(settings, slides, tmp_path / "straight", ALONE)
+    with pytest.raises(Killed):
+        beta_kl.train(settings, slides, tmp_path / "broken", ALONE, stage_until(4))
+    beta_kl.train(settings, slides, tmp_path / "broken", ALONE)
+    weights, again = (checkpoint.load(tmp_path / run / "model.safetensors")[0] for run in ("straight", "broken"))
+    assert all(torch.equal(value, again[name]) for name, value in weights.items())
+    rows = [list(csv.DictReader((tmp_path / run / "metrics.csv").open())) for run in ("straight", "broken")]
+    assert [row["purity"] for row in rows[0]] == [row["purity"] for row in rows[1]]
+    assert {folder.name for folder in (tmp_path / "straight" / MAPS).iterdir()} == {FIRST, "1", "2", "3"}
+
+
+def test_other_labels_are_another_run(painted: Path, tmp_path: Path) -> None:
+    slides = weak_mosaic.find_slides(painted, "train")
+    settings = config(steps=1, warmup_steps=0)
+    beta_kl.train(settings, slides, tmp_path, ALONE)
+    with pytest.raises(TrainingError, match="other settings or data"):
+        beta_kl.train(settings, [each._replace(malign=not each.malign) for each in slides], tmp_path, ALONE)
+
+
+def test_training_goes_on_whatever_becomes_of_the_mapping_process(painted: Path, tmp_path: Path) -> None:
+    (tmp_path / "beside.toml").write_text(as_toml(config(mapping="beside", steps=8)))
+    run = tmp_path / "run"
+    line = [sys.executable, "-c", "from glassrt.engine.commands.main import main; main()", "train", "beta-kl"]
+    line += ["--data", str(painted), "--out", str(run), "--config", str(tmp_path / "beside.toml"), "--no-maps"]
+    subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
+    assert (run / "model.safetensors").exists()
+    assert (run / "weights.safetensors").exists()
+    assert not (run / MAPS / "newest").exists()
