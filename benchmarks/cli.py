@@ -2,6 +2,7 @@
 
 import typer
 
+from glassrt.benchmarks.commands.beta_kl import beta_kl_command
 from glassrt.benchmarks.commands.compare import compare_command
 from glassrt.benchmarks.commands.da_refinenet import da_refinenet_command
 from glassrt.benchmarks.commands.kernels import kernels_command
@@ -23,6 +24,7 @@ bench_app.command("memory")(memory_command)
 bench_app.command("tissue")(tissue_command)
 bench_app.command("oeem")(oeem_command)
 bench_app.command("da-refinenet")(da_refinenet_command)
+bench_app.command("beta-kl")(beta_kl_command)
 bench_app.command("kernels")(kernels_command)
 
 

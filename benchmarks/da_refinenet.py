@@ -3,7 +3,6 @@
 Everything is kept in one folder, so a stopped benchmark goes on where it was. All scores are the engine's.
 """
 
-import hashlib
 import math
 import statistics
 from collections.abc import Iterator
@@ -13,8 +12,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from glassrt.benchmarks.machine import write_report
+from glassrt.benchmarks.runs import score_once
 from glassrt.engine.bundles.bundle import Bundle
-from glassrt.engine.files import replace_file
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.export.bundle import export_run
 from glassrt.training.datasets import mosaic
@@ -96,22 +95,19 @@ def measure_run(
     world.wait()
     labelled = da_refinenet.find_slides(settings, slides)
     da_refinenet.train(settings, labelled, run, world, stage(run.name, settings.steps))
-    return score_run(run, settings, slides, anew, row.both_anchors, stage) if world.leads else {}
+    if not world.leads:
+        return {}
+    return score_once(run, lambda: score_run(run, settings, slides, anew, row.both_anchors, stage))
 
 
 def score_run(
     run: Path, settings: DaRefineNetConfig, slides: Path, anew: Path, both_anchors: bool, stage: Stage
 ) -> dict[str, Any]:
-    """The run's parameters and its scores in percent, from `scores.json` beside it where that is there.
+    """The run's parameters and its scores in percent.
 
     They are those on the test slides; beside them some on training images laid anew, whose glands the network knows
     but not their neighbours: what separates what it can learn from what it can tell of others' tissue.
     """
-    file = run / "scores.json"
-    model = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
-    known = msgspec.json.decode(file.read_bytes()) if file.exists() else {}
-    if known.get("model") == model:
-        return dict(known["scores"])
     bundle = export_run(run, run / "bundle.glass", run.name)
     network = da_refinenet.build_network(settings)
     scores: dict[str, Any] = {"parameters": sum(each.numel() for each in network.parameters())}
@@ -125,8 +121,6 @@ def score_run(
         told = stage(f"score {run.name}, {other}", SLIDES["test"])
         found = score(Bundle(bundle.path, anchored, bundle.sha256), slides, "test", told)
         scores |= {f"{name}, {other}": found[name] for name in COMPARED}
-    with replace_file(file) as beside:
-        beside.write_bytes(msgspec.json.encode({"model": model, "scores": scores}))
     return scores
 
 

@@ -9,6 +9,7 @@ from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import DatasetError, UsageError
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.training.datasets import bach, camelyon16, mosaic, weak_mosaic
+from glassrt.training.datasets import weak as own
 from glassrt.training.datasets.weak import LABELS
 from glassrt.training.evaluations import glas, slides, weak
 
@@ -30,6 +31,7 @@ SETS = {
     "bach": ScoredSet(partial(slides.score, bach, "BACH"), "test", "slides"),
     "mosaic": ScoredSet(partial(slides.score, mosaic, "a mosaic"), "test", "slides"),
     "camelyon16": ScoredSet(partial(weak.score, camelyon16, "CAMELYON16"), "test", "slides", curves=True),
+    "labels": ScoredSet(partial(weak.score, own, "a set of labelled slides"), "test", "slides", curves=True),
 }
 WEAK_MOSAIC = ScoredSet(partial(weak.score, weak_mosaic, "a weak mosaic"), "test", "slides", curves=True)
 
@@ -59,9 +61,7 @@ def evaluate(
     """
     found = find_set(dataset, data)
     if plots is not None and not found.curves:
-        raise UsageError(
-            f"--plots: {dataset} has no curves; camelyon16 and weak mosaics have, whose slides are labelled"
-        )
+        raise UsageError(f"--plots: {dataset} has no curves; camelyon16, labels and weak mosaics have")
     drawn = {} if plots is None else {"plots": plots}
     split = found.test_split if split is None else split
     scores, images = found.score(bundle, backend, data, split, progress, left_out, **drawn)

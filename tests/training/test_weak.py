@@ -7,7 +7,7 @@ import pytest
 
 from glassrt.engine.errors import DatasetError
 from glassrt.engine.geometry.boxes import Box
-from glassrt.training.datasets.weak import NoLesion, WeakSlide, read_labels
+from glassrt.training.datasets.weak import NoLesion, WeakSlide, find_slides, read_labels
 
 
 def listed(folder: Path, text: str | bytes, files: tuple[str, ...] = ("a.svs", "b.svs", "deep/c.tif")) -> Path:
@@ -79,3 +79,19 @@ def test_a_table_that_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_a_benign_slide_is_benign_everywhere() -> None:
     assert np.array_equal(NoLesion().cut(Box(3, 4, 9, 6), (100, 100)), np.zeros((2, 6), np.uint8))
+
+
+def test_a_table_may_name_splits(tmp_path: Path) -> None:
+    for name in "abcd":
+        (tmp_path / f"{name}.svs").touch()
+    rows = ["slide,label,split", "a.svs,benign,train", "b.svs,malign,train", "c.svs,benign,test", "d.svs,malign,test"]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    assert [(each.name, each.malign) for each in find_slides(tmp_path, "test")] == [("c", False), ("d", True)]
+    assert len(read_labels(tmp_path / "labels.csv")) == 4
+    with pytest.raises(DatasetError, match=r"labels\.csv holds no slide of the split 'val'; label some of both"):
+        find_slides(tmp_path, "val")
+    (tmp_path / "labels.csv").write_text("\n".join(row.rpartition(",")[0] for row in rows))
+    assert len(find_slides(tmp_path, "val")) == 4
+    (tmp_path / "labels.csv").unlink()
+    with pytest.raises(DatasetError, match=r"no labels\.csv here; it needs the columns slide and label"):
+        find_slides(tmp_path, "test")

@@ -152,7 +152,7 @@ def test_the_command_serves_every_layout(data: Path, tmp_path: Path) -> None:
     assert "train da-refinenet" in done.stdout
     done = run("mosaic", "--data", data, "--out", out, "--layout", "weak-disjoint", "--side", 2, "--train", 2)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{out}: 50 slides; score bundles on them with `glassrt evaluate BUNDLE")
+    assert done.stdout.startswith(f"{out}: 50 slides; train on them with `glassrt train beta-kl")
     assert len(weak_mosaic.find_slides(out, "test")) == 48
     done = run("mosaic", "--data", data, "--out", out, "--layout", "strong")
     assert_one_line(done, 2, "--layout strong is not known; choose one of coherent, random, weak, weak-disjoint")

@@ -18,7 +18,9 @@ from glassrt.engine.runtimes.open import open_backend
 def evaluate_command(
     data: Annotated[Path, typer.Option(help="Folder of the published data set.", show_default=False)],
     bundle: Annotated[Path, typer.Argument(help="Bundle to score.", show_default="the one shipped")] = DEFAULT_BUNDLE,
-    dataset: Annotated[str, typer.Option(help="glas, bach, mosaic or camelyon16.")] = "glas",
+    dataset: Annotated[
+        str, typer.Option(help="glas, bach, mosaic, camelyon16, or labels: your own slides and labels.csv.")
+    ] = "glas",
     split: Annotated[
         str | None, typer.Option(help="Part of the set, e.g. train.", show_default="the set's test split")
     ] = None,
@@ -31,7 +33,7 @@ def evaluate_command(
     precision: Annotated[str, PRECISION] = "fp32",
     plots: Annotated[
         Path | None,
-        typer.Option(help="Folder for ROC and FROC curves, of camelyon16 and weak mosaics.", show_default=False),
+        typer.Option(help="Folder for ROC and FROC curves, of slides with labels.", show_default=False),
     ] = None,
     json: Annotated[Path | None, typer.Option(help="File to write the scores to.", show_default=False)] = None,
 ) -> None:

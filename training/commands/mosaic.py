@@ -48,7 +48,5 @@ def mosaic_command(
     test, side = test or (48 if weak else 2), side or (8 if weak else 12)
     make = weak_mosaic.make_weak_mosaics if weak else mosaic.make_mosaics
     make(data, out, layout, {"train": train, "test": test}, side, seed)
-    use = f"score bundles on them with `glassrt evaluate BUNDLE --dataset mosaic --data {out}`"
-    if not weak:
-        use = f"train on them with `glassrt train da-refinenet --data {out} --out RUN`"
-    print(f"{out}: {train + test} slides; {use}")
+    method = "beta-kl" if weak else "da-refinenet"
+    print(f"{out}: {train + test} slides; train on them with `glassrt train {method} --data {out} --out RUN`")

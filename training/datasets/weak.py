@@ -5,6 +5,8 @@ A lab's own slides are listed in a plain table `labels.csv` with the columns `sl
     slide,label
     scans/1.svs,benign
     scans/2.svs,malign
+
+A column `split` may say which part of the set a slide belongs to, as `train` or `test`.
 """
 
 from pathlib import Path
@@ -21,7 +23,7 @@ from glassrt.training.datasets.tables import read_rows
 
 CLASSES = ("benign", "malign")
 LABELS = "labels.csv"
-COLUMNS = ("slide", "label")
+COLUMNS, SPLIT = ("slide", "label"), "split"
 ADVICE = f"it needs the columns {' and '.join(COLUMNS)}, a row a slide"
 
 
@@ -38,6 +40,17 @@ class WeakSlide(NamedTuple):
     truth: Truth | None
 
 
+def find_slides(folder: Path, split: str) -> list[WeakSlide]:
+    """The slides of a lab's own table in `folder`, `labels.csv`: those of a split where it has that column, else all.
+
+    Raises DatasetError.
+    """
+    path = folder / LABELS
+    if not path.is_file():
+        raise DatasetError(f"{folder}: no {LABELS} here; {ADVICE}")
+    return read_labels(path, split)
+
+
 class NoLesion:
     """The truth of a benign slide."""
 
@@ -46,8 +59,10 @@ class NoLesion:
         return np.zeros(box.size[::-1], np.uint8)
 
 
-def read_labels(path: Path) -> list[WeakSlide]:
-    """The slides of a label file in its order; their paths start from its folder. Raises DatasetError."""
+def read_labels(path: Path, split: str | None = None) -> list[WeakSlide]:
+    """The slides of a label file in its order; their paths start from its folder. With a `split`, those that the file
+    says are of it; all where it says nothing of splits. Raises DatasetError.
+    """
     slides: list[WeakSlide] = []
     rows: dict[Path, int] = {}  # of each file
     for number, row in enumerate(read_rows(path, COLUMNS, ADVICE), start=1):
@@ -61,10 +76,12 @@ def read_labels(path: Path) -> list[WeakSlide]:
             )
         if (first := rows.setdefault(file.resolve(), number)) != number:
             raise DatasetError(f"{where}: {name[:SHOWN]!r} is slide {first} already; leave one of the rows out")
-        slides.append(WeakSlide(file.stem, file, None, label.casefold() == CLASSES[1], None))
+        if split is None or SPLIT not in row or (row[SPLIT] or "").strip() == split:
+            slides.append(WeakSlide(file.stem, file, None, label.casefold() == CLASSES[1], None))
     if len({slide.malign for slide in slides}) < len(CLASSES):
         held = f"{CLASSES[slides[0].malign]} slides alone" if slides else "no slide"
-        raise DatasetError(f"{path} holds {held}; label some of both, {' and '.join(CLASSES)}")
+        part = "" if split is None or len(slides) == len(rows) else f" of the split {split!r}"
+        raise DatasetError(f"{path} holds {held}{part}; label some of both, {' and '.join(CLASSES)}")
     return slides
 
 
