@@ -12,6 +12,7 @@ from glassrt.benchmarks.commands.oeem import oeem_command
 from glassrt.benchmarks.commands.peers import peers_command
 from glassrt.benchmarks.commands.reading import reading_command
 from glassrt.benchmarks.commands.slide import slide_command
+from glassrt.benchmarks.commands.suspicion import suspicion_command
 from glassrt.benchmarks.commands.tissue import tissue_command
 
 bench_app = typer.Typer(help="Measure GlassRT on this machine.", no_args_is_help=True)
@@ -25,6 +26,7 @@ bench_app.command("tissue")(tissue_command)
 bench_app.command("oeem")(oeem_command)
 bench_app.command("da-refinenet")(da_refinenet_command)
 bench_app.command("beta-kl")(beta_kl_command)
+bench_app.command("suspicion")(suspicion_command)
 bench_app.command("kernels")(kernels_command)
 
 
