@@ -42,10 +42,10 @@ class Row(NamedTuple):
 
 
 DIVERGENCES: dict[str, dict[str, Any]] = {
-    "KL": {"beta": (0.0, 0.0), "beta_rise_steps": 0},
+    "KL": {"beta": (0.0, 0.0), "noise": UNSET, "beta_rise_steps": 0},
     "beta .61": {"beta": UNSET, "noise": 0.33, "beta_rise_steps": 0},
-    "beta 1": {"beta": (0.0, 1.0), "beta_rise_steps": 0},
-    "beta rising to 1": {"beta": (0.0, 1.0)},
+    "beta 1": {"beta": (0.0, 1.0), "noise": UNSET, "beta_rise_steps": 0},
+    "beta rising to 1": {"beta": (0.0, 1.0), "noise": UNSET},
 }
 DRAWN: dict[str, dict[str, Any]] = {"uniform": {"alpha": 0.0}, "dynamic": {}}
 ROWS = (

@@ -11,6 +11,7 @@ import numpy as np
 
 from glassrt.benchmarks.machine import write_report
 from glassrt.engine.bundles.bundle import open_bundle
+from glassrt.engine.errors import UsageError
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.readers import open_slide
@@ -53,6 +54,8 @@ def measure_mapping(path: Path, slide: Path, rounds: int) -> dict[str, Any]:
     """A slide mapped as for training, and segmented as it is served, on all of its windows."""
     bundle = open_bundle(path)
     test, window = bundle.manifest, bundle.manifest.window
+    if test.views != ((1.0,), False) or test.stride != window * 4 // 5:
+        raise UsageError(f"{path} is not run as maps are made, at scale 1 without flips: take a bundle of beta-KL")
     ground = open_ground(WeakSlide(slide.stem, slide, None, True, None), test.mpp, max(MAP_MPP, test.mpp))
     tissue = np.ones(ground.map_size[::-1], np.bool_)
     mapping = open_backend(bundle, "ort", batch=MAP_BATCH)

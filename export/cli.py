@@ -140,5 +140,6 @@ def map_suspects_command(
     with missing_packages("cpu,export"):
         from glassrt.export.mapping import follow_run
     with show_progress("steps") as progress:
-        follow_run(run, data, progress.start("map-suspects"), parent)
-    print(f"{run}: the run is finished, no more maps are needed")
+        finished = follow_run(run, data, progress.start("map-suspects"), parent)
+    why = "the run is finished, no more maps are needed" if finished else "the process that began this is gone"
+    print(f"{run}: {why}")

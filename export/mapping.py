@@ -21,7 +21,8 @@ from glassrt.training.config import load_config
 from glassrt.training.mapping import Ground, MapFolder, map_slide
 from glassrt.training.methods import beta_kl
 from glassrt.training.methods.beta_kl import MAP_BATCH, BetaKlConfig
-from glassrt.training.suspects import FIRST, MAPS, NEWEST, WEIGHTS
+from glassrt.training.run import other_run
+from glassrt.training.suspects import FIRST, IDENTITY, MAPS, NEWEST, WEIGHTS, check_maps
 from glassrt.training.suspicion import choose_slide
 from glassrt.training.torch_backend import TorchBackend
 
@@ -30,9 +31,10 @@ WAIT_S = 0.5  # between looks for newer weights
 Told = Callable[[int, int, str], None]
 
 
-def follow_run(run: Path, data: Path, told: Told = lambda done, total, what: None, parent: int = 0) -> None:
+def follow_run(run: Path, data: Path, told: Told = lambda done, total, what: None, parent: int = 0) -> bool:
     """Map the slides of the run in folder `run` until it is finished, or until the process `parent` that began this one
-    is gone. `told` is called with steps that the weights had, of how many, and the slide that was mapped.
+    is gone; whether it is finished. `told` is called with steps that the weights had, of how many, and the slide that
+    was mapped.
 
     Raises TrainingError, DatasetError or SlideError.
     """
@@ -43,19 +45,28 @@ def follow_run(run: Path, data: Path, told: Told = lambda done, total, what: Non
     if config.mapping != "beside":
         raise TrainingError(f'{file} says mapping = "{config.mapping}": this run makes its maps itself')
     grounds = beta_kl.open_grounds(config, beta_kl.find_slides(config, data))
-    mapper = Mapper(config, grounds, run)
-    while not (run / "model.safetensors").exists() and parent in (0, os.getppid()):
-        if mapper.load_newest() and (ground := mapper.map_next()):
+    if not config.alpha:
+        raise TrainingError(f"{file} says alpha = 0: this run draws from no map")
+    mapper: Mapper | None = None
+    while not (run / "model.safetensors").exists():
+        if parent not in (0, os.getppid()):
+            return False
+        if mapper is None and (run / MAPS / IDENTITY).exists():  # the run has begun
+            mapper = Mapper(config, grounds, run)
+        if mapper is not None and mapper.load_newest() and (ground := mapper.map_next()):
             told(mapper.steps, config.steps, ground.slide.name)
         else:
             time.sleep(WAIT_S)
+    return True
 
 
 class Mapper:
     """Maps one slide after another with the newest weights, none twice with the same."""
 
     def __init__(self, config: BetaKlConfig, grounds: Sequence[Ground], run: Path) -> None:
-        self._config, self._grounds, self._weights = config, grounds, run / WEIGHTS
+        self._config, self._grounds, self._run, self._weights = config, grounds, run, run / WEIGHTS
+        self._told = beta_kl.identify(config, grounds)
+        self._check()
         self._first, self._newest = MapFolder(run / MAPS / FIRST), MapFolder(run / MAPS / NEWEST)
         self._evidence: list[float] = []
         for ground in grounds:
@@ -74,6 +85,9 @@ class Mapper:
         age = self._weights.stat().st_mtime_ns
         if age != self._age:
             tensors, metadata = checkpoint.load(self._weights)
+            self._check()
+            if any(metadata.get(name) != value for name, value in self._told.items()):
+                raise other_run(self._weights)
             network = beta_kl.build_network(self._config)
             checkpoint.load_into(network, tensors, self._weights)
             if self._backend is not None:
@@ -92,10 +106,15 @@ class Mapper:
         stride = beta_kl.output_stride(self._config)
         tissue = self._first.load(ground) > 0
         suspicions = map_slide(ground, tissue, self._backend, self._config.window, stride)
+        self._check()
         self._newest.publish(ground, suspicions)
         self._evidence[number] = float(suspicions.sum(dtype=np.float64))
         self._done.add(number)
         return ground
+
+    def _check(self) -> None:
+        """Raise TrainingError where the folder holds another run by now, or one of other slides than --data has."""
+        check_maps(self._run, self._told)
 
     def _choose(self) -> int:
         """The next slide that these weights have not seen: malign and benign ones by turns, these by their evidence."""

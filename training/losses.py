@@ -149,7 +149,7 @@ def beta_for(noise: float, ratio: float, theta0: float, beta0: float = 0.0) -> f
     mislabelled = (1 - ratio) * noise / ratio  # for each patch of a benign slide
     beta1 = 1 + ((beta0 - 1) * math.log1p(-theta0) - math.log(mislabelled)) / math.log(theta0)
     if beta1 < 0:
-        raise ValueError(f"theta0 {theta0} would need beta1 {beta1:.3f}: Kullback-Leibler ends lower, choose it lower")
+        raise ValueError(f"theta0 {theta0} would need beta1 {beta1:.3f}: Kullback-Leibler ends lower already")
     if beta1 > 1:
         raise ValueError(f"theta0 {theta0} would need beta1 {beta1:.3f}: choose a higher ratio of benign slides")
     return beta1

@@ -36,11 +36,6 @@ class SuspicionMap:
         """The sum of all probabilities: a benign slide's is what it is wrongly suspected of."""
         return float(self._masses.sum())
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to draw."""
-        return not self._sums.any()
-
     def draw(self, random: Random) -> tuple[int, int]:
         """A pixel (x, y). The map must not be empty."""
         row, column = np.divmod(choose(self._sums.ravel(), random), self._sums.shape[1])

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from glassrt.engine.runtimes.device import explain_unused
 
 LOGGER = logging.getLogger("glassrt")
 
+PATIENCE = timedelta(days=1)  # one process may look slides over, or map them, while the others wait
 VARIABLES = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}  # what torchrun sets, and what one process has
 
 
@@ -94,7 +96,7 @@ def join_world() -> Iterator[World]:
         LOGGER.warning("%s", line)
     started = size > 1 and not torch.distributed.is_initialized()
     if started:
-        torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
+        torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
     try:
         yield World(rank, size, device)
     finally:

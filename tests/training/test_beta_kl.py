@@ -22,7 +22,7 @@ from glassrt.training.datasets import weak_mosaic
 from glassrt.training.mapping import LEAST, MapFolder, map_slide, open_ground
 from glassrt.training.methods import beta_kl
 from glassrt.training.methods.beta_kl import FREE, HOLDS, UNTOLD, BetaKlConfig
-from glassrt.training.suspects import FIRST, MAPS, Maps, Suspects
+from glassrt.training.suspects import FIRST, IDENTITY, MAPS, WEIGHTS, Maps, Suspects
 from glassrt.training.torch_backend import TorchBackend
 from glassrt.training.world import World
 
@@ -72,6 +72,8 @@ def test_shipped_settings_make_a_network(name: str) -> None:
         ({"map_mpp": 0.5}, "nothing to gain"),
         ({"beta": (0, 1.5)}, "beta"),
         ({"encoder": "efficientnet_lite0", "pretrain_steps": 3}, "not from an auto-encoder"),
+        ({"encoder_rate": 0}, "has to learn"),
+        ({"beta": msgspec.UNSET, "noise": 0.01}, "noise 0.01 with false_alarm 0.05"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes: dict, fault: str) -> None:
@@ -158,7 +160,7 @@ def test_a_map_is_what_the_network_makes_of_the_slide(grounds: list) -> None:
 
 
 def test_what_is_mapped_is_drawn_from_the_step_after_the_next(grounds: list, tmp_path: Path) -> None:
-    maps = Maps(grounds, tmp_path, 2.0, 2, 3, beside=False, world=ALONE)
+    maps = Maps(grounds, tmp_path, {}, 2.0, 2, 3, beside=False, world=ALONE)
     spot = np.zeros(grounds[0].map_size[::-1], np.float16)
     spot[3, 5] = 1
     drawn = []
@@ -186,17 +188,20 @@ def test_maps_that_another_process_publishes_are_drawn_from(grounds: list, tmp_p
 def test_a_map_of_another_size_is_refused(grounds: list, tmp_path: Path) -> None:
     folder = MapFolder(tmp_path)
     folder.publish(grounds[0], np.zeros((3, 3), np.float16))
-    with pytest.raises(TrainingError, match=r"train_1.npy is float16 \[3, 3\].*delete it"):
+    with pytest.raises(TrainingError, match=r"train_1.npy is float16 \[3, 3\].*begin the run anew"):
         folder.load(grounds[0])
     folder.file(grounds[0]).write_bytes(b"no map")
     with pytest.raises(TrainingError, match="is no map"):
+        folder.load(grounds[0])
+    folder.file(grounds[0]).unlink()
+    with pytest.raises(TrainingError, match="cannot be read"):
         folder.load(grounds[0])
 
 
 def test_a_long_silence_of_the_mapping_process_is_told_once(
     grounds: list, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    maps = Maps(grounds, tmp_path, 2.0, 100, 3, beside=True, world=ALONE)
+    maps = Maps(grounds, tmp_path, {}, 2.0, 100, 3, beside=True, world=ALONE)
     maps.at(0)
     for minutes in (30, 61, 62):
         later = time.monotonic() + 60 * minutes
@@ -252,7 +257,73 @@ def test_a_run_resumes_exactly_with_its_maps(painted: Path, tmp_path: Path) -> N
     assert all(torch.equal(value, again[name]) for name, value in weights.items())
     rows = [list(csv.DictReader((tmp_path / run / "metrics.csv").open())) for run in ("straight", "broken")]
     assert [row["purity"] for row in rows[0]] == [row["purity"] for row in rows[1]]
-    assert {folder.name for folder in (tmp_path / "straight" / MAPS).iterdir()} == {FIRST, "1", "2", "3"}
+    assert {folder.name for folder in (tmp_path / "straight" / MAPS).glob("*/")} == {FIRST, "1", "2", "3"}
+
+
+def test_maps_and_weights_of_other_slides_are_refused(painted: Path, tmp_path: Path) -> None:
+    """Also before anything else was saved that tells which run it is."""
+    slides = weak_mosaic.find_slides(painted, "train")
+    settings = config(save_every=100)
+
+    def stop(name: str, steps: int):
+        def told(step: int, loss: float) -> None:
+            raise KeyboardInterrupt
+
+        return told
+
+    with pytest.raises(KeyboardInterrupt):
+        beta_kl.train(settings, slides, tmp_path, ALONE, stop)
+    assert not list(tmp_path.glob("*.safetensors"))
+    others = [each._replace(path=slides[0].path) for each in slides]
+    with pytest.raises(TrainingError, match=r"run\.json was written with other settings or data"):
+        beta_kl.train(settings, others, tmp_path, ALONE)
+    (tmp_path / MAPS / IDENTITY).write_text("[")
+    with pytest.raises(TrainingError, match=r"run\.json was written with other settings or data"):
+        beta_kl.train(settings, slides, tmp_path, ALONE)
+
+
+def test_only_maps_that_a_resumed_run_draws_from_are_kept(grounds: list, tmp_path: Path) -> None:
+    maps = Maps(grounds, tmp_path, {}, 2.0, 2, 3, beside=False, world=ALONE)
+    blank = np.full(grounds[0].map_size[::-1], 0.5, np.float16)
+    for steps in range(1, 13):
+        maps.renew(steps, lambda ground, tissue: blank, torch.nn.Identity())
+    assert {folder.name for folder in (tmp_path / MAPS).glob("*/")} == {FIRST, "4", "5", "6"}
+    maps.at(9).draw(0, 1, np.random.default_rng(0))
+    with pytest.raises(TrainingError, match=r"maps/3, which step 7 draws from, is gone: begin the run anew"):
+        maps.at(7)
+    MapFolder(tmp_path / MAPS / "5").file(grounds[0]).unlink()
+    with pytest.raises(TrainingError, match="cannot be read"):
+        maps.at(11)
+
+
+def test_weights_that_are_no_numbers_make_no_maps(grounds: list, tmp_path: Path) -> None:
+    lost = torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(lost.weight, torch.nan)
+    for beside in (True, False):
+        maps = Maps(grounds, tmp_path, {}, 2.0, 2, 3, beside=beside, world=ALONE)
+        maps.renew(2, lambda ground, tissue: pytest.fail("a map was made"), lost)
+    assert not (tmp_path / WEIGHTS).exists()
+
+
+def test_a_doubtful_slide_is_drawn_from_as_a_whole(grounds: list, tmp_path: Path) -> None:
+    dark = np.full((600, 600, 3), 120, np.uint8) + np.random.default_rng(0).integers(0, 9, (600, 600, 1), np.uint8)
+    dark[..., 1] -= 60
+    tifffile.imwrite(tmp_path / "dark.tif", dark, tile=(256, 256), resolution=(16129, 16129), resolutionunit=3)
+    ground = open_ground(grounds[0].slide._replace(path=tmp_path / "dark.tif", name="dark"), 0.62, 2.48)
+    folder = MapFolder(tmp_path / "maps")
+    folder.begin(ground)
+    assert (folder.load(ground) == 0.5).all()
+
+
+def test_a_frozen_encoder_is_the_auto_encoders(painted: Path, tmp_path: Path) -> None:
+    settings = config(encoder_rate=0.0, pretrain_steps=2, steps=2, warmup_steps=0)
+    beta_kl.train(settings, weak_mosaic.find_slides(painted, "train"), tmp_path, ALONE)
+    rebuilt, served = (checkpoint.load(tmp_path / name / "model.safetensors")[0] for name in (beta_kl.PRETRAINING, "."))
+    torch.manual_seed(settings.seed)
+    random = dict(beta_kl.AutoEncoder(settings.design).named_parameters())
+    learned = [name for name in random if name.startswith("encoder.") and not torch.equal(random[name], rebuilt[name])]
+    assert learned
+    assert all(torch.equal(rebuilt[name], served[name]) for name in learned)
 
 
 def test_other_labels_are_another_run(painted: Path, tmp_path: Path) -> None:

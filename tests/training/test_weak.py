@@ -91,7 +91,9 @@ def test_a_table_may_name_splits(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"labels\.csv holds no slide of the split 'val'; label some of both"):
         find_slides(tmp_path, "val")
     (tmp_path / "labels.csv").write_text("\n".join(row.rpartition(",")[0] for row in rows))
-    assert len(find_slides(tmp_path, "val")) == 4
+    with pytest.raises(DatasetError, match="no column 'split'; without it all slides are one split: ask for 'all'"):
+        find_slides(tmp_path, "test")
+    assert len(find_slides(tmp_path, "all")) == 4
     (tmp_path / "labels.csv").unlink()
     with pytest.raises(DatasetError, match=r"no labels\.csv here; it needs the columns slide and label"):
         find_slides(tmp_path, "test")

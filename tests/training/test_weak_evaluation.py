@@ -244,7 +244,9 @@ def test_the_command_shows_scores_and_draws_curves(bundle: Bundle, folder: Path,
 
 def test_sets_without_labels_of_slides_have_no_curves(bundle: Bundle, tmp_path: Path) -> None:
     for dataset in ("glas", "bach", "mosaic"):
-        with pytest.raises(UsageError, match=f"--plots: {dataset} has no curves; camelyon16 and weak mosaics have"):
+        with pytest.raises(
+            UsageError, match=f"--plots: {dataset} has no curves; camelyon16, labels and weak mosaics have"
+        ):
             evaluate(bundle, Darkness(1), dataset, tmp_path, plots=tmp_path / "plots")
     assert not (tmp_path / "plots").exists()
 

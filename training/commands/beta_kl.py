@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import typer
 
@@ -18,6 +18,7 @@ from glassrt.training.commands.options import CONFIGS, DATA, RUN, bars, missing_
 LOGGER = logging.getLogger("glassrt")
 
 START = "from glassrt.engine.commands.main import main; main()"
+LOOK_S = 0.5
 RESTART_S = 60.0  # between starts of a mapping process that ends by itself
 MAPPING_LOG = "mapping.log"
 
@@ -64,17 +65,14 @@ def keep_mapping(data: Path, run: Path, wanted: bool) -> Iterator[None]:
     def keep() -> None:
         while not over.is_set():
             began = time.monotonic()
-            with (run / MAPPING_LOG).open("ab") as log:
-                command = [sys.executable, "-c", START, "map-suspects", str(run), "--data", str(data)]
-                process = subprocess.Popen([*command, "--parent", str(os.getpid())], stdout=log, stderr=log)
-            while process.poll() is None and not over.wait(0.5):
-                pass
-            if over.is_set():
-                process.terminate()
-                process.wait()
-                return
-            LOGGER.warning("the mapping process ended (%s says why); it is started again", run / MAPPING_LOG)
-            over.wait(max(0.0, began + RESTART_S - time.monotonic()))
+            try:
+                with (run / MAPPING_LOG).open("ab") as log:
+                    ended = run_until(over, data, run, log)
+            except OSError as error:
+                ended = f"could not be started ({error.strerror})"
+            if ended and not over.is_set():
+                LOGGER.warning("the mapping process %s; it is started again in a minute", ended)
+                over.wait(max(0.0, began + RESTART_S - time.monotonic()))
 
     keeper = threading.Thread(target=keep, daemon=True)
     keeper.start()
@@ -83,3 +81,17 @@ def keep_mapping(data: Path, run: Path, wanted: bool) -> Iterator[None]:
     finally:
         over.set()
         keeper.join()
+
+
+def run_until(over: threading.Event, data: Path, run: Path, log: BinaryIO) -> str:
+    """Run the mapping process until all is over; how it ended where it did so by itself, else nothing."""
+    command = [sys.executable, "-c", START, "map-suspects", str(run), "--data", str(data), "--parent", str(os.getpid())]
+    # In a session of its own: what a terminal interrupts is the run, which ends its companion itself.
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    while process.poll() is None and not over.wait(LOOK_S):
+        pass
+    if process.returncode is not None:
+        return f"ended ({run / MAPPING_LOG} says why)"
+    process.terminate()
+    process.wait()
+    return ""

@@ -6,7 +6,8 @@ A lab's own slides are listed in a plain table `labels.csv` with the columns `sl
     scans/1.svs,benign
     scans/2.svs,malign
 
-A column `split` may say which part of the set a slide belongs to, as `train` or `test`.
+A column `split` may say which part of the set a slide belongs to, as `train` or `test`; without it all slides are the
+split `all`, so that nobody takes scores of the slides that were trained on for those of others.
 """
 
 from pathlib import Path
@@ -23,7 +24,7 @@ from glassrt.training.datasets.tables import read_rows
 
 CLASSES = ("benign", "malign")
 LABELS = "labels.csv"
-COLUMNS, SPLIT = ("slide", "label"), "split"
+COLUMNS, SPLIT, ALL = ("slide", "label"), "split", "all"
 ADVICE = f"it needs the columns {' and '.join(COLUMNS)}, a row a slide"
 
 
@@ -41,14 +42,14 @@ class WeakSlide(NamedTuple):
 
 
 def find_slides(folder: Path, split: str) -> list[WeakSlide]:
-    """The slides of a lab's own table in `folder`, `labels.csv`: those of a split where it has that column, else all.
+    """The slides of a lab's own table in `folder`, `labels.csv`: those of a split, which `all` is too.
 
-    Raises DatasetError.
+    Raises DatasetError, also for another split where the table has no such column.
     """
     path = folder / LABELS
     if not path.is_file():
         raise DatasetError(f"{folder}: no {LABELS} here; {ADVICE}")
-    return read_labels(path, split)
+    return read_labels(path, None if split == ALL else split)
 
 
 class NoLesion:
@@ -61,11 +62,13 @@ class NoLesion:
 
 def read_labels(path: Path, split: str | None = None) -> list[WeakSlide]:
     """The slides of a label file in its order; their paths start from its folder. With a `split`, those that the file
-    says are of it; all where it says nothing of splits. Raises DatasetError.
+    says are of it. Raises DatasetError.
     """
     slides: list[WeakSlide] = []
     rows: dict[Path, int] = {}  # of each file
-    for number, row in enumerate(read_rows(path, COLUMNS, ADVICE), start=1):
+    advice = ADVICE if split is None else f"without it all slides are one split: ask for {ALL!r}"
+    columns = COLUMNS if split is None else (*COLUMNS, SPLIT)
+    for number, row in enumerate(read_rows(path, columns, advice), start=1):
         name, label = ((row[column] or "").strip() for column in COLUMNS)
         file, where = path.parent / name, f"{path}, slide {number}"
         if label.casefold() not in CLASSES:
@@ -76,7 +79,7 @@ def read_labels(path: Path, split: str | None = None) -> list[WeakSlide]:
             )
         if (first := rows.setdefault(file.resolve(), number)) != number:
             raise DatasetError(f"{where}: {name[:SHOWN]!r} is slide {first} already; leave one of the rows out")
-        if split is None or SPLIT not in row or (row[SPLIT] or "").strip() == split:
+        if split is None or (row[SPLIT] or "").strip() == split:
             slides.append(WeakSlide(file.stem, file, None, label.casefold() == CLASSES[1], None))
     if len({slide.malign for slide in slides}) < len(CLASSES):
         held = f"{CLASSES[slides[0].malign]} slides alone" if slides else "no slide"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.bundles.bundle import Bundle
-from glassrt.engine.errors import OutputError, SlideError
+from glassrt.engine.errors import OutputError
 from glassrt.engine.files import prepare_folder
 from glassrt.engine.geometry.boxes import Box, Size, bands
 from glassrt.engine.geometry.coverage import cover
@@ -24,10 +24,8 @@ from glassrt.engine.results.figures import physical_mpp
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.readers import open_slide
 from glassrt.engine.slides.slide import Slide
-from glassrt.engine.slides.tissue.annotations import ALL, AUTO
 from glassrt.engine.slides.tissue.masks import Mask
-from glassrt.engine.slides.tissue.scope import Scope, find_scope
-from glassrt.engine.tasks.segment import DEFAULT_READERS, lay_windows, segment
+from glassrt.engine.tasks.segment import lay_windows, segment
 from glassrt.engine.tasks.segmentation import choose_map_size, open_grid
 from glassrt.training import metrics
 from glassrt.training.datasets.labelled import Truth
@@ -35,6 +33,7 @@ from glassrt.training.datasets.weak import WeakSlide
 from glassrt.training.evaluations.slides import check_classes
 from glassrt.training.froc import LEVEL_MPP, TARGETS, Hits, find_candidates, find_lesions, froc_curve, match
 from glassrt.training.froc import mean_sensitivity as score_curve
+from glassrt.training.mapping import find_tissue
 from glassrt.training.plots import draw_curves
 from glassrt.training.slide_metrics import OddsHistogram, bootstrap_auc, roc_auc, roc_curve
 
@@ -162,14 +161,6 @@ def examine(weak: WeakSlide, bundle: Bundle, backend: Backend, pixels: PixelCoun
         segment(grid, lay_windows(grid, bundle, scope.searched), bundle, backend, size, place)
         hits = None if view is None else view.finish(physical_mpp(slide, *level_size(slide)))
     return Finding(weak.malign, evidence.scores() or NOTHING, hits)
-
-
-def find_tissue(slide: Slide) -> Scope:
-    """What of a slide is analysed: its tissue; all of it where the picture leaves in doubt what that is."""
-    try:
-        return find_scope(slide, AUTO, DEFAULT_READERS)
-    except SlideError:
-        return find_scope(slide, ALL, DEFAULT_READERS)  # which raises again unless tissue was all that was in doubt
 
 
 def level_size(slide: Slide) -> Size:

@@ -24,12 +24,12 @@ from glassrt.engine.bundles.tensors import Signature, TensorSpec
 from glassrt.engine.errors import DatasetError
 from glassrt.engine.geometry.boxes import Box
 from glassrt.engine.slides.slide import Pixels
-from glassrt.training import augment, checkpoint, losses
+from glassrt.training import augment, checkpoint, losses, mapping
 from glassrt.training.config import Count, Number, Schedule, Share, Weight
 from glassrt.training.datasets import camelyon16, weak, weak_mosaic
 from glassrt.training.datasets.weak import WeakSlide
 from glassrt.training.loop import Example, Group, Random, Task, fit
-from glassrt.training.mapping import MALIGN, Ground, map_slide, open_ground
+from glassrt.training.mapping import MALIGN, Ground, map_slide
 from glassrt.training.methods.oeem import Stage
 from glassrt.training.networks.encoders import check_encoder, load_weights
 from glassrt.training.networks.unet import ENCODER_STRIDE, AutoEncoder, Design, UNet
@@ -37,6 +37,7 @@ from glassrt.training.run import Run
 from glassrt.training.suspects import Maps
 from glassrt.training.suspicion import Suspicions
 from glassrt.training.torch_backend import TorchBackend
+from glassrt.training.windows import PIECE
 from glassrt.training.world import World
 
 METHOD = "beta-kl"
@@ -80,6 +81,8 @@ class BetaKlConfig(Schedule, frozen=True, kw_only=True):
             raise ValueError("set beta or noise, one of both")
         if self.batch % 2:
             raise ValueError(f"batch {self.batch} is odd: half of the patches are of malign slides")
+        if not self.encoder_rate and self.encoder is UNSET and not self.pretrain_steps:
+            raise ValueError("encoder_rate 0: an encoder that starts from random weights has to learn")
         if self.pretrain_steps and self.encoder is not UNSET:
             raise ValueError(f"pretrain_steps: {self.encoder} starts from its weights, not from an auto-encoder")
         if self.map_mpp < self.mpp:
@@ -92,7 +95,10 @@ class BetaKlConfig(Schedule, frozen=True, kw_only=True):
         if self.beta is not UNSET:
             return self.beta
         assert self.noise is not UNSET
-        return 0.0, losses.beta_for(self.noise, 0.5, self.false_alarm)
+        try:
+            return 0.0, losses.beta_for(self.noise, 0.5, self.false_alarm)
+        except ValueError as error:
+            raise ValueError(f"noise {self.noise:g} with false_alarm {self.false_alarm:g}: {error}") from error
 
     @property
     def design(self) -> Design:
@@ -216,12 +222,12 @@ def train(
     """
     check(config, world)
     grounds = open_grounds(config, slides)
-    told = {"method": METHOD, "config": msgspec.json.encode(config).decode(), "slides": digest(grounds)}
+    told = identify(config, grounds)
     run = Run(folder, told)
     if run.is_finished():
         return
     beside = config.mapping == "beside"
-    maps = Maps(grounds, folder, config.alpha, config.renew_steps, config.save_every, beside, world)
+    maps = Maps(grounds, folder, told, config.alpha, config.renew_steps, config.save_every, beside, world)
 
     def draw(number: int, random: Random) -> Example:
         place = maps.at(number // config.batch).draw(number, config.seed, random)
@@ -243,7 +249,8 @@ def train(
         before = Run(folder / PRETRAINING, {**told, "method": PRETRAINING})
         if not before.is_finished():
             schedule = msgspec.structs.replace(config, steps=config.pretrain_steps)
-            learning: Task[Tensor] = Task(lambda: AutoEncoder(config.design), draw_anywhere, reconstruction)
+            design = config.design._replace(encoder_learns=True)
+            learning: Task[Tensor] = Task(partial(AutoEncoder, design), draw_anywhere, reconstruction)
             fit(learning, schedule, before, world, stage("auto-encoder", schedule.steps))
     task = Task(start, draw, divergence(config), groups=partial(group, config), after=renew)
     fit(task, config, run, world, stage("beta-kl", config.steps))
@@ -259,21 +266,20 @@ def group(config: BetaKlConfig, network: nn.Module) -> list[Group]:
 
 
 def open_grounds(config: BetaKlConfig, slides: Sequence[WeakSlide]) -> list[Ground]:
-    """The slides at the resolution that is learned at. Raises DatasetError and SlideError."""
-    names = [slide.name for slide in slides]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DatasetError(f"two slides are named {twice[0]}, so their maps would be one: rename a file")
-    grounds = [open_ground(slide, config.mpp, config.map_mpp) for slide in slides]
+    """The slides at the resolution that is learned at. Raises DatasetError, SlideError and TrainingError."""
+    return mapping.open_grounds(slides, config.mpp, config.map_mpp, config.patch)
+
+
+def identify(config: BetaKlConfig, grounds: Sequence[Ground]) -> dict[str, str]:
+    """Which run this is: its settings, and the sha256 of what tells its slides and labels apart."""
+    content = hashlib.sha256()
     for ground in grounds:
-        if min(ground.grid.width, ground.grid.height) < config.patch:
-            raise DatasetError(f"{ground.slide.path} is smaller than a patch; leave it out, or lower patch")
-    return grounds
-
-
-def digest(grounds: Sequence[Ground]) -> str:
-    """The sha256 of what tells slides and labels apart: a run belongs to those it began with."""
-    told = [f"{each.slide.name} {each.slide.malign} {each.slide.path.stat().st_size}" for each in grounds]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+        slide = ground.slide
+        content.update(f"{slide.name} {slide.malign} {slide.path.stat().st_size}\n".encode())
+        with slide.path.open("rb") as file:
+            content.update(file.read(PIECE))
+    settings = msgspec.json.encode(config).decode()
+    return {"method": METHOD, "config": settings, "slides": content.hexdigest()}
 
 
 def map_with(config: BetaKlConfig, network: nn.Module, ground: Ground, tissue: NDArray[np.bool_]) -> Suspicions:

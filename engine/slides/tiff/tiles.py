@@ -5,8 +5,8 @@ same to the bit, which opening checks on samples; what is not plainly tiled RGB 
 """
 
 import os
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,7 @@ class TiffTiles:
 
     def __init__(self, path: Path, pages: list[Any]) -> None:
         self._path, self._pages = path, pages
-        tile_bytes = max(page.tilewidth * page.tilelength * 3 for page in pages)
-        self._decode = lru_cache(max(1, CACHE_BYTES // tile_bytes))(self._decode_tile)
+        self._decode = partial(decode_for_all(max(page.tilewidth * page.tilelength * 3 for page in pages)), self)
         self._descriptor = os.open(path, os.O_RDONLY)
         self._bytes = os.fstat(self._descriptor).st_size
 
@@ -103,10 +102,15 @@ class TiffTiles:
 
     def close(self) -> None:
         """Close the file; harmless when done twice."""
-        self._decode.cache_clear()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+@cache
+def decode_for_all(tile_bytes: int) -> Callable[[TiffTiles, int, int, int], Pixels]:
+    """What decodes tiles of that size and keeps the latest, of all slides: memory does not grow with their number."""
+    return lru_cache(max(1, CACHE_BYTES // tile_bytes))(TiffTiles._decode_tile)
 
 
 def middle_of(box: Box, side: int) -> Box:
