@@ -101,6 +101,7 @@ class Mapper:
         """Map the slide whose turn it is and publish it; None where all were mapped with these weights."""
         if self._backend is None or len(self._done) == len(self._grounds):
             return None
+        self._check()
         number = self._choose()
         ground = self._grounds[number]
         stride = beta_kl.output_stride(self._config)
