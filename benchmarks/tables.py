@@ -93,6 +93,13 @@ def draw_marks(report: Report) -> list[list[str]]:
     return [["", "missed / taken, %"], *([row["pictures of"], show_errors(row)] for row in report["marks"])]
 
 
+def draw_da_refinenet(report: Report) -> list[list[str]]:
+    """Every fusion and control: means over seeds and what each seed gave."""
+    from glassrt.benchmarks.da_refinenet import draw_table  # which loads torch
+
+    return draw_table(report)
+
+
 def show_errors(row: dict[str, Any]) -> str:
     """Both kinds of error of a row, a dash where there was nothing to judge."""
     kinds = (row["tissue_missed_percent"], row["nothing_taken_percent"])
@@ -114,6 +121,7 @@ TABLES: dict[str, tuple[str, Callable[[Report], list[list[str]]]]] = {
     "slide": ("slide-demo.json", draw_slide),
     "tissue": ("tissue.json", draw_tissue),
     "marks": ("tissue.json", draw_marks),
+    "da-refinenet": ("da-refinenet-mosaic.json", draw_da_refinenet),
 }
 
 
