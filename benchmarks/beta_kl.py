@@ -8,6 +8,7 @@ import csv
 import math
 import statistics
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +16,10 @@ import msgspec
 from msgspec import UNSET
 
 from glassrt.benchmarks.machine import write_report
-from glassrt.benchmarks.runs import score_once
+from glassrt.benchmarks.runs import lay_once, score_once
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.export.bundle import export_run
 from glassrt.training.datasets import weak_mosaic
-from glassrt.training.datasets.mosaic import INDEX
 from glassrt.training.evaluate import evaluate
 from glassrt.training.methods import beta_kl
 from glassrt.training.methods.beta_kl import BetaKlConfig
@@ -87,20 +87,19 @@ def lay_runs(base: BetaKlConfig, seeds: int) -> Iterator[tuple[Row, BetaKlConfig
 def measure_run(row: Row, settings: BetaKlConfig, data: Path, run: Path, world: World, stage: Stage) -> dict[str, Any]:
     """One run trained, where it is not yet, and its scores in percent."""
     slides = run.parent / f"{row.layout}-{settings.seed}"
-    if world.leads and not (slides / INDEX).exists():
-        weak_mosaic.make_weak_mosaics(data, slides, row.layout, SLIDES, CELLS, settings.seed)
+    if world.leads:
+        lay_once(weak_mosaic.make_weak_mosaics, data, slides, row.layout, SLIDES, CELLS, settings.seed)
     world.wait()
     beta_kl.train(settings, beta_kl.find_slides(settings, slides), run, world, stage)
-    return score_once(run, lambda: score_run(run, slides, stage)) if world.leads else {}
+    return score_once(run, (slides,), lambda: score_run(run, slides, stage)) if world.leads else {}
 
 
 def score_run(run: Path, slides: Path, stage: Stage) -> dict[str, Any]:
     """A run's scores on the test slides, and the share of its last patches of malign slides that showed tumour."""
     bundle = export_run(run, run / "bundle.glass", run.name)
-    backend = open_backend(bundle, throughput=True)
     told = stage(f"score {run.name}", SLIDES["test"])
-    report = evaluate(bundle, backend, "mosaic", slides, "test", lambda done, total: told(done - 1, math.nan))
-    backend.close()
+    with closing(open_backend(bundle, throughput=True)) as backend:
+        report = evaluate(bundle, backend, "mosaic", slides, "test", lambda done, total: told(done - 1, math.nan))
     return {**report["scores"], "purity": 100 * tell_purity(run / "metrics.csv")}
 
 

@@ -6,13 +6,14 @@ Everything is kept in one folder, so a stopped benchmark goes on where it was. A
 import math
 import statistics
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from glassrt.benchmarks.machine import write_report
-from glassrt.benchmarks.runs import score_once
+from glassrt.benchmarks.runs import lay_once, score_once
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.export.bundle import export_run
@@ -90,14 +91,14 @@ def measure_run(
     """One run trained, where it is not yet, and its scores."""
     slides, anew = run.parent / row.layout, run.parent / f"{row.layout}-anew"
     for folder, count, seed in ((slides, SLIDES, MOSAIC_SEED), (anew, ANEW, ANEW_SEED)):
-        if world.leads and not (folder / mosaic.INDEX).exists():
-            mosaic.make_mosaics(data, folder, row.layout, count, CELLS, seed)
+        if world.leads:
+            lay_once(mosaic.make_mosaics, data, folder, row.layout, count, CELLS, seed)
     world.wait()
     labelled = da_refinenet.find_slides(settings, slides)
     da_refinenet.train(settings, labelled, run, world, stage(run.name, settings.steps))
     if not world.leads:
         return {}
-    return score_once(run, lambda: score_run(run, settings, slides, anew, row.both_anchors, stage))
+    return score_once(run, (slides, anew), lambda: score_run(run, settings, slides, anew, row.both_anchors, stage))
 
 
 def score_run(
@@ -126,9 +127,8 @@ def score_run(
 
 def score(bundle: Bundle, slides: Path, split: str, progress: Progress) -> dict[str, float]:
     """The bundle's scores on the slides of a split, in percent."""
-    backend = open_backend(bundle, throughput=True)
-    report = evaluate(bundle, backend, "mosaic", slides, split, lambda done, total: progress(done - 1, math.nan))
-    backend.close()
+    with closing(open_backend(bundle, throughput=True)) as backend:
+        report = evaluate(bundle, backend, "mosaic", slides, split, lambda done, total: progress(done - 1, math.nan))
     return dict(report["scores"])
 
 

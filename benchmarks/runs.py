@@ -1,23 +1,52 @@
 """Runs that a benchmark trains and scores: each once, so that a stopped benchmark goes on."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from glassrt.engine.errors import DatasetError
 from glassrt.engine.files import replace_file
+from glassrt.training.datasets.mosaic import INDEX
 
 
-def score_once(run: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The scores of the finished run in folder `run`: from `scores.json` beside its model, else measured and kept."""
+def score_once(run: Path, mosaics: Sequence[Path], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The scores of the finished run in folder `run` on slides in the folders `mosaics`.
+
+    They are kept in `scores.json` beside the run's model, and measured anew for another model or other slides.
+    """
     file = run / "scores.json"
-    model = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for each in (run / "model.safetensors", *(folder / INDEX for folder in mosaics)):
+        digest.update(each.read_bytes())
     known = msgspec.json.decode(file.read_bytes()) if file.exists() else {}
-    if known.get("model") == model:
+    if known.get("of") == digest.hexdigest():
         return dict(known["scores"])
     scores = measure()
     with replace_file(file) as beside:
-        beside.write_bytes(msgspec.json.encode({"model": model, "scores": scores}))
+        beside.write_bytes(msgspec.json.encode({"of": digest.hexdigest(), "scores": scores}))
     return scores
+
+
+def lay_once(
+    make: Callable[[Path, Path, str, dict[str, int], int, int], None],
+    data: Path,
+    folder: Path,
+    layout: str,
+    slides: dict[str, int],
+    cells: int,
+    seed: int,
+) -> None:
+    """Have `make` lay mosaics of the images in `data`, where `folder` does not hold them yet.
+
+    Raises DatasetError if other mosaics lie there, which runs beside them were trained on.
+    """
+    if not (folder / INDEX).exists():
+        make(data, folder, layout, slides, cells, seed)
+        return
+    asked = {"layout": layout, "slides": slides, "images_a_side": cells, "seed": seed}
+    found = msgspec.json.decode((folder / INDEX).read_bytes())
+    if any(found.get(key) != value for key, value in asked.items()):
+        raise DatasetError(f"{folder} holds other mosaics than those asked for: choose another --out, or remove it")

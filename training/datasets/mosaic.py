@@ -113,15 +113,18 @@ def make_mosaics(glas_folder: Path, out: Path, layout: str, slides: dict[str, in
                 write_slide(pixels, beside / f"{name}.tif")
                 write_map(classes, beside / f"{name}_classes.png", out)
         facts = {"classes": CLASSES, "images_a_side_of_a_region": REGION if layout == "coherent" else 1}
-        write_json(beside / INDEX, describe(layout, seed, cells, patients) | facts)
+        write_json(beside / INDEX, describe(layout, seed, slides, cells, patients) | facts)
 
 
-def describe(layout: str, seed: int, cells: int, patients: dict[str, set[str]]) -> dict[str, Any]:
+def describe(
+    layout: str, seed: int, slides: dict[str, int], cells: int, patients: dict[str, set[str]]
+) -> dict[str, Any]:
     """What the index says of mosaics of any layout."""
     return {
         "made_of": "GlaS (Warwick-QU): for research only",
         "layout": layout,
         "seed": seed,
+        "slides": slides,
         "images_a_side": cells,
         "patients_of_test_that_are_in_train": sorted(patients["test"] & patients["train"]),
         "patients_of_test": sorted(patients["test"]),

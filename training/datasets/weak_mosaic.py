@@ -78,7 +78,7 @@ def make_weak_mosaics(glas_folder: Path, out: Path, layout: str, slides: dict[st
             "malignant_images_of_slides": lesions,
             "benign_images_are_shared_by_both_labels": layout == "weak",
         }
-        write_json(beside / mosaic.INDEX, mosaic.describe(layout, seed, cells, patients) | facts)
+        write_json(beside / mosaic.INDEX, mosaic.describe(layout, seed, slides, cells, patients) | facts)
 
 
 def choose_pools(tissue: list[Tissue], layout: str, random: Random) -> tuple[list[int], list[int]]:
