@@ -22,7 +22,9 @@ from glassrt.engine.slides.slide import Pixels
 from glassrt.export.ground import Ground, find_files, open_ground
 from glassrt.export.samples import Samples, each, join
 
-WANTED = 32
+WANTED = 32  # windows of FULL pixels or more
+FULL = 160
+MOST_MORE = 4  # times as many of smaller ones, which tell less each
 MEASURED = 4  # of so many windows that are taken, one measures what was lost and the others calibrate
 FEWEST = 8
 LEAST = (6, 2, FEWEST)  # windows to calibrate on, to measure on, and to verify on
@@ -45,12 +47,18 @@ class Share(NamedTuple):
     numbers: Indices
 
 
-def collect_calibration(folder: Path, manifest: Manifest, wanted: int = WANTED) -> Calibration:
+def choose_count(window: int) -> int:
+    """How many windows of so many pixels' side tell enough."""
+    return round(WANTED * min(MOST_MORE, max(1.0, (FULL / window) ** 2)))
+
+
+def collect_calibration(folder: Path, manifest: Manifest, wanted: int | None = None) -> Calibration:
     """What lower precisions are made with: the same each time, spread over the folder's files and the bundle's scales.
 
     What calibrates, what measures and what is left for verification come from different files, or, where there are too
     few, from different parts of them. Raises UsageError for a folder with too little tissue.
     """
+    wanted = wanted or choose_count(manifest.window)
     grounds = list(islice(find_grounds(folder, manifest), MOST_FILES))
     for calibrating, measuring, kept in deals(grounds):
         counts = count(calibrating), count(measuring), count(kept)
@@ -67,13 +75,14 @@ def collect_calibration(folder: Path, manifest: Manifest, wanted: int = WANTED) 
 
 
 def collect_windows(
-    folder: Path, manifest: Manifest, wanted: int = WANTED, told: Callable[[str], None] = lambda line: None
+    folder: Path, manifest: Manifest, wanted: int | None = None, told: Callable[[str], None] = lambda line: None
 ) -> Samples:
     """Windows of tissue that went into none of the bundle's graphs; the same each time.
 
     They come from other files than those or, where these hold too little, from other parts of them too; which, is
     `told`. Raises UsageError for a folder with fewer than eight such windows.
     """
+    wanted = wanted or choose_count(manifest.window)
     boxes = {seen.fingerprint: seen.box for seen in manifest.calibrated}
     grounds: list[Ground] = []
     known: list[Ground] = []

@@ -32,7 +32,7 @@ PERCENTILE = 99.99  # of an activation's values that its range holds
 AT_A_TIME = 2  # windows whose every activation is held while ranges are measured: 100 MB each
 FLIPS_AIM = 0.0075  # share of pixels that may change class before a layer is left in float32
 MOST_KEPT = 8  # beside those that make the outputs
-RANKED_ON = 4  # windows that each layer alone is measured on
+RANKED_ON = 4  # windows at least that each layer alone is measured on, and half of those there are
 
 # Processors without VNNI add two products in sixteen bits: 2 * 255 * 64 fits, 2 * 255 * 127 would be cut off.
 WEIGHT_BITS: dict[Target, Literal[7, 8]] = {"cpu": 7, "gpu": 8}
@@ -84,7 +84,7 @@ def to_int8(graph: bytes, calibrated: Samples, measured: Samples, kind: Shared, 
         source, ranges = Path(folder, "fp32.onnx"), Path(folder, "ranges.json")
         source.write_bytes(graph)
         quantiser = Quantiser(source, ranges, calibrated, measure_inputs(graph, calibrated), {})
-        some = slice(RANKED_ON)
+        some = slice(max(RANKED_ON, count(measured) // 2))
         kept, ranking = last_layers(onnx.load_from_string(graph)), None
         most = len(kept) + MOST_KEPT
         while True:
