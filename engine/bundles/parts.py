@@ -14,6 +14,7 @@ Resolution = Annotated[float, msgspec.Meta(ge=0.05, le=20)]  # micrometres per p
 Scale = Annotated[float, msgspec.Meta(ge=0.1, le=10)]
 Side = Annotated[int, msgspec.Meta(ge=16, le=4096)]  # pixels of a window
 Step = Annotated[int, msgspec.Meta(ge=1, le=4096)]
+Length = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]  # of an axis of features
 Coordinate = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 Text = Annotated[str, msgspec.Meta(max_length=LONGEST_TEXT)]
 Precision = Literal["fp32", "fp16", "int8"]  # of a graph

@@ -9,14 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.bundles.kinds.segmentation import Segmentation
-from glassrt.engine.bundles.parts import LONGEST_NAME, Role, Side, Strict, check_distinct, is_name
+from glassrt.engine.bundles.parts import LONGEST_NAME, Length, Role, Side, Strict, check_distinct, is_name
 from glassrt.engine.bundles.tensors import Signature, TensorSpec
 from glassrt.engine.geometry.plan import InputSpec, lattice_step
 
 LARGEST_FEATURES = 1 << 26  # bytes of one window's surroundings
 OTHER_TENSORS = {"fine", "context", "place", "logits"}
-
-Length = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
 
 
 class Feature(Strict, frozen=True):

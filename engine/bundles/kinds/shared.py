@@ -84,6 +84,11 @@ class Shared(Strict, frozen=True, kw_only=True, tag_field="kind"):
         """The scales that a slide's windows are cut at, and whether mirrored too."""
         return (1.0,), False
 
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """Names of the outputs whose direction is what counts: features `[N, d]`, held together by their cosine."""
+        return ()
+
     def classify(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.int64] | None:
         """The likeliest class of each place that a network's outputs tell of, `[N, ...]`; None where it tells none."""
         return None
