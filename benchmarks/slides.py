@@ -113,7 +113,7 @@ def summarise(
     return {
         "slide": path.name,
         "bundle": bundle.manifest.name,
-        "scales": bundle.manifest.scales,
+        "scales": bundle.manifest.views[0],
         "backend": f"{backend.name} {backend.version} on {backend.device}, {backend.precision}, batch {backend.batch}, "
         f"{backend.streams} at once",
         "windows": count,
@@ -161,8 +161,8 @@ def run_parts(path: Path, bundle: Bundle, backend: Backend, readers: int, parts:
             kept = [{**windows, **features} for windows in kept]
         outputs = time_network(network, kept, len(plan.windows), "infer", parts)
         map_size = choose_map_size(grid, bundle, None)
-        with MapFile(folder / "map.raw", len(bundle.manifest.classes), map_size[1], map_size[0]) as file:
-            canvas = Canvas(plan, bundle.manifest.output_stride, map_size, MapWriter(file, scope.tissue).place)
+        with MapFile(folder / "map.raw", len(bundle.segmentation.classes), map_size[1], map_size[0]) as file:
+            canvas = Canvas(plan, bundle.segmentation.output_stride, map_size, MapWriter(file, scope.tissue).place)
             with parts.time("stitch"):
                 for start in range(0, len(plan.windows), backend.batch):
                     indices = np.arange(start, min(start + backend.batch, len(plan.windows)))

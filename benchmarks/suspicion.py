@@ -53,7 +53,7 @@ def measure_sampling() -> dict[str, Any]:
 def measure_mapping(path: Path, slide: Path, rounds: int) -> dict[str, Any]:
     """A slide mapped as for training, and segmented as it is served, on all of its windows."""
     bundle = open_bundle(path)
-    test, window = bundle.manifest, bundle.manifest.window
+    test, window = bundle.segmentation, bundle.manifest.window
     if test.views != ((1.0,), False) or test.stride != window * 4 // 5:
         raise UsageError(f"{path} is not run as maps are made, at scale 1 without flips: take a bundle of beta-KL")
     ground = open_ground(WeakSlide(slide.stem, slide, None, True, None), test.mpp, max(MAP_MPP, test.mpp))

@@ -37,7 +37,7 @@ def build_tiatoolbox(bundle: Bundle, pixels: NDArray[np.uint8]) -> Contender | N
     Its `infer_wsi` runs the windows of an image in memory and merges their logits; no tissue mask, nothing written. It
     would also run those that begin in the image and end outside, which nobody else does: they are left out.
     """
-    if bundle.manifest.scales != (1.0,) or bundle.manifest.flips or find_spec("tiatoolbox") is None:
+    if bundle.manifest.views[0] != (1.0,) or bundle.manifest.views[1] or find_spec("tiatoolbox") is None:
         return None
     sys.meta_path.append(HollowModules())
     import tiatoolbox

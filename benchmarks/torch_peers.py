@@ -31,7 +31,7 @@ def slide_monai(
     bundle: Bundle, pixels: NDArray[np.uint8], how: str, memory_format: torch.memory_format
 ) -> Contender | None:
     """MONAI's sliding window in a memory format."""
-    if bundle.manifest.scales != (1.0,) or bundle.manifest.flips or find_spec("monai") is None:
+    if bundle.manifest.views[0] != (1.0,) or bundle.manifest.views[1] or find_spec("monai") is None:
         return None
     import monai
     from monai.inferers.inferer import SlidingWindowInferer
@@ -91,7 +91,7 @@ class Upsampled(nn.Module):
 
 def multi_scale(network: nn.Module, image: Tensor, bundle: Bundle) -> Tensor:
     """Probabilities `[1, C, H, W]` averaged over scales and flips, as mmsegmentation's test-time augmentation does."""
-    manifest = bundle.manifest
+    manifest = bundle.segmentation
     height, width = image.shape[2:]
     views = []
     for scale in manifest.scales:
@@ -133,7 +133,7 @@ def rebuild_network(bundle: Bundle) -> PSPNet:
     """
     graph = onnx.load_from_string(bundle.read_graph()).graph
     stored = {each.name: each for each in graph.initializer}
-    network = PSPNet(len(bundle.manifest.classes), output_stride=bundle.manifest.output_stride).eval()
+    network = PSPNet(len(bundle.segmentation.classes), output_stride=bundle.segmentation.output_stride).eval()
     for name, module in network.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_var is not None

@@ -22,7 +22,7 @@ from glassrt.engine.bundles.tensors import Signature
 from glassrt.engine.errors import BundleError, TrainingError, UsageError
 from glassrt.export.calibration import Calibration, collect_calibration, paint
 from glassrt.export.comparison import MadeOn, compare, edge_windows
-from glassrt.export.kinds import dual, segmentation, weak
+from glassrt.export.kinds import bags, dual, segmentation, weak
 from glassrt.export.kinds.made import Made
 from glassrt.export.precision import FLIPS_AIM, WEIGHT_BITS, Measure, run_graph, run_plainly, to_float16, to_int8
 from glassrt.export.samples import Samples, count, each, join, pick, take
@@ -35,6 +35,7 @@ READERS: dict[str, Read] = {  # by the method of a run
     "oeem": segmentation.read,
     "da-refinenet": dual.read,
     "beta-kl": weak.read,
+    "distill-to-label": bags.read,
 }
 
 
@@ -233,10 +234,11 @@ def refuse_lossy(
     check = compare(found, wanted, count(given), MadeOn("", "ort", "", "CPU", "", entry.precision), None, kind)
     bad = sum(int(np.count_nonzero(~np.isfinite(values))) for values in outputs.values())
     aim = FLIPS_AIM if entry.precision == "int8" else TOLERANCES[entry.precision].flips
+    turned = "" if check.cosine is None else f", the least cosine of features is {check.cosine:.4f}"
     if bad or check.flips > aim or not check.passed:
         raise BundleError(
-            f"{entry.precision} for {entry.target} is not exported: {check.flips:.2%} of the pixels change class where "
-            f"{aim:.2%} may, {' and '.join(wanted)} are off by {check.largest:.2g}, {bad} are no numbers; "
+            f"{entry.precision} for {entry.target} is not exported: {check.flips:.2%} of the places change class where "
+            f"{aim:.2%} may, {' and '.join(wanted)} are off by {check.largest:.2g}{turned}, {bad} are no numbers; "
             f"{'calibrate on more of the tissue, or ' if entry.precision == 'int8' else ''}"
             f"leave {entry.precision} out of --precision"
         )

@@ -87,6 +87,10 @@ def verify_command(
         from glassrt.export.verify import verify
     opened = open_bundle(bundle)
     opened.check_files()
+    if not opened.manifest.inputs:
+        raise UsageError(
+            f"{bundle} takes features that were stored before, which no tiles show: it runs in float32 alone"
+        )
     exact = None
     if against is not None:
         with missing_packages("cpu,export"):
@@ -116,10 +120,13 @@ def tell(line: str) -> None:
 def check_table(checks: tuple[Check, ...]) -> Table:
     """One row a check."""
     table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("precision", "through", "on", "largest", "mean", "NaN", "other class", "mIoU", ""):
+    vectors = any(check.cosine is not None for check in checks)
+    last = "least cosine" if vectors else "mIoU"
+    for name in ("precision", "through", "on", "largest", "mean", "NaN", "other class", last, ""):
         table.add_column(name)
     for check in checks:
         change = "" if check.miou_change is None else f"{check.miou_change:+.2f}"
+        change = change if check.cosine is None else f"{check.cosine:.5f}"
         figures = (f"{check.largest:.2g}", f"{check.mean:.2g}", str(check.nan), f"{check.flips:.3%}", change)
         verdict = "passed" if check.passed else Text("FAILED", style="red") if is_broken(check) else "not offered"
         table.add_row(check.precision, check.backend, f"{check.device}, {check.isa}", *figures, verdict)

@@ -45,20 +45,35 @@ def compare(
 ) -> Check:
     """How far a network's outputs lie from those that are wanted; where either are no numbers they are counted instead.
 
-    The classes that the bundle's kind tells of them are compared on the first `real` windows.
+    Of several outputs the largest difference is that of the one that is furthest off for its reach. The classes that
+    the bundle's kind tells of them, of each place and of all windows as a bag, and the directions of vectors are
+    compared on the first `real` windows.
     """
-    largest = reach = total = 0.0
+    largest, reach, total = 0.0, 1.0, 0.0
     bad = values = 0
     for name, exact in wanted.items():
         finite = np.isfinite(found[name]) & np.isfinite(exact)
         bad += int(np.count_nonzero(~finite))
         # In float64, where no difference of two float32 is infinite.
         difference = np.abs(np.subtract(found[name], exact, where=finite, out=np.zeros(exact.shape), dtype=np.float64))
-        largest = max(largest, float(difference.max()))
+        furthest, own = float(difference.max()), float(np.abs(exact[np.isfinite(exact)]).max(initial=0))
+        if name == next(iter(wanted)) or furthest / max(1.0, own) > largest / max(1.0, reach):
+            largest, reach = furthest, own
         total, values = total + float(difference.sum()), values + difference.size
-        reach = max(reach, float(np.abs(exact[np.isfinite(exact)]).max(initial=0)))
-    flips = flip_rate(take(found, slice(real)), take(wanted, slice(real)), kind)
-    check = Check(*made_on, True, count(found), largest, total / values, bad, flips, miou_change, reach=reach)
+    mine, theirs = take(found, slice(real)), take(wanted, slice(real))
+    check = Check(
+        *made_on,
+        True,
+        count(found),
+        largest,
+        total / values,
+        bad,
+        flip_rate(mine, theirs, kind),
+        miou_change,
+        reach=reach,
+        cosine=lowest_cosine(mine, theirs, kind) if kind.vectors else None,
+        bag_changes=kind.classify_bag(mine) != kind.classify_bag(theirs),
+    )
     return msgspec.structs.replace(check, passed=check.is_within)
 
 
@@ -66,6 +81,23 @@ def flip_rate(found: Samples, exact: Samples, kind: Shared) -> float:
     """Share of places whose class is another; none where a bundle's kind tells no classes apart."""
     classes, wanted = kind.classify(found), kind.classify(exact)
     return 0.0 if classes is None or wanted is None else float((classes != wanted).mean())
+
+
+def lowest_cosine(found: Samples, exact: Samples, kind: Shared) -> float:
+    """Of a bundle's vectors among outputs with those that are wanted: 1 where all have the same direction."""
+    lowest = 1.0
+    for name in kind.vectors:
+        mine, theirs = found[name].astype(np.float64), exact[name].astype(np.float64)
+        lengths = np.linalg.norm(mine, axis=1) * np.linalg.norm(theirs, axis=1)
+        same = (mine == theirs).all(axis=1)  # as two that are zero
+        cosines = np.where(same, 1.0, (mine * theirs).sum(axis=1) / np.where(lengths > 0, lengths, 1.0))
+        lowest = min(lowest, float(np.nan_to_num(cosines, nan=-1.0).min(initial=1.0)))
+    return lowest
+
+
+def loss(found: Samples, exact: Samples, kind: Shared) -> float:
+    """What a lower precision loses: the share of places of another class or, if more, how far features turned."""
+    return max(flip_rate(found, exact, kind), 1.0 - lowest_cosine(found, exact, kind))
 
 
 def edge_windows(inputs: Iterable[TensorSpec]) -> Samples:

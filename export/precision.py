@@ -21,7 +21,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from glassrt.engine.bundles.kinds.shared import Shared
 from glassrt.engine.bundles.parts import Target
 from glassrt.engine.runtimes.ort import OrtBackend
-from glassrt.export.comparison import flip_rate, run_each
+from glassrt.export.comparison import loss, run_each
 from glassrt.export.rounding import Inputs, Rounded, measure_inputs, round_weights
 from glassrt.export.samples import Samples, count, each, join, take
 from glassrt.export.silence import silence_quantiser
@@ -31,7 +31,7 @@ QUANTISED = ("Conv", "Add", "Concat", "MatMul", "Reshape", "Clip", "Relu")
 PERCENTILE = 99.99  # of an activation's values that its range holds
 AT_A_TIME = 2  # windows whose every activation is held while ranges are measured: 100 MB each
 FLIPS_AIM = 0.0075  # share of pixels that may change class before a layer is left in float32
-MOST_KEPT = 8  # beside those that make the outputs
+MOST_KEPT = 16  # beside those that make the outputs
 RANKED_ON = 4  # windows at least that each layer alone is measured on, and half of those there are
 
 # Processors without VNNI add two products in sixteen bits: 2 * 255 * 64 fits, 2 * 255 * 127 would be cut off.
@@ -55,11 +55,11 @@ class Measure(NamedTuple):
 
 
 class Int8(NamedTuple):
-    """Graphs by kind of device, the layers left in float32, and the share of held-out pixels that change class."""
+    """Graphs by kind of device, the layers left in float32, and what held-out windows lose (`comparison.loss`)."""
 
     graphs: Mapping[Target, bytes]
     kept: tuple[str, ...]
-    flips: float
+    lost: float
 
 
 def to_float16(graph: bytes) -> bytes:
@@ -89,13 +89,13 @@ def to_int8(graph: bytes, calibrated: Samples, measured: Samples, kind: Shared, 
         most = len(kept) + MOST_KEPT
         while True:
             made = quantiser.make("cpu", kept)
-            flips = flip_rate(measure.finish(run_graph(made, measure.given)), measure.wanted, kind)
-            if flips <= measure.aim or len(kept) >= most:
+            lost = loss(measure.finish(run_graph(made, measure.given)), measure.wanted, kind)
+            if lost <= measure.aim or len(kept) >= most:
                 break
             ranking = ranking or rank_layers(quantiser, take(measured, some), take(exact, some), kept)
             kept.append(next(ranking))
         graphs: dict[Target, bytes] = {"cpu": made, "gpu": quantiser.make("gpu", kept)}
-    return Int8(graphs, tuple(kept), flips)
+    return Int8(graphs, tuple(kept), lost)
 
 
 class Quantiser(NamedTuple):

@@ -14,7 +14,7 @@ from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.checks import Check, Timing
 from glassrt.engine.bundles.parts import RunPrecision
 from glassrt.engine.errors import GlassError, UsageError
-from glassrt.engine.runtimes.choose import running
+from glassrt.engine.runtimes.choose import count_small, running
 from glassrt.engine.runtimes.isa import count_cores, processor_name
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
@@ -126,7 +126,7 @@ def time_batches(bundle: Bundle, name: str, precision: RunPrecision, samples: Sa
     if RUNTIMES[name].target == "gpu":
         return None
     taken = {}
-    for batch in BATCHES:
+    for batch in (each * count_small(bundle.manifest.window) for each in BATCHES):
         given = {name: np.resize(values, (batch, *values.shape[1:])) for name, values in samples.items()}
         with (
             open_as_score_does(bundle, name, precision, batch) as backend,

@@ -70,8 +70,8 @@ def evaluate(
         "split": split,
         "images": images,
         "bundle": {"name": bundle.manifest.name, "sha256": bundle.sha256},
-        "scales": bundle.manifest.scales,
-        "flips": bundle.manifest.flips,
+        "scales": bundle.manifest.views[0],
+        "flips": bundle.manifest.views[1],
         "backend": f"{backend.name} {backend.version} on {backend.device}, {backend.precision}",
         "scores": {name: round(100 * value, 3) for name, value in scores.items()},
     }

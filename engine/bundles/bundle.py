@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.bundles.example import PACKED_SLACK, Known, read_example
+from glassrt.engine.bundles.kinds.segmentation import Segmentation
 from glassrt.engine.bundles.manifest import Manifest, decode_manifest
 from glassrt.engine.bundles.parts import Example, Graph, Precision, Role, Target
 from glassrt.engine.bundles.regular_file import LARGEST_TEXT, read_file
@@ -34,6 +35,16 @@ class Bundle:
     path: Path
     manifest: Manifest
     sha256: str
+
+    @property
+    def segmentation(self) -> Segmentation:
+        """The manifest of a bundle that makes maps of classes. Raises UsageError for one that does not."""
+        if not isinstance(self.manifest, Segmentation):
+            raise UsageError(
+                f"{self.path} is of the kind {self.manifest.kind}, which tells no classes: run `glassrt embed` "
+                "with it, or name a bundle that does"
+            )
+        return self.manifest
 
     def find_graph(self, precision: Precision = "fp32", target: Target = "cpu", role: Role | None = None) -> Graph:
         """The graph of a network, by default the first, in that precision for a kind of device. Raises BundleError."""
@@ -128,7 +139,8 @@ class Bundle:
         if flips is not None:
             changes["flips"] = flips
         try:
-            return Bundle(self.path, msgspec.structs.replace(self.manifest, **changes), self.sha256)
+            of = self.segmentation if changes else self.manifest
+            return Bundle(self.path, msgspec.structs.replace(of, **changes), self.sha256)
         except ValueError as error:
             raise UsageError(f"scales {scales}: {error}") from error
 

@@ -26,18 +26,21 @@ LOGGER = logging.getLogger("glassrt")
 
 
 class Tolerance(NamedTuple):
-    """What a precision may lose: logits relative to the largest, pixels that change class, points of mIoU."""
+    """What a precision may lose: outputs relative to the largest, places that change class, points of mIoU; and the
+    least cosine of features with the exact ones.
+    """
 
     largest: float
     flips: float
     miou: float
+    cosine: float
 
 
 TOLERANCES: dict[RunPrecision, Tolerance] = {
-    "fp32": Tolerance(1e-4, 1e-4, 0.01),
-    "bf16": Tolerance(0.2, 0.01, 0.5),
-    "fp16": Tolerance(0.05, 0.005, 0.1),
-    "int8": Tolerance(0.25, 0.01, 0.5),
+    "fp32": Tolerance(1e-4, 1e-4, 0.01, 0.99999),
+    "bf16": Tolerance(0.2, 0.01, 0.5, 0.999),
+    "fp16": Tolerance(0.05, 0.005, 0.1, 0.999),
+    "int8": Tolerance(0.25, 0.01, 0.5, 0.99),
 }
 LARGEST_LOGIT = 100.0  # of checks that do not say how far the exact logits reach
 
@@ -56,7 +59,8 @@ class Check(Strict, frozen=True):
 
     `bundle` is the identity of what was measured, `isa` the processor's instructions or the GPU's compute capability,
     `version` the runtime's. `largest` and `mean` are absolute differences, `flips` the share of pixels whose class
-    changed, `miou_change` in points on a labelled set; `reach` is the largest exact logit.
+    changed, `miou_change` in points on a labelled set; `reach` is the largest exact logit. `cosine` is the least of any
+    window's features with the exact ones, `bag_changes` says that all windows as one bag are of another class.
     """
 
     bundle: str
@@ -74,6 +78,8 @@ class Check(Strict, frozen=True):
     miou_change: float | None = None
     timing: Timing | None = None
     reach: float = LARGEST_LOGIT
+    cosine: float | None = None
+    bag_changes: bool = False
 
     @property
     def is_within(self) -> bool:
@@ -84,6 +90,8 @@ class Check(Strict, frozen=True):
             and self.nan == 0
             and 0 <= self.largest <= allowed.largest * max(1.0, self.reach)
             and 0 <= self.flips <= allowed.flips
+            and (self.cosine is None or self.cosine >= allowed.cosine)
+            and not self.bag_changes
             and (self.miou_change is None or self.miou_change >= -allowed.miou)
         )
 

@@ -8,6 +8,9 @@ from rich.console import Console
 
 from glassrt.engine.bundles.bundle import Bundle, open_bundle
 from glassrt.engine.bundles.checks import read_checks
+from glassrt.engine.bundles.kinds.encoder import Encoder
+from glassrt.engine.bundles.kinds.mil import Mil
+from glassrt.engine.bundles.kinds.segmentation import Segmentation
 from glassrt.engine.commands.terminal import PlainTable
 from glassrt.engine.slides.readers import open_slide
 from glassrt.engine.slides.slide import Slide
@@ -33,19 +36,16 @@ def describe_bundle(table: PlainTable, bundle: Bundle) -> None:
     """Fill `table` with what a bundle's manifest says; its graphs are checked against their sha256."""
     manifest = bundle.manifest
     table.add_row("bundle", f"{manifest.name} ({manifest.kind})")
-    table.add_row("classes", ", ".join(info.name for info in manifest.classes))
     table.add_row("resolution", f"{manifest.mpp:g} µm per pixel")
-    table.add_row("windows", f"{manifest.window} px, stride {manifest.stride}, output stride {manifest.output_stride}")
-    scales = ", ".join(f"{scale:g}" for scale in manifest.scales)
-    table.add_row("scales", f"{scales}{', mirrored too' if manifest.flips else ''}")
+    if isinstance(manifest, Segmentation):
+        describe_classes(table, manifest)
+    else:
+        table.add_row("tiles", f"{manifest.window} px, stride {manifest.stride}")
+    if isinstance(manifest, Encoder | Mil):
+        table.add_row("features", f"{manifest.features} of each tile")
     for seen in manifest.inputs[1:]:
         where = "shared by windows within" if seen.anchor == "tile" else "around the window's middle"
         table.add_row(seen.name, f"{seen.side} px of {manifest.mpp * seen.factor:g} µm, {where}")
-    if asked := manifest.slide_scores:
-        pooled = f"maximum, 99th percentile and mean of the top {asked.eta:g} % of the tissue"
-        table.add_row("slide scores", f"log-odds of {asked.of}: {pooled}")
-    if manifest.overlay == "heat":
-        table.add_row("overlay", f"probability of {manifest.classes[manifest.suspected].name} as heat")
     for graph in manifest.graphs:
         size = len(bundle.read_entry(graph))
         kept = f", {len(graph.kept_float)} layers in float32" if graph.kept_float else ""
@@ -60,6 +60,22 @@ def describe_bundle(table: PlainTable, bundle: Bundle) -> None:
         made_on = f"{check.backend} {check.version} on {check.device}, {check.isa}"
         table.add_row(f"{check.precision} through", f"{made_on}: {passed}, {figures}")
     table.add_row("sha256", bundle.sha256)
+
+
+def describe_classes(table: PlainTable, manifest: Segmentation) -> None:
+    """What a bundle tells apart, and how a slide is gone through."""
+    table.add_row("classes", ", ".join(info.name for info in manifest.classes))
+    if isinstance(manifest, Mil):
+        of = "tiles" if manifest.takes == "tiles" else "features that were stored before"
+        table.add_row("bags", f"{of}, {manifest.pooling} pooling")
+    table.add_row("windows", f"{manifest.window} px, stride {manifest.stride}, output stride {manifest.output_stride}")
+    scales = ", ".join(f"{scale:g}" for scale in manifest.scales)
+    table.add_row("scales", f"{scales}{', mirrored too' if manifest.flips else ''}")
+    if asked := manifest.slide_scores:
+        pooled = f"maximum, 99th percentile and mean of the top {asked.eta:g} % of the tissue"
+        table.add_row("slide scores", f"log-odds of {asked.of}: {pooled}")
+    if manifest.overlay == "heat":
+        table.add_row("overlay", f"probability of {manifest.classes[manifest.suspected].name} as heat")
 
 
 def describe_slide(table: PlainTable, slide: Slide) -> None:

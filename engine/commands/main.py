@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from glassrt.engine.commands.embed import embed_command
 from glassrt.engine.commands.info import info_command
 from glassrt.engine.commands.plan import plan_command
 from glassrt.engine.commands.score import score_command
@@ -72,6 +73,7 @@ def options(
 
 
 app.command("score")(score_command)
+app.command("embed")(embed_command)
 app.command("suspects")(suspects_command)
 app.command("plan")(plan_command)
 app.command("info")(info_command)

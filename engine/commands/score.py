@@ -13,14 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, Bundle, open_bundle
+from glassrt.engine.bundles.kinds.mil import Mil
 from glassrt.engine.commands.interrupt import Interrupt
 from glassrt.engine.commands.options import BACKEND, PRECISION, parse_scales
 from glassrt.engine.commands.progress import show_progress
 from glassrt.engine.commands.terminal import PlainTable, printable
 from glassrt.engine.production.batch import Job, score_batch
+from glassrt.engine.production.stored import BAGS, score_files
 from glassrt.engine.results.summary import SUMMARY, Outcome
 from glassrt.engine.runtimes.choose import explain_slower
 from glassrt.engine.runtimes.open import open_backend
+from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.runtimes.table import MOST_WINDOWS
 from glassrt.engine.tasks.segment import DEFAULT_READERS, MOST_READERS
 
@@ -59,29 +62,57 @@ def score_command(
         ),
     ] = "auto",
 ) -> None:
-    """Score slides: a map, regions, a picture and figures for each.
+    """Score slides: a map, regions, a picture and figures for each; or files of features, with a bundle that takes them.
 
     Exit code 3: some slides could not be scored (summary.csv says why); 2: nothing could be done.
     """
     opened = open_bundle(bundle).replace(parse_scales(scales), flip)
+    at, mirrored = opened.segmentation.views
     runtime = open_backend(opened, backend, batch, precision=precision, throughput=True)
     console = Console()
     console.print(
         Text.assemble(
             (opened.manifest.name, "bold"),
             f" in {runtime.precision} with {runtime.name} {runtime.version} on {runtime.device} ({runtime.isa}), "
-            f"scales {', '.join(f'{scale:g}' for scale in opened.manifest.scales)}"
-            f"{', mirrored too' if opened.manifest.flips else ''}",
+            f"scales {', '.join(f'{scale:g}' for scale in at)}{', mirrored too' if mirrored else ''}",
         )
     )
     if precision == "auto" and (line := explain_slower(opened, backend, (runtime.name, runtime.precision))):
         console.print(Text(printable(line)))
+    if isinstance(opened.manifest, Mil) and opened.manifest.takes == "features":
+        with contextlib.closing(runtime):
+            score_stored(slides, opened, runtime, out, console)
+        return
     job = Job(opened, runtime, out, mpp, map_mpp, readers, tissue)
     numbers = (f"[{number}/{len(slides)}] " if len(slides) > 1 else "" for number in itertools.count(1))
     with contextlib.closing(runtime), show_progress("windows", batch=True) as shown, Interrupt() as interrupt:
         outcomes = score_batch(slides, job, lambda path: interrupt.guard(shown.start(next(numbers) + path.name)))
     console.print(summary_table(outcomes, opened))
     print_outcomes(outcomes, job)
+    if any(outcome.result is None for outcome in outcomes):
+        raise typer.Exit(SLIDES_FAILED)
+
+
+def score_stored(paths: list[Path], bundle: Bundle, runtime: Backend, out: Path, console: Console) -> None:
+    """Score files of features, and show what each is as a bag."""
+    outcomes = score_files(paths, bundle, runtime, out)
+    table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("file", overflow="fold")
+    found = [info.name for info in bundle.segmentation.classes[1:]]
+    for heading in ("tiles", *(f"bag {name}" for name in found), "seconds"):
+        table.add_column(heading, justify="right")
+    for outcome in outcomes:
+        row = [outcome.path.name]
+        if outcome.result is not None:
+            bag = outcome.result.bag
+            row += [str(bag.tiles), *(f"{bag.probabilities[name]:.3f}" for name in found)]
+            row.append(f"{outcome.result.seconds['total']:.2f}")
+        table.add_row(*row, *([] if outcome.result else ["failed"]))
+    console.print(table)
+    for outcome in outcomes:
+        if outcome.result is None:
+            print(f"glassrt: {printable(outcome.error)}", file=sys.stderr)
+    print(printable(f"Results: {out / BAGS}", keep="\n\t"))
     if any(outcome.result is None for outcome in outcomes):
         raise typer.Exit(SLIDES_FAILED)
 
@@ -102,11 +133,19 @@ def print_outcomes(outcomes: list[Outcome], job: Job) -> None:
 
 
 def summary_table(outcomes: list[Outcome], bundle: Bundle) -> Table:
-    """One row a slide: tissue; area, share of the tissue and regions of each class but the background; the work."""
+    """One row a slide: what it is as a bag, its score (the 99th percentile) if the bundle asks for them; tissue; area,
+    share of the tissue and regions of each class but the background; the work.
+    """
     table = PlainTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("slide", overflow="fold")
-    found = [info.name for info in bundle.manifest.classes[1:]]
+    told = bundle.segmentation
+    found = [info.name for info in told.classes[1:]]
+    bags = found if isinstance(told, Mil) else []
     table.add_column("status")
+    for name in bags:
+        table.add_column(f"bag {name}", justify="right")
+    if told.slide_scores:
+        table.add_column(f"{told.slide_scores.of} log-odds", justify="right")
     for heading in ("tissue mm²", *(text for name in found for text in (f"{name} mm²", "share", "regions"))):
         table.add_column(heading, justify="right")
     table.add_column("windows", justify="right")
@@ -114,6 +153,10 @@ def summary_table(outcomes: list[Outcome], bundle: Bundle) -> Table:
     for outcome in outcomes:
         row = [outcome.path.name, outcome.status]
         if outcome.result is not None:
+            row += [f"{outcome.result.bag.probabilities[name]:.3f}" if outcome.result.bag else "" for name in bags]
+            if told.slide_scores:
+                scores = outcome.result.slide_scores
+                row.append(f"{scores.percentile_99_log_odds:.2f}" if scores else "")
             row.append(f"{outcome.result.tissue_mm2:.3f}")
             for name in found:
                 figures = outcome.result.classes[name]

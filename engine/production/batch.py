@@ -6,10 +6,13 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from glassrt.engine.bundles.bundle import Bundle
+from glassrt.engine.bundles.kinds.mil import Mil
 from glassrt.engine.errors import FolderTaken, GlassError, OutputError, UsageError
 from glassrt.engine.files import prepare_folder, refuse_foreign
+from glassrt.engine.results.figures import Result
 from glassrt.engine.results.origin import RESULT, refuse_other
 from glassrt.engine.results.summary import SUMMARY, Outcome, Summary
 from glassrt.engine.runtimes.protocol import Backend
@@ -45,6 +48,7 @@ class Job:
 
 
 Start = Callable[[Path], Progress]
+Done = TypeVar("Done")
 
 
 def score_batch(paths: Iterable[Path], job: Job, start: Start) -> list[Outcome]:
@@ -63,8 +67,11 @@ def score_batch(paths: Iterable[Path], job: Job, start: Start) -> list[Outcome]:
         raise FolderTaken(f"{job.out} is the folder of one slide's result; choose another --out")
     prepare_folder(job.out)
     check_folders(paths, job)
-    asked = job.bundle.manifest.slide_scores
-    summary = Summary(job.out, [info.name for info in job.bundle.manifest.classes[1:]], asked.of if asked else None)
+    told = job.bundle.segmentation
+    asked = told.slide_scores
+    summary = Summary(
+        job.out, [info.name for info in told.classes[1:]], asked.of if asked else None, isinstance(told, Mil)
+    )
     summary.begin()
     outcomes = []
     for path in paths:
@@ -75,25 +82,37 @@ def score_batch(paths: Iterable[Path], job: Job, start: Start) -> list[Outcome]:
 
 def score_path(path: Path, job: Job, progress: Progress) -> Outcome:
     """Score one slide and turn whatever goes wrong with it into an outcome."""
-    try:
+
+    def work() -> Result:
         with open_slide(path, job.mpp) as slide:
-            folder = job.folder(path)
             start, tissue = time.perf_counter(), choose_mask(job.tissue, path)
             request = make_request(slide, job.bundle, job.backend, job.map_mpp, tissue)
             work = Work(request, slide, job.bundle, job.backend, tissue, job.readers, Watch(progress))
-            return Outcome(path, score_work(work, folder, start))
+            return score_work(work, job.folder(path), start)
+
+    found = attempt(path, work)
+    return Outcome(path, error=found) if isinstance(found, str) else Outcome(path, found)
+
+
+def attempt(path: Path, work: Callable[[], Done]) -> Done | str:
+    """What a piece of work on the file at `path` returns, or the line that says why it failed.
+
+    Raises OutputError and UsageError: what comes after would fail in the same way.
+    """
+    try:
+        return work()
     except FolderTaken as error:  # since it was looked at before the first slide
-        return Outcome(path, error=str(error))
+        return str(error)
     except (OutputError, UsageError):
         raise
     except GlassError as error:
-        return Outcome(path, error=str(error))
+        return str(error)
     except OSError as error:  # what fails in writing is an OutputError
-        return Outcome(path, error=f"{path}: reading it failed ({error.strerror or error}); is its disk still there?")
+        return f"{path}: reading it failed ({error.strerror or error}); is its disk still there?"
     except Exception as error:  # whatever a broken slide sets off must not end a night's work
         if isinstance(error.__context__, KeyboardInterrupt):  # which came while a lock was waited for
             raise error.__context__ from None
-        return Outcome(path, error=" ".join(f"{path}: unexpected {type(error).__name__}: {error}".split()))
+        return " ".join(f"{path}: unexpected {type(error).__name__}: {error}".split())
 
 
 def check_names(paths: Sequence[Path]) -> None:

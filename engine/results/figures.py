@@ -14,6 +14,7 @@ from glassrt.engine.bundles.parts import SlideScoring
 from glassrt.engine.geometry.plan import Plan
 from glassrt.engine.maps.evidence import SlideScores
 from glassrt.engine.maps.mapfile import MapWriter
+from glassrt.engine.results.bag import BagResult
 from glassrt.engine.results.origin import describe_origin
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.frames import Frame, result_frames
@@ -60,7 +61,8 @@ class Result(msgspec.Struct, frozen=True):
 
     `warnings` say in a line each what makes them doubtful; `note` is empty unless nothing was analysed. `request` is
     the digest of all that was asked for, `bundle["sha256"]` the bundle's identity; older results have no digest.
-    `slide_scores` are there where the bundle asks for them and tissue was analysed.
+    `slide_scores` are there where the bundle asks for them and tissue was analysed, `bag` where it is for bags of tiles
+    and there were any.
     """
 
     slide: dict[str, Any]
@@ -79,6 +81,7 @@ class Result(msgspec.Struct, frozen=True):
     note: str
     request: str = ""
     slide_scores: SlideScoresResult | None = None
+    bag: BagResult | None = None
 
 
 def summarise(
@@ -96,7 +99,7 @@ def summarise(
     """The figures of a finished slide; `regions` counts them for each class, `request` is the request's digest,
     `scores` what was pooled over the slide if its bundle asks for it.
     """
-    manifest, (width, height) = bundle.manifest, written.size
+    manifest, (width, height) = bundle.segmentation, written.size
     map_mpp = physical_mpp(slide, width, height)
     base_width, base_height = slide.levels[0].size
     tissue_mm2 = base_width * base_height * slide.mpp**2 / 1e6 * float(scope.tissue.mean())

@@ -11,7 +11,13 @@ from glassrt.engine.errors import BundleError, FolderTaken
 from glassrt.engine.files import is_same_file, output_errors
 
 RESULT = "result.json"
-FILES = (RESULT, "map.ome.tif", "regions.geojson", "overlay.png")  # all that a result's folder holds
+OF_BAGS = (
+    "features.h5",
+    "attention.png",
+    "top_tiles.png",
+    "tiles.csv",
+)  # beside the others where a slide is a bag of tiles
+FILES = (RESULT, "map.ome.tif", "regions.geojson", "overlay.png", *OF_BAGS)  # all that a result's folder holds
 
 Kind = TypeVar("Kind")
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.bundles.manifest import Manifest
+from glassrt.engine.bundles.kinds.segmentation import Segmentation
 from glassrt.engine.bundles.parts import ClassInfo
 from glassrt.engine.geometry.boxes import Box
 from glassrt.engine.maps.mapfile import NOT_ANALYSED, MapFile
@@ -21,7 +21,7 @@ OPAQUE_AT = 0.5  # probability from which heat has its full tint; below, it fade
 BAR = (10, 10, 128, 12)  # left, top, width and height of the scale of colours
 
 
-def draw_picture(thumbnail: NDArray[np.uint8], map_file: MapFile, manifest: Manifest) -> NDArray[np.uint8]:
+def draw_picture(thumbnail: NDArray[np.uint8], map_file: MapFile, manifest: Segmentation) -> NDArray[np.uint8]:
     """The thumbnail (RGB, of the whole slide) with what the bundle's `overlay` asks to see on it."""
     if manifest.overlay == "heat":
         return draw_heat(thumbnail, map_file, manifest.suspected, manifest.classes[manifest.suspected].name)
@@ -57,10 +57,17 @@ def draw_heat(thumbnail: NDArray[np.uint8], map_file: MapFile, number: int, name
     height, width = thumbnail.shape[:2]
     probability = sample_highest(map_file, number, height, width)
     skipped = (sample_classes(map_file, height, width) == NOT_ANALYSED).view(np.uint8)
+    return tint_heat(thumbnail, probability, skipped, name)
+
+
+def tint_heat(
+    thumbnail: NDArray[np.uint8], values: NDArray[np.uint8], skipped: NDArray[np.uint8], name: str
+) -> NDArray[np.uint8]:
+    """The thumbnail under values in 255ths, which are called `name`, and grey where it was `skipped` (not 0)."""
     colors, weights = heat_scale()
-    tint = cv2.LUT(cv2.merge([probability] * 3), colors[None])
+    tint = cv2.LUT(cv2.merge([values] * 3), colors[None])
     cv2.copyTo(np.full_like(tint, GREY), skipped, tint)
-    weight = cv2.LUT(probability, weights)
+    weight = cv2.LUT(values, weights)
     cv2.copyTo(np.full_like(weight, TINT), skipped, weight)
     picture = cv2.blendLinear(thumbnail, tint, 1 - weight, weight).astype(np.uint8, copy=False)
     draw_scale(picture, name)

@@ -20,6 +20,7 @@ FAILED = "failed"
 LARGEST_SUMMARY = 1 << 28  # bytes
 FIGURES = ("mm2", "probability", "tissue_fraction", "regions")  # of each class but the background
 SCORES = ("maximum_log_odds", "percentile_99_log_odds", "top_log_odds")  # of the class that slides are scored for
+BAG = "bag_probability"  # of each class but the background, where slides are bags of tiles
 FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # begins a cell that spreadsheets would run, or one marked as text
 NEGATIVE = re.compile(r"-\d+(\.\d+)?(e[+-]\d+)?")  # a number, which nothing runs
 
@@ -43,20 +44,21 @@ class Outcome:
 
 class Summary:
     """The table of the results in the folder `out`, whose classes but the background are named `classes`; `scored` is
-    the one that slides are scored for, if the bundle asks for that.
+    the one that slides are scored for, if the bundle asks for that, and with `bags` each is one of its classes.
 
     A slide is named as it was given, one that failed by its absolute path: no `result.json` tells which it is.
     Rows of earlier and of other runs stay as long as their results do. A cell that a spreadsheet would run as a formula
     begins with an apostrophe more than its text. Raises OutputError where the file is not one to go on with.
     """
 
-    def __init__(self, out: Path, classes: Sequence[str], scored: str | None = None) -> None:
-        self.out, self.path, self.classes, self.scored = out, out / SUMMARY, classes, scored
+    def __init__(self, out: Path, classes: Sequence[str], scored: str | None = None, bags: bool = False) -> None:
+        self.out, self.path, self.classes, self.scored, self.bags = out, out / SUMMARY, classes, scored, bags
         figures = [f"{name}_{figure}" for name in classes for figure in FIGURES]
         self.columns = [
             *("slide", "status", "tissue_mm2", "analysed_mm2"),
             *figures,
             *(f"{scored}_{score}" for score in SCORES if scored is not None),
+            *(f"{name}_{BAG}" for name in classes if bags),
             *("windows", "seconds", "bundle", "warnings", "error"),
         ]
 
@@ -144,7 +146,7 @@ class Summary:
         """The row of an outcome."""
         values = [""] * (len(self.columns) - 4)
         if outcome.result is not None:
-            figures = summary_figures(outcome.result, self.classes, self.scored)
+            figures = summary_figures(outcome.result, self.classes, self.scored, self.bags)
             values = [*figures, str(outcome.result.bundle["name"])]
         warnings = "; ".join(outcome.result.warnings) if outcome.result else ""
         named = os.path.abspath(outcome.path) if outcome.result is None else str(outcome.path)
@@ -173,10 +175,11 @@ def plain_text(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
-def summary_figures(result: Result, names: Sequence[str], scored: str | None) -> list[str]:
-    """The figures of a row: of the slide, of each class in `names`, the scores of the class `scored`, and of the work.
+def summary_figures(result: Result, names: Sequence[str], scored: str | None, bags: bool = False) -> list[str]:
+    """The figures of a row: of the slide, of each class in `names`, the scores of the class `scored`, with `bags` the
+    probabilities of the slide as one, and of the work.
 
-    Cells of scores are empty where the result has none of that class, as where nothing was analysed.
+    Cells of scores and bags are empty where the result has none, as where nothing was analysed.
     """
     values: list[float | None] = [result.tissue_mm2, result.analysed_mm2]
     for name in names:
@@ -185,5 +188,7 @@ def summary_figures(result: Result, names: Sequence[str], scored: str | None) ->
     if scored is not None:
         scores = result.slide_scores
         values += [getattr(scores, score) if scores and scores.of == scored else None for score in SCORES]
+    if bags:
+        values += [result.bag.probabilities.get(name) if result.bag else None for name in names]
     values += [result.windows["run"], result.seconds["total"]]
     return ["" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value) for value in values]

@@ -23,6 +23,9 @@ from glassrt.engine.runtimes.table import (
     find_version,
 )
 
+USUAL = 160  # pixels of a window, below which a call takes more than the network does
+MOST_SMALL = 16
+
 LOGGER = logging.getLogger("glassrt")
 
 
@@ -140,9 +143,16 @@ def choose_batch(bundle: Bundle, name: str, precision: RunPrecision) -> int:
     check = checks_of_here(bundle).get((name, precision))
     if check and (timing := find_timing(check)):
         return timing.batch
-    if precision != "fp32":
-        return 2  # larger ones leave the caches
-    return 4 if name == "ort" and not isa_of(name).startswith("avx512") else 1
+    if not bundle.manifest.inputs:  # but features, which are small
+        return MOST_WINDOWS
+    # Larger ones leave the caches below float32; those of small windows are small.
+    few = 2 if precision != "fp32" else 4 if name == "ort" and not isa_of(name).startswith("avx512") else 1
+    return few * count_small(bundle.manifest.window)
+
+
+def count_small(window: int) -> int:
+    """How many windows of so many pixels' side are called for at once where one of usual size would be."""
+    return max(1, min(MOST_SMALL, (USUAL // window) ** 2))
 
 
 def running(bundle: Bundle) -> Iterator[tuple[str, RunPrecision]]:

@@ -16,6 +16,7 @@ from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.slide import Slide
 from glassrt.engine.slides.tissue.annotations import AUTO
 from glassrt.engine.slides.tissue.scope import Tissue
+from glassrt.engine.tasks.bags import BagSlide
 from glassrt.engine.tasks.dual import DualSlide
 from glassrt.engine.tasks.request import make_request
 from glassrt.engine.tasks.segment import DEFAULT_READERS
@@ -23,7 +24,7 @@ from glassrt.engine.tasks.segmentation import SegmentSlide
 from glassrt.engine.tasks.work import Task, Work
 from glassrt.engine.watch import Clock, Progress, Watch
 
-TASKS: dict[str, type[Task]] = {"segmentation": SegmentSlide, "dual": DualSlide}  # by the kind of bundle
+TASKS: dict[str, type[Task]] = {"segmentation": SegmentSlide, "dual": DualSlide, "mil": BagSlide}  # by kind of bundle
 
 
 def score(
@@ -39,10 +40,11 @@ def score(
 ) -> Result:
     """Score one slide into the folder `out`, which appears whole or not at all, and return its figures.
 
-    Writes `result.json`, `map.ome.tif`, `regions.geojson` and `overlay.png`, in place of an older result of the same
-    slide. `map_mpp` is the map's pixel size in micrometres (by default a quarter of a logit's), `backend` a name or an
-    opened one, which stays open and has its own precision; `auto` is the fastest that the bundle was verified for.
-    `tissue` is `auto` (found by colour and grain), `all`, the path of a mask (PNG, TIFF, or GeoJSON as QuPath writes
+    Writes `result.json`, `map.ome.tif`, `regions.geojson` and `overlay.png`, and for bags of tiles also `features.h5`,
+    `attention.png` and `top_tiles.png`, in place of an older result of the same slide. `map_mpp` is the map's pixel
+    size in micrometres (by default a quarter of a logit's), `backend` a name or an opened one, which stays open and has
+    its own precision; `auto` is the fastest that the bundle was verified for. `tissue` is `auto` (found by colour and
+    grain), `all`, the path of a mask (PNG, TIFF, or GeoJSON as QuPath writes
     it) or a mask `[H, W]` in the slide's proportions. Raises SlideError, BackendUnavailable, OutputError or UsageError.
     """
     start, clock = time.perf_counter(), Clock()
@@ -68,7 +70,7 @@ def refuse_part(bundle: Bundle, backend: Backend) -> None:
 
 def score_work(work: Work, out: Path, start: float) -> Result:
     """Do a piece of work into the folder `out`, which appears whole or not at all; it began at `start`. As `score`."""
-    task = TASKS[work.bundle.manifest.kind](work)
+    task = TASKS[work.bundle.segmentation.kind](work)
     with replace_folder(out, RESULT, lambda: refuse_other(out, work.slide.path)) as folder:
         result = task.run(folder, out)
         work.watch.clock.seconds["total"] = time.perf_counter() - start

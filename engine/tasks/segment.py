@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.flow.dual import DualRunner
 from glassrt.engine.flow.host import HostRunner
-from glassrt.engine.flow.runner import Runner
+from glassrt.engine.flow.runner import Runner, Sink
 from glassrt.engine.geometry.plan import Plan, plan
 from glassrt.engine.maps.canvas import Canvas, Tile
 from glassrt.engine.runtimes.chain import Chain
@@ -24,7 +24,7 @@ MOST_READERS = 64
 def lay_windows(grid: GridReader, bundle: Bundle, tissue: NDArray[np.bool_] | None = None) -> Plan:
     """The windows of a grid under the bundle's scales and flips; without those that hold no tissue."""
     test = bundle.manifest
-    return plan((grid.width, grid.height), test.scales, test.flips, test.inputs, test.stride, tissue)
+    return plan((grid.width, grid.height), *test.views, test.inputs, test.stride, tissue)
 
 
 def segment(
@@ -36,14 +36,17 @@ def segment(
     place: Callable[[Tile], None],
     readers: int = DEFAULT_READERS,
     watch: Watch | None = None,
+    collect: Callable[[Canvas], Sink] = lambda canvas: canvas,
 ) -> None:
     """Run the planned windows and hand finished tiles of the map to `place`, from top to bottom.
+
+    `collect` makes what takes the network's outputs, if they are more than the logits that the canvas takes.
 
     `map_size` is (width, height); memory does not grow with it, nor with the slide, but for features of surroundings
     that windows at several scales share: SlideError where these would be too many (`DualRunner`).
     """
-    canvas = Canvas(windows, bundle.manifest.output_stride, map_size, place)
-    choose_runner(backend, readers).run(grid, windows, canvas, watch or Watch())
+    canvas = Canvas(windows, bundle.segmentation.output_stride, map_size, place)
+    choose_runner(backend, readers).run(grid, windows, collect(canvas), watch or Watch())
 
 
 def choose_runner(backend: Backend, readers: int) -> Runner:
@@ -58,7 +61,7 @@ def segment_image(pixels: NDArray[np.uint8], mpp: float, bundle: Bundle, backend
     Every window is computed, whether it holds tissue or not.
     """
     grid = GridReader(ArraySlide(pixels, mpp), bundle.manifest.mpp)
-    probabilities = np.zeros((len(bundle.manifest.classes), grid.height, grid.width), np.float32)
+    probabilities = np.zeros((len(bundle.segmentation.classes), grid.height, grid.width), np.float32)
 
     def place(tile: Tile) -> None:
         height, width = tile.analysed.shape

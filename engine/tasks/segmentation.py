@@ -8,7 +8,8 @@ from pathlib import Path
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.files import output_errors
-from glassrt.engine.maps.canvas import Tile
+from glassrt.engine.flow.runner import Sink
+from glassrt.engine.maps.canvas import Canvas, Tile
 from glassrt.engine.maps.evidence import Evidence
 from glassrt.engine.maps.mapfile import MapFile, MapWriter
 from glassrt.engine.maps.regions import find_regions
@@ -45,10 +46,20 @@ class SegmentSlide:
         """Write the map, the regions and the picture into `folder`, of which messages say `out`; return the figures."""
         work, (width, height) = self._work, self._map_size
         writing = output_errors(out)  # whatever fails beyond it is reading
-        with MapFile(folder / "map.raw", len(work.bundle.manifest.classes), height, width) as map_file:
+        with MapFile(folder / "map.raw", len(work.bundle.segmentation.classes), height, width) as map_file:
             writer, evidence = MapWriter(map_file, self._scope.tissue), self._gather_evidence()
             place, size = follow(writing(writer.place), evidence), self._map_size
-            segment(self._grid, self._windows, work.bundle, work.backend, size, place, work.readers, work.watch)
+            segment(
+                self._grid,
+                self._windows,
+                work.bundle,
+                work.backend,
+                size,
+                place,
+                work.readers,
+                work.watch,
+                self._collect,
+            )
             writing(writer.finish)()
             with work.watch.clock.time("write"), output_errors(out):
                 counts = write_outputs(folder, work.slide, work.bundle, map_file, self._scope.thumbnail)
@@ -65,9 +76,13 @@ class SegmentSlide:
             evidence.scores() if evidence else None,
         )
 
+    def _collect(self, canvas: Canvas) -> Sink:
+        """What takes the network's outputs: the canvas, which is made of logits."""
+        return canvas
+
     def _gather_evidence(self) -> Evidence | None:
         """What pools the slide's scores, if the bundle asks for them."""
-        manifest = self._work.bundle.manifest
+        manifest = self._work.bundle.segmentation
         if not manifest.slide_scores:
             return None
         return Evidence(manifest.suspected, manifest.slide_scores.eta, self._scope.tissue, self._map_size)
@@ -99,7 +114,7 @@ def choose_map_size(grid: GridReader, bundle: Bundle, map_mpp: float | None) -> 
     """(width, height) of the map for its pixel size."""
     grid_mpp = physical_mpp(grid.slide, grid.width, grid.height)
     if map_mpp is None:
-        map_mpp = grid_mpp * max(1, bundle.manifest.output_stride / MAP_PIXELS_PER_LOGIT)
+        map_mpp = grid_mpp * max(1, bundle.segmentation.output_stride / MAP_PIXELS_PER_LOGIT)
     if math.isinf(map_mpp):
         raise UsageError(f"--map-mpp {map_mpp:g}: expected micrometres per pixel")
     if not map_mpp >= 0.999 * min(grid_mpp, bundle.manifest.mpp):  # so that NaN is refused too
@@ -110,7 +125,7 @@ def choose_map_size(grid: GridReader, bundle: Bundle, map_mpp: float | None) -> 
 
 def doubt_map(slide: Slide, bundle: Bundle, map_size: tuple[int, int]) -> Iterator[str]:
     """A line on a map so coarse that its areas are not those that the network told apart."""
-    map_mpp, logit_mpp = physical_mpp(slide, *map_size), bundle.manifest.mpp * bundle.manifest.output_stride
+    map_mpp, logit_mpp = physical_mpp(slide, *map_size), bundle.manifest.mpp * bundle.segmentation.output_stride
     if map_mpp > COARSE * logit_mpp:
         yield (
             f"areas and regions are those of map pixels of {map_mpp:.3g} micrometres, where the network tells "
@@ -120,15 +135,15 @@ def doubt_map(slide: Slide, bundle: Bundle, map_size: tuple[int, int]) -> Iterat
 
 def write_outputs(folder: Path, slide: Slide, bundle: Bundle, map_file: MapFile, thumbnail: Pixels) -> list[int]:
     """Write map, regions and overlay; returns the number of regions of each class."""
-    classes = bundle.manifest.classes
+    classes = bundle.segmentation.classes
     map_mpp = physical_mpp(slide, map_file.width, map_file.height)
     base_width, base_height = slide.levels[0].size
     to_base = (base_width / map_file.width, base_height / map_file.height)
     shown = shown_part(slide)
     # What is smaller than one logit lies below the network's resolution.
-    smallest = (bundle.manifest.mpp * bundle.manifest.output_stride) ** 2
+    smallest = (bundle.manifest.mpp * bundle.segmentation.output_stride) ** 2
     with ThreadPoolExecutor(1, thread_name_prefix="writer") as pool:
-        picture = draw_picture(thumbnail, map_file, bundle.manifest)
+        picture = draw_picture(thumbnail, map_file, bundle.segmentation)
         if slide.bounds is not None:
             draw_box(picture, slide.bounds, slide.levels[0].size)
         overlay = pool.submit(write_png, folder / "overlay.png", picture)

@@ -26,7 +26,7 @@ def test_mosaics_are_laid_once(tmp_path: Path) -> None:
 def test_other_mosaics_in_their_place_are_refused(tmp_path: Path, other: tuple[str, int, int, int]) -> None:
     layout, slides, cells, seed = other
     lay_once(lay, tmp_path, tmp_path / "laid", "weak", {"train": 2}, 8, 1)
-    with pytest.raises(DatasetError, match="laid holds other mosaics .* choose another --out"):
+    with pytest.raises(DatasetError, match=r"laid holds other mosaics .* choose another --out"):
         lay_once(lay, tmp_path, tmp_path / "laid", layout, {"train": slides}, cells, seed)
 
 

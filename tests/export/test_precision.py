@@ -68,7 +68,7 @@ def test_int8_loses_little_and_says_what_it_lost(bundle: Bundle, windows: Sample
     for graph in int8.graphs.values():
         assert flip_rate(run_graph(graph, windows), wanted, bundle.manifest) < 0.02
         assert len(graph) < 0.7 * len(bundle.read_graph())
-    assert 0 < int8.flips < 0.02
+    assert 0 < int8.lost < 0.02
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ KINDS = ("epithelial", "fibroblast", "inflammatory", "others")
 PLACES = ("", "crchisto", "Classification", "CRCHistoPhenotypes_2016_04_28/Classification")  # of the images' folders
 KEY = "detection"
 SIDE = 27
+MPP = 0.55  # micrometres per pixel, scanned at 20x
 FIRST = 0.5  # where MATLAB's pixels begin: the middle of the first is at 1
 
 

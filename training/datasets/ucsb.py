@@ -21,6 +21,7 @@ from glassrt.training.datasets.bag import LabelledBag
 CLASSES = ("benign", "malignant")
 NAME = re.compile(r"(?P<group>ytma\d+_\d+)_(?P<label>benign|malignant)\d+_ccd\.tif", re.IGNORECASE)
 SIDE = 32
+MPP = 0.25  # micrometres per pixel, nowhere published: what pictures taken at 40x have
 WHITE = 200  # a pixel is white whose red, green and blue are all above
 WHITE_SHARE = 0.75
 

@@ -26,7 +26,7 @@ def score(
     Objects are the 4-connected regions of the predicted class map that are not smaller than one logit, as
     `glassrt score` writes them. Raises DatasetError.
     """
-    names = tuple(info.name for info in bundle.manifest.classes)
+    names = tuple(info.name for info in bundle.segmentation.classes)
     if names != glas.CLASSES:
         raise DatasetError(f"{bundle.path} tells {', '.join(names)} apart; GlaS needs {', '.join(glas.CLASSES)}")
     images = [image for image in glas.find_images(data, split) if image.image_path not in left_out]
@@ -39,7 +39,7 @@ def score(
         if prediction.shape != truth.shape:
             raise DatasetError(f"{image.image_path} and its mask differ in size")
         counts += metrics.confusion((truth > 0).astype(np.uint8), prediction, len(names))
-        regions = metrics.find_objects(prediction == 1, bundle.manifest.output_stride**2)
+        regions = metrics.find_objects(prediction == 1, bundle.segmentation.output_stride**2)
         objects += metrics.object_counts(truth, regions)
         object_sums += metrics.object_dice_sums(truth, regions)
         progress(done, len(images))

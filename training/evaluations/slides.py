@@ -70,7 +70,7 @@ def score(
 
 def check_classes(bundle: Bundle, classes: tuple[str, ...], title: str) -> tuple[str, ...]:
     """The names of a bundle's classes. Raises DatasetError unless they are those of the set called `title`."""
-    names = tuple(info.name for info in bundle.manifest.classes)
+    names = tuple(info.name for info in bundle.segmentation.classes)
     if names != classes:
         raise DatasetError(f"{bundle.path} tells {', '.join(names)} apart; {title} needs {', '.join(classes)}")
     return names
@@ -78,7 +78,7 @@ def check_classes(bundle: Bundle, classes: tuple[str, ...], title: str) -> tuple
 
 def count_pixels(labelled: LabelledSlide, bundle: Bundle, backend: Backend) -> NDArray[np.int64]:
     """`[C, C]` as `metrics.confusion`: of every pixel of a slide at the bundle's resolution, tile by tile."""
-    classes = len(bundle.manifest.classes)
+    classes = len(bundle.segmentation.classes)
     counts = np.zeros((classes, classes), np.int64)
     with open_slide(labelled.path, labelled.mpp) as slide:
         grid = open_grid(slide, bundle)

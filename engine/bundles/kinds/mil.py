@@ -55,6 +55,15 @@ class Mil(Segmentation, frozen=True, kw_only=True, tag="mil"):
         classes: NDArray[np.int64] = beside_background(outputs["logits"]).argmax(1)
         return classes
 
+    def classify_bag(self, outputs: Mapping[str, NDArray[Any]]) -> int | None:
+        """The likeliest class of all tiles as one bag; None of no tiles."""
+        scores = outputs["scores"].astype(np.float64)
+        if not len(scores):
+            return None
+        highest = scores == scores.max()
+        weights = highest.astype(np.float64) if self.pooling == "max" else np.exp(scores - scores.max())
+        return int(beside_background(weights @ outputs["logits"]).argmax())
+
 
 def beside_background(logits: NDArray[Any]) -> NDArray[Any]:
     """Logits of every class `[..., C]`; where one stands for two, `[..., 1]`, that of the background is 0."""

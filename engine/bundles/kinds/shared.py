@@ -89,6 +89,10 @@ class Shared(Strict, frozen=True, kw_only=True, tag_field="kind"):
         """Names of the outputs whose direction is what counts: features `[N, d]`, held together by their cosine."""
         return ()
 
+    def classify_bag(self, outputs: Mapping[str, NDArray[Any]]) -> int | None:
+        """The likeliest class of windows `[N, ...]` as one bag; None where a bundle's kind knows none."""
+        return None
+
     def classify(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.int64] | None:
         """The likeliest class of each place that a network's outputs tell of, `[N, ...]`; None where it tells none."""
         return None

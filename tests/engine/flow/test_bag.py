@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from glassrt.engine.flow.bag import SoftmaxMean
+from glassrt.engine.flow.bag import SoftmaxMean, open_mean
 
 
 def direct(scores: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -94,3 +94,43 @@ def test_what_does_not_fit_is_refused_and_leaves_the_bag_as_it_was(
     with pytest.raises(ValueError, match=says):
         bag.add(scores, values)
     assert (bag.count, bag.mean().tolist()) == (1, [2, 4])
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_the_highest_alone_count_however_they_come(chunk: int) -> None:
+    random = np.random.default_rng(2)
+    scores = random.integers(-3, 4, 100).astype(np.float32)  # several are highest
+    values = random.normal(size=(100, 2)).astype(np.float32)
+    bag = open_mean("max")
+    for begin in range(0, 100, chunk):
+        bag.add(scores[begin : begin + chunk], values[begin : begin + chunk])
+    highest = scores == 3
+    assert 1 < highest.sum() < 100
+    assert bag.count == 100
+    assert bag.mean() == pytest.approx(values[highest].astype(np.float64).mean(axis=0), abs=1e-7)
+    assert bag.weigh(scores) == pytest.approx(highest / highest.sum())
+
+
+def test_poolings_have_the_mean_that_is_theirs() -> None:
+    scores, values = np.array([0.0, 0.0, 2.0]), np.array([[1.0], [2.0], [6.0]])
+    means = {}
+    for pooling, given in (("attention", scores), ("mean", np.zeros(3)), ("max", scores)):
+        bag = open_mean(pooling)
+        bag.add(given, values)
+        means[pooling] = float(bag.mean()[0])
+    assert means == pytest.approx({"attention": (3 + 6 * np.exp(2)) / (2 + np.exp(2)), "mean": 3.0, "max": 6.0})
+
+
+@pytest.mark.parametrize("pooling", ["attention", "max"])
+def test_what_is_no_number_or_of_another_length_is_refused(pooling: str) -> None:
+    bag = open_mean(pooling)
+    with pytest.raises(ValueError, match="empty"):
+        bag.mean()
+    with pytest.raises(ValueError, match="empty"):
+        bag.weigh(np.zeros(1))
+    bag.add(np.zeros(2), np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="instances 2 to 2 hold NaN"):
+        bag.add(np.zeros(1), np.array([[0.0, np.nan, 0.0]]))
+    with pytest.raises(ValueError, match=r"\[k, 3\]"):
+        bag.add(np.zeros(1), np.zeros((1, 2)))
+    assert bag.count == 2
