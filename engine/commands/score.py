@@ -62,7 +62,7 @@ def score_command(
         ),
     ] = "auto",
 ) -> None:
-    """Score slides: a map, regions, a picture and figures for each; or files of features, with a bundle that takes them.
+    """Score slides: a map, regions, a picture and figures for each; or files of features, with a bundle of those.
 
     Exit code 3: some slides could not be scored (summary.csv says why); 2: nothing could be done.
     """

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.bundles.bundle import Bundle
+from glassrt.engine.errors import UsageError
 from glassrt.engine.flow.dual import DualRunner
 from glassrt.engine.flow.host import HostRunner
 from glassrt.engine.flow.runner import Runner, Sink
@@ -36,17 +37,28 @@ def segment(
     place: Callable[[Tile], None],
     readers: int = DEFAULT_READERS,
     watch: Watch | None = None,
-    collect: Callable[[Canvas], Sink] = lambda canvas: canvas,
+    collect: Callable[[Canvas], Sink] | None = None,
 ) -> None:
     """Run the planned windows and hand finished tiles of the map to `place`, from top to bottom.
 
     `collect` makes what takes the network's outputs, if they are more than the logits that the canvas takes.
 
     `map_size` is (width, height); memory does not grow with it, nor with the slide, but for features of surroundings
-    that windows at several scales share: SlideError where these would be too many (`DualRunner`).
+    that windows at several scales share: SlideError where these would be too many (`DualRunner`). UsageError for a
+    bundle that gives more than logits where nothing collects it.
     """
+    if collect is None:
+        refuse_more(bundle)
     canvas = Canvas(windows, bundle.segmentation.output_stride, map_size, place)
-    choose_runner(backend, readers).run(grid, windows, collect(canvas), watch or Watch())
+    choose_runner(backend, readers).run(grid, windows, collect(canvas) if collect else canvas, watch or Watch())
+
+
+def refuse_more(bundle: Bundle) -> None:
+    """Raise UsageError for a bundle that gives more than the logits of a map."""
+    if others := [spec.name for spec in bundle.segmentation.whole.outputs if spec.name != "logits"]:
+        raise UsageError(
+            f"{bundle.path} gives {', '.join(others)} of tiles, too: use `glassrt score` or `glassrt embed`"
+        )
 
 
 def choose_runner(backend: Backend, readers: int) -> Runner:

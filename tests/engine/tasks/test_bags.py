@@ -57,7 +57,7 @@ def test_a_slide_is_the_bag_of_its_tiles(demo_slide: Path, tmp_path: Path, class
     assert (first.x, first.y) == pytest.approx(corners[best].tolist(), abs=0.5)
     assert first.attention == pytest.approx(weights[best], rel=1e-4)
     assert first.probabilities["gland"] == pytest.approx(as_probabilities(logits[best])[1], abs=1e-5)
-    assert [tile.attention for tile in result.bag.top] == sorted((tile.attention for tile in result.bag.top))[::-1]
+    assert [tile.attention for tile in result.bag.top] == sorted(tile.attention for tile in result.bag.top)[::-1]
     with h5py.File(tmp_path / "out" / "features.h5") as file:
         assert np.abs(file["features"][:] - features).max() < 1e-4
         assert np.abs(file["coords"][:] - corners).max() <= 0.5
