@@ -28,7 +28,7 @@ MOST_MORE = 4  # times as many of smaller ones, which tell less each
 MEASURED = 4  # of so many windows that are taken, one measures what was lost and the others calibrate
 FEWEST = 8
 LEAST = (6, 2, FEWEST)  # windows to calibrate on, to measure on, and to verify on
-MOST_FILES = 48  # that are dealt out: each of the wanted windows then has a file of its own
+MOST_FILES = 48  # that are dealt out: each of the windows of usual size that are wanted has a file of its own
 SEED = 1
 
 

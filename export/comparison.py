@@ -71,7 +71,7 @@ def compare(
         flip_rate(mine, theirs, kind),
         miou_change,
         reach=reach,
-        cosine=lowest_cosine(mine, theirs, kind) if kind.vectors else None,
+        cosine=kind.lowest_cosine(mine, theirs) if kind.vectors else None,
         bag_changes=kind.classify_bag(mine) != kind.classify_bag(theirs),
     )
     return msgspec.structs.replace(check, passed=check.is_within)
@@ -83,21 +83,9 @@ def flip_rate(found: Samples, exact: Samples, kind: Shared) -> float:
     return 0.0 if classes is None or wanted is None else float((classes != wanted).mean())
 
 
-def lowest_cosine(found: Samples, exact: Samples, kind: Shared) -> float:
-    """Of a bundle's vectors among outputs with those that are wanted: 1 where all have the same direction."""
-    lowest = 1.0
-    for name in kind.vectors:
-        mine, theirs = found[name].astype(np.float64), exact[name].astype(np.float64)
-        lengths = np.linalg.norm(mine, axis=1) * np.linalg.norm(theirs, axis=1)
-        same = (mine == theirs).all(axis=1)  # as two that are zero
-        cosines = np.where(same, 1.0, (mine * theirs).sum(axis=1) / np.where(lengths > 0, lengths, 1.0))
-        lowest = min(lowest, float(np.nan_to_num(cosines, nan=-1.0).min(initial=1.0)))
-    return lowest
-
-
 def loss(found: Samples, exact: Samples, kind: Shared) -> float:
     """What a lower precision loses: the share of places of another class or, if more, how far features turned."""
-    return max(flip_rate(found, exact, kind), 1.0 - lowest_cosine(found, exact, kind))
+    return max(flip_rate(found, exact, kind), 1.0 - kind.lowest_cosine(found, exact))
 
 
 def edge_windows(inputs: Iterable[TensorSpec]) -> Samples:

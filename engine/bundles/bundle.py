@@ -108,9 +108,9 @@ class Bundle:
 
     @property
     def example_window(self) -> NDArray[np.uint8] | None:
-        """The stored window `[H, W, 3]` alone, of its inputs the fine part. Raises BundleError."""
-        known, (fine, *_) = self.read_example(), self.manifest.inputs
-        return None if known is None else known.inputs[fine.name][0]
+        """The stored window `[H, W, 3]` alone, of its inputs the fine part; None without. Raises BundleError."""
+        known, inputs = self.read_example(), self.manifest.inputs
+        return None if known is None or not inputs else known.inputs[inputs[0].name][0]
 
     def check_files(self) -> None:
         """Read every file that the manifest names, for whatever device. Raises BundleError for one that is damaged."""

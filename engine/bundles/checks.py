@@ -58,9 +58,10 @@ class Check(Strict, frozen=True):
     """How far one runtime's logits lay from the exact ones, and what it was made on.
 
     `bundle` is the identity of what was measured, `isa` the processor's instructions or the GPU's compute capability,
-    `version` the runtime's. `largest` and `mean` are absolute differences, `flips` the share of pixels whose class
-    changed, `miou_change` in points on a labelled set; `reach` is the largest exact logit. `cosine` is the least of any
-    window's features with the exact ones, `bag_changes` says that all windows as one bag are of another class.
+    `version` the runtime's. `largest` and `mean` are absolute differences, `flips` the share of places whose class
+    changed, `miou_change` in points on a labelled set; `reach` is the largest exact value of the output that `largest`
+    is of, the one that was furthest off for its reach. `cosine` is the least of any window's features with the exact
+    ones, `bag_changes` says that all windows as one bag are of another class.
     """
 
     bundle: str

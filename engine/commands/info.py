@@ -56,7 +56,9 @@ def describe_bundle(table: PlainTable, bundle: Bundle) -> None:
     table.add_row("licence", manifest.licence)
     for check in read_checks(bundle):
         passed = "passed" if check.passed else "FAILED"
-        figures = f"largest difference {check.largest:.2g}, {check.flips:.2%} of pixels change class"
+        figures = f"largest difference {check.largest:.2g}, {check.flips:.2%} of places change class"
+        if check.cosine is not None:
+            figures += f", least cosine {check.cosine:.5f}{', the bag changes class' if check.bag_changes else ''}"
         made_on = f"{check.backend} {check.version} on {check.device}, {check.isa}"
         table.add_row(f"{check.precision} through", f"{made_on}: {passed}, {figures}")
     table.add_row("sha256", bundle.sha256)

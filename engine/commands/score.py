@@ -18,6 +18,7 @@ from glassrt.engine.commands.interrupt import Interrupt
 from glassrt.engine.commands.options import BACKEND, PRECISION, parse_scales
 from glassrt.engine.commands.progress import show_progress
 from glassrt.engine.commands.terminal import PlainTable, printable
+from glassrt.engine.errors import UsageError
 from glassrt.engine.production.batch import Job, score_batch
 from glassrt.engine.production.stored import BAGS, score_files
 from glassrt.engine.results.summary import SUMMARY, Outcome
@@ -80,6 +81,8 @@ def score_command(
     if precision == "auto" and (line := explain_slower(opened, backend, (runtime.name, runtime.precision))):
         console.print(Text(printable(line)))
     if isinstance(opened.manifest, Mil) and opened.manifest.takes == "features":
+        if (mpp, map_mpp, tissue) != (None, None, "auto"):
+            raise UsageError("--mpp, --map-mpp and --tissue are of slides: files of features have none of them")
         with contextlib.closing(runtime):
             score_stored(slides, opened, runtime, out, console)
         return
@@ -129,7 +132,8 @@ def print_outcomes(outcomes: list[Outcome], job: Job) -> None:
     for outcome in outcomes:
         if outcome.result is not None:
             folder = printable(str(job.folder(outcome.path)), keep="\n\t")
-            print(f"  {folder}/  overlay.png  map.ome.tif  regions.geojson  result.json")
+            more = "  attention.png  top_tiles.png  features.h5" if outcome.result.bag else ""
+            print(f"  {folder}/  overlay.png  map.ome.tif  regions.geojson  result.json{more}")
 
 
 def summary_table(outcomes: list[Outcome], bundle: Bundle) -> Table:

@@ -115,8 +115,8 @@ def attempt(path: Path, work: Callable[[], Done]) -> Done | str:
         return " ".join(f"{path}: unexpected {type(error).__name__}: {error}".split())
 
 
-def check_names(paths: Sequence[Path]) -> None:
-    """Raise UsageError if slides' names do not make folders of their own.
+def check_names(paths: Sequence[Path], table: str = SUMMARY) -> None:
+    """Raise UsageError if slides' names do not make folders of their own, beside the `table` of all.
 
     Names that differ in case only are one to Windows and macOS, where results may lie or be copied to.
     """
@@ -126,8 +126,8 @@ def check_names(paths: Sequence[Path]) -> None:
             raise UsageError(f"{str(path)!r}: the name is no valid UTF-8, which result files need; rename it")
         if path.stem in ("", ".", "..") or path.stem.startswith(PREFIX):
             raise UsageError(f"{path}: no folder of results can have its name; rename the slide")
-        if fold(path.stem) == SUMMARY:
-            raise UsageError(f"{path}: its folder would stand where {SUMMARY} belongs; rename the slide")
+        if fold(path.stem) == table:
+            raise UsageError(f"{path}: its folder would stand where {table} belongs; rename the slide")
         other = owners.setdefault(fold(path.stem), path)
         if other is not path and other.stem == path.stem:
             raise UsageError(

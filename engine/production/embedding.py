@@ -9,12 +9,12 @@ from typing import NamedTuple
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.files import prepare_folder
 from glassrt.engine.production.batch import Start, attempt, check_names, check_series
-from glassrt.engine.results.features import Layout
+from glassrt.engine.results.features import Layout, refuse_other
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.readers import open_slide
 from glassrt.engine.slides.tissue.annotations import AUTO, check_tissue, choose_mask
 from glassrt.engine.tasks.segment import DEFAULT_READERS
-from glassrt.engine.tasks.tiles import Embedded, embed, place_file
+from glassrt.engine.tasks.tiles import Embedded, embed, find_encoder, place_file
 from glassrt.engine.watch import Progress, Watch
 
 
@@ -49,13 +49,17 @@ def embed_batch(paths: Sequence[Path], job: EmbedJob, start: Start) -> list[Embe
     """Embed every slide; one that fails does not stop the rest.
 
     `start(path)` is called before each slide and returns its progress callback. Raises, before any work, UsageError
-    when two slides would share a file or the bundle has no encoder; and OutputError when files cannot be written.
+    when two slides would share a file or the bundle has no encoder, and FolderTaken when one would replace what is not
+    its own; and OutputError when files cannot be written.
     """
     check_names(paths)
     check_series(paths)
     check_tissue(job.tissue, paths)
+    encoder = find_encoder(job.bundle).name
     for folder in {job.file(path).parent for path in paths}:
         prepare_folder(folder)
+    for path in paths:
+        refuse_other(job.file(path), path, encoder)
     return [embed_path(path, job, start(path)) for path in paths]
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from glassrt.engine.bundles.kinds.mil import Mil, beside_background
 from glassrt.engine.flow.bag import BagMean
 from glassrt.engine.geometry.boxes import Indices
+from glassrt.engine.geometry.plan import Plan
 from glassrt.engine.results.overlay import tint_heat, write_text
 
 TOP = 16  # tiles on the contact sheet and in result.json
@@ -86,21 +87,22 @@ def describe_bag(bag: Bag, corners: NDArray[Any], manifest: Mil) -> BagResult:
     return BagResult(dict(zip(names, bag.whole.tolist(), strict=True)), len(corners), effective, top)
 
 
-def draw_attention(
-    thumbnail: NDArray[np.uint8], corners: Indices, side: int, size: tuple[int, int], attention: Floats
-) -> NDArray[np.uint8]:
-    """The thumbnail (RGB, of a whole slide of `size` pixels) under the attention of each tile as a share of the
-    highest, greyer where there was none. `side` is a tile's, in pixels of level 0.
+def draw_attention(thumbnail: NDArray[np.uint8], plan: Plan, stride: int, attention: Floats) -> NDArray[np.uint8]:
+    """The thumbnail (RGB, of a whole slide) under the attention of each of a plan's tiles, `stride` pixels apart, as a
+    share of the highest; greyer where there was none.
     """
-    columns, rows = (-(-length // side) for length in size)
+    places = -(-np.maximum(plan.windows[:, 1:], 0) // stride)  # the last of a row begins earlier, to end with it
+    columns, rows = np.maximum(1, -(-(np.array(plan.size) - plan.window) // stride) + 1).tolist()
     shares = np.zeros((rows, columns), np.uint8)
     skipped = np.ones((rows, columns), np.uint8)
-    column, row = np.minimum(np.rint(corners / side).astype(np.int64), (columns - 1, rows - 1)).T
+    column, row = places.T
     np.maximum.at(shares, (row, column), np.rint(255 * attention / attention.max(initial=1e-30)).astype(np.uint8))
     skipped[row, column] = 0
     height, width = thumbnail.shape[:2]
-    ys = np.minimum((np.arange(height) + 0.5) * size[1] / height / side, rows - 1).astype(np.int64)
-    xs = np.minimum((np.arange(width) + 0.5) * size[0] / width / side, columns - 1).astype(np.int64)
+    ys, xs = (
+        np.minimum((np.arange(shown) + 0.5) * whole / shown / stride, cells - 1).astype(np.int64)
+        for shown, whole, cells in ((height, plan.size[1], rows), (width, plan.size[0], columns))
+    )
     where = np.ix_(ys, xs)
     return tint_heat(thumbnail, shares[where], skipped[where], "attention, of the highest")
 

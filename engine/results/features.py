@@ -4,24 +4,26 @@ Each is as those projects document and write it: `features` `[N, d]` with `coord
 corners, x and y, in pixels of level 0 (`trident`, `clam`), or `feats` with `coords` in micrometres (`stamp`).
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, BinaryIO, Literal, NamedTuple, get_args
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from glassrt.engine.errors import UsageError, first_line
+from glassrt.engine.errors import FolderTaken, SlideError, first_line
 from glassrt.engine.geometry.boxes import Indices
 from glassrt.engine.geometry.plan import Plan
 from glassrt.engine.slides.slide import Slide
 
 Layout = Literal["trident", "clam", "stamp"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
-ROWS = 1024  # of a chunk on disk
+ROOM = 1 << 16  # bytes that HDF5 needs beside the tables
+ORIGIN = "glassrt_slide"  # the attribute that says of which file the features are
 MPP_AT_1X = 10.0  # what scanners call 20x has half a micrometre a pixel
 
 
@@ -45,24 +47,39 @@ def lay_tiles(slide: Slide, plan: Plan, mpp: float, stride: int) -> Tiles:
     return Tiles(corners, side, plan.window, mpp, plan.window - stride)
 
 
-class FeatureFile:
-    """An HDF5 file that is filled with the features of tiles, some at a time."""
+class Place(NamedTuple):
+    """Where a table lies in its file: its first byte, the bytes of a row, and what its numbers are."""
 
-    def __init__(self, file: h5py.File, name: str, count: int, length: int, kind: str) -> None:
-        rows = (max(1, min(count, ROWS)), length)
-        self._table = file.create_dataset(name, (count, length), kind, chunks=rows, maxshape=(None, length))
+    offset: int
+    width: int
+    kind: np.dtype[Any]
+
+
+class FeatureFile:
+    """The table of an HDF5 file, which is filled with the features of tiles, some at a time.
+
+    Rows are written where HDF5 has laid the table, without it: what its caches hold would be lost on a full disk, with
+    the process.
+    """
+
+    def __init__(self, file: BinaryIO, place: Place, name: str) -> None:
+        self._file, self._place, self._name = file, place, name
 
     def write(self, indices: Indices, features: NDArray[np.float32]) -> None:
-        """Put the features `[n, d]` of tiles in their rows. Raises UsageError for what float16 cannot hold."""
-        kept = features.astype(self._table.dtype)
+        """Put the features `[n, d]` of tiles in their rows. Raises SlideError for what float16 cannot hold."""
+        with np.errstate(over="ignore"):
+            kept = np.ascontiguousarray(features, self._place.kind)
         if not np.isfinite(kept).all():
-            raise UsageError("features are too large for float16: leave --half out")
-        first, end = int(indices[0]), int(indices[-1]) + 1
-        if end - first == len(indices):  # as they come, but for scans
-            self._table[first:end] = kept
+            raise SlideError(f"{self._name}: its features are too large for float16; leave --half out")
+        if np.array_equal(indices, np.arange(indices[0], indices[0] + len(indices))):
+            self._put(int(indices[0]), kept)
             return
         for index, row in zip(indices.tolist(), kept, strict=True):
-            self._table[index] = row
+            self._put(index, row)
+
+    def _put(self, row: int, values: NDArray[Any]) -> None:
+        self._file.seek(self._place.offset + row * self._place.width)
+        self._file.write(values.data)
 
 
 @contextmanager
@@ -74,13 +91,52 @@ def write_features(
     Raises OSError where it cannot be written.
     """
     name, coords, told, at_coords = DESCRIBE[layout](slide, tiles, encoder)
+    kind = np.dtype(np.float16 if half else np.float32)
+    size = len(coords) * (length * kind.itemsize + coords.dtype.itemsize * 2)
+    with open(path, "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size + ROOM)  # a full disk is told here
     with h5py.File(path, "w") as file:
-        table = FeatureFile(file, name, len(tiles.corners), length, "float16" if half else "float32")
-        places = file.create_dataset("coords", data=coords)
-        for attributes, values in ((file.attrs, told), (places.attrs, at_coords)):
+        place = lay_table(file, name, (len(coords), length), kind)
+        corners = lay_table(file, "coords", coords.shape, coords.dtype)
+        told = {**told, ORIGIN: "" if slide.path is None else os.path.realpath(slide.path)}
+        for attributes, values in ((file.attrs, told), (file["coords"].attrs, at_coords)):
             for key, value in values.items():
                 attributes[key] = value
-        yield table
+    with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+        file.seek(corners.offset)
+        file.write(np.ascontiguousarray(coords).data)
+        yield FeatureFile(file, place, slide.name)
+
+
+def lay_table(file: h5py.File, name: str, shape: tuple[int, int], kind: np.dtype[Any]) -> Place:
+    """A table in one piece, whose place in the file is fixed before anything is in it."""
+    laid = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    laid.set_layout(h5py.h5d.CONTIGUOUS)
+    laid.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    laid.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    laid.set_obj_track_times(False)  # the same features make the same file
+    space = h5py.h5s.create_simple(shape)
+    made = h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(kind), space, dcpl=laid)
+    return Place(made.get_offset() or 0, shape[1] * kind.itemsize, kind)
+
+
+def refuse_other(path: Path, slide: Path | None, encoder: str) -> None:
+    """Raise FolderTaken where something stands at `path` but features of this slide by an encoder of this name."""
+    if not os.path.lexists(path):
+        return
+    held = ""
+    try:
+        with h5py.File(path, "r") as file:
+            made_by = file.attrs.get("extractor", file.attrs.get("encoder"))
+            held = str(file.attrs.get(ORIGIN, "")) if made_by == encoder else ""
+    except OSError:
+        pass
+    if slide is None or held != os.path.realpath(slide):
+        raise FolderTaken(
+            f"{path} holds something else than features of this slide by {encoder}, and is not replaced: choose "
+            "another --out, or move it"
+        )
 
 
 Described = tuple[str, NDArray[Any], Mapping[str, Any], Mapping[str, Any]]
@@ -149,20 +205,21 @@ class Stored(NamedTuple):
 
 @contextmanager
 def read_features(path: Path) -> Iterator[Stored]:
-    """The features in a file of any of the layouts. Raises UsageError for a file that is of none."""
+    """The features in a file of any of the layouts. Raises SlideError for a file that is of none."""
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise UsageError(f"{path} is not opened as HDF5 ({first_line(error)}): name a file of features") from error
+        raise SlideError(f"{path} is not opened as HDF5 ({first_line(error)}): name a file of features") from error
     with file:
         name = next((each for each in ("features", "feats") if isinstance(file.get(each), h5py.Dataset)), None)
         if name is None or not isinstance(file.get("coords"), h5py.Dataset):
             held = ", ".join(sorted(file)) or "nothing"
-            raise UsageError(f"{path} holds {held}: expected `features` or `feats`, and `coords`")
+            raise SlideError(f"{path} holds {held}: expected `features` or `feats`, and `coords`")
         table, coords = file[name], file["coords"]
-        if table.ndim != 2 or table.dtype.kind != "f" or coords.shape != (len(table), 2):
-            raise UsageError(
-                f"{path}: {name} {list(table.shape)} of {table.dtype} and coords {list(coords.shape)}: expected floats "
-                "[N, d] and [N, 2]"
+        fitting = table.ndim == 2 and table.dtype.kind == "f" and coords.shape == (len(table), 2)
+        if not fitting or coords.dtype.kind not in "iuf":
+            raise SlideError(
+                f"{path}: {name} {list(table.shape)} of {table.dtype} and coords {list(coords.shape)} of "
+                f"{coords.dtype}: expected floats [N, d] and numbers [N, 2]"
             )
         yield Stored(table, coords[:], "um" if file.attrs.get("unit") == "um" else "px")

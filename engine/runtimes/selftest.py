@@ -43,7 +43,8 @@ def check_backend(bundle: Bundle, backend: Backend, role: Role | None = None) ->
         off[name] <= allowed.largest * max(1.0, float(np.abs(exact).max())) for name, exact in known.outputs.items()
     )
     flipped, places = count_flips(bundle.manifest.classify(outputs), bundle.manifest.classify(known.outputs))
-    if not close or flipped > most_flips(places, allowed.flips):
+    turned = bundle.manifest.lowest_cosine(outputs, known.outputs) < allowed.cosine
+    if not close or turned or flipped > most_flips(places, allowed.flips):
         raise BackendUnavailable(
             f"{backend.name} {backend.version} in {backend.precision} on {backend.device} ({backend.isa}) does not "
             f"compute what {bundle.path} should give: its stored example is off by {np.max([*off.values()]):.2g}, "

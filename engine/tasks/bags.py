@@ -1,7 +1,7 @@
 """A slide and a bundle for bags: what `segmentation` does with a logit for each tile, and what all tiles together say.
 
 The network runs once over each tile; what it says of the bag is summed as tiles come, in memory that does not grow
-with them but for two numbers each.
+with them but for a few numbers each.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.bundles.kinds.mil import Mil, beside_background
-from glassrt.engine.errors import UsageError
 from glassrt.engine.files import output_errors
 from glassrt.engine.flow.bag import open_mean
 from glassrt.engine.flow.cut import cut_windows
@@ -65,11 +64,6 @@ class BagSlide(SegmentSlide):
     def __init__(self, work: Work) -> None:
         manifest = work.bundle.manifest
         assert isinstance(manifest, Mil)
-        if manifest.takes == "features":
-            raise UsageError(
-                f"{work.slide.name}: {work.bundle.path} scores features that were stored before, not slides: name a "
-                "file of features (.h5)"
-            )
         self._manifest = manifest
         self._sink: TileSink | None = None
         self._store: Store | None = None
@@ -92,13 +86,12 @@ class BagSlide(SegmentSlide):
 
     def _write_bag(self, folder: Path, tiles: Tiles) -> BagResult | None:
         """Write the pictures and return the figures; none of a slide without tiles."""
-        sink, manifest, slide = self._sink, self._manifest, self._work.slide
+        sink, manifest = self._sink, self._manifest
         if sink is None or sink.logits is None:
             return None
         bag = close_bag(sink.mean, sink.scores, sink.logits)
         found = describe_bag(bag, tiles.corners, manifest)
-        size = slide.levels[0].size
-        picture = draw_attention(self._scope.thumbnail, tiles.corners, tiles.base_side, size, bag.attention)
+        picture = draw_attention(self._scope.thumbnail, self._windows, manifest.stride, bag.attention)
         write_png(folder / "attention.png", picture)
         first = bag.order(manifest.suspected)[: len(found.top)]
         shown = cut_windows(self._grid, self._windows, first, Clock())["tile"]

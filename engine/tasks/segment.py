@@ -23,8 +23,12 @@ MOST_READERS = 64
 
 
 def lay_windows(grid: GridReader, bundle: Bundle, tissue: NDArray[np.bool_] | None = None) -> Plan:
-    """The windows of a grid under the bundle's scales and flips; without those that hold no tissue."""
+    """The windows of a grid under the bundle's scales and flips; without those that hold no tissue. Raises UsageError
+    for a bundle that takes none.
+    """
     test = bundle.manifest
+    if not test.inputs:
+        raise UsageError(f"{bundle.path} takes features that were stored before, not slides: name files of them (.h5)")
     return plan((grid.width, grid.height), *test.views, test.inputs, test.stride, tissue)
 
 

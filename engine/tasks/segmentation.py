@@ -140,8 +140,10 @@ def write_outputs(folder: Path, slide: Slide, bundle: Bundle, map_file: MapFile,
     base_width, base_height = slide.levels[0].size
     to_base = (base_width / map_file.width, base_height / map_file.height)
     shown = shown_part(slide)
-    # What is smaller than one logit lies below the network's resolution.
+    # What is smaller than one logit lies below the network's resolution; a tile's may have rounded sides.
     smallest = (bundle.manifest.mpp * bundle.segmentation.output_stride) ** 2
+    if bundle.segmentation.output_stride == bundle.manifest.window:
+        smallest /= 2
     with ThreadPoolExecutor(1, thread_name_prefix="writer") as pool:
         picture = draw_picture(thumbnail, map_file, bundle.segmentation)
         if slide.bounds is not None:

@@ -20,6 +20,7 @@ from glassrt.engine.results.bag import Bag, BagResult, close_bag, describe_bag
 from glassrt.engine.results.features import Stored, read_features
 from glassrt.engine.results.figures import package_versions
 from glassrt.engine.results.origin import RESULT, describe_origin, refuse_other
+from glassrt.engine.results.summary import as_text
 from glassrt.engine.runtimes.protocol import Backend
 
 TABLE = "tiles.csv"
@@ -111,7 +112,7 @@ def write_tiles(path: Path, bag: Bag, coords: NDArray[Any], manifest: Mil) -> No
     names = [f"{info.name}_probability" for info in manifest.classes[1:]]
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["x", "y", "attention", *names])
+        table.writerow(["x", "y", "attention", *map(as_text, names)])
         for place, attention, probabilities in zip(
             coords.tolist(), bag.attention.tolist(), bag.tiles[:, 1:].tolist(), strict=True
         ):

@@ -13,7 +13,7 @@ from glassrt.engine.bundles.kinds.mil import Mil
 from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.files import output_errors, replace_file
 from glassrt.engine.geometry.boxes import Indices
-from glassrt.engine.results.features import MPP_AT_1X, Layout, lay_tiles, write_features
+from glassrt.engine.results.features import MPP_AT_1X, Layout, lay_tiles, refuse_other, write_features
 from glassrt.engine.runtimes.protocol import Array, Backend
 from glassrt.engine.slides.slide import Slide
 from glassrt.engine.slides.tissue.annotations import AUTO
@@ -84,9 +84,10 @@ def embed(
 
     `layout` is that of the tool that is to read it (see `results/features.py`), `half` stores float16, `tissue` is as
     of `score`: tiles that touch it are embedded. Raises SlideError, also where there is no tissue, BackendUnavailable,
-    OutputError or UsageError.
+    OutputError, FolderTaken where something else stands at `path`, or UsageError.
     """
     made = find_encoder(bundle)
+    refuse_other(path, slide.path, made.name)
     grid = open_grid(slide, bundle)
     scope = find_scope(slide, tissue, readers, bundle.example_window, made.name)
     windows = lay_windows(grid, bundle, scope.searched)

@@ -15,7 +15,7 @@ from glassrt.engine.bundles.kinds.mil import Mil
 from glassrt.engine.errors import TrainingError
 from glassrt.export.bundle import export_run, load_run, open_network
 from glassrt.export.calibration import collect_windows
-from glassrt.export.comparison import MadeOn, compare, loss, lowest_cosine
+from glassrt.export.comparison import MadeOn, compare, loss
 from glassrt.export.verify import verify
 from glassrt.training.config import Schedule
 from glassrt.training.datasets.bag import LabelledBag
@@ -90,7 +90,7 @@ def test_features_that_turn_or_a_bag_that_changes_class_fail(tmp_path: Path) -> 
     turned[5] = np.roll(turned[5], 1)
     cosine = float(turned[5] @ exact["features"][5] / np.linalg.norm(turned[5]) / np.linalg.norm(exact["features"][5]))
     found = compare(outputs(features=turned), exact, 8, MADE_ON, None, kind)
-    assert found.cosine == lowest_cosine(outputs(features=turned), exact, kind) == pytest.approx(cosine)
+    assert found.cosine == kind.lowest_cosine(outputs(features=turned), exact) == pytest.approx(cosine)
     assert not found.passed
     assert loss(outputs(features=turned), exact, kind) == pytest.approx(1 - cosine)
     assert loss(outputs(logits=-exact["logits"]), exact, kind) == 1.0
@@ -112,9 +112,9 @@ def test_the_output_that_is_furthest_off_counts(tmp_path: Path) -> None:
 def test_a_vector_of_zeros_is_as_far_off_as_one_can_be(tmp_path: Path) -> None:
     kind = open_bundle(make_bundle(tmp_path / "small.glass")).manifest
     exact, zeros = outputs(), np.zeros((8, 48))
-    assert lowest_cosine(outputs(features=zeros), exact, kind) == 0
-    assert lowest_cosine(outputs(features=zeros), outputs(features=zeros), kind) == 1
-    assert lowest_cosine(outputs(features=zeros * np.nan), exact, kind) == -1
+    assert kind.lowest_cosine(outputs(features=zeros), exact) == 0
+    assert kind.lowest_cosine(outputs(features=zeros), outputs(features=zeros)) == 1
+    assert kind.lowest_cosine(outputs(features=zeros * np.nan), exact) == -1
 
 
 @pytest.mark.parametrize(

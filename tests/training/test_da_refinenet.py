@@ -39,6 +39,10 @@ SHORT = msgspec.structs.replace(
     CONFIG, mpp=1.25, window=32, context_window=64, context_factor=2.0, widths=(8, 8), batch=2, windows=2, steps=6,
     warmup_steps=2, save_every=2, colour="none", encoder_rate=0.1, context_rate=0.1,
 )  # fmt: skip
+# Encoders that become graphs in half the time.
+PLAIN = {
+    "encoder": "resnet18", "context_encoder": "resnet18", "weights": "random", "context_weights": "random"
+}  # fmt: skip
 BIN = Path(sys.executable).parent
 
 
@@ -147,7 +151,7 @@ def test_what_lies_beyond_a_small_slide_is_unknown() -> None:
 )
 def test_what_is_served_is_what_was_trained(painted: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     """The bundle gives what torch does on the very windows of a plan, at corners and borders too."""
-    settings = config(steps=2, **changes)
+    settings = config(steps=2, **PLAIN, **changes)
     run = tmp_path / "run"
     da_refinenet.train(settings, find_slides(settings, painted), run, ALONE)
     bundle = export_run(run, tmp_path / "made.glass", "made")

@@ -89,6 +89,17 @@ class Shared(Strict, frozen=True, kw_only=True, tag_field="kind"):
         """Names of the outputs whose direction is what counts: features `[N, d]`, held together by their cosine."""
         return ()
 
+    def lowest_cosine(self, found: Mapping[str, NDArray[Any]], exact: Mapping[str, NDArray[Any]]) -> float:
+        """Of the `vectors` among outputs with the exact ones: 1 where all have one direction, or there are none."""
+        lowest = 1.0
+        for name in self.vectors:
+            mine, theirs = found[name].astype(np.float64), exact[name].astype(np.float64)
+            lengths = np.linalg.norm(mine, axis=1) * np.linalg.norm(theirs, axis=1)
+            same = (mine == theirs).all(axis=1)  # as two that are zero
+            cosines = np.where(same, 1.0, (mine * theirs).sum(axis=1) / np.where(lengths > 0, lengths, 1.0))
+            lowest = min(lowest, float(np.nan_to_num(cosines, nan=-1.0).min(initial=1.0)))
+        return lowest
+
     def classify_bag(self, outputs: Mapping[str, NDArray[Any]]) -> int | None:
         """The likeliest class of windows `[N, ...]` as one bag; None where a bundle's kind knows none."""
         return None

@@ -1,5 +1,6 @@
 """`glassrt embed` as users run it."""
 
+import resource
 from pathlib import Path
 
 import h5py
@@ -21,6 +22,17 @@ def test_every_slide_that_can_be_is_embedded(demo_slide: Path, tmp_path: Path) -
         assert file["features"].shape == (count, FEATURES)
     assert any(demo_slide.name in line and str(count) in line.split() for line in done.stdout.splitlines())
     assert [path.name for path in (out / "h5_files").iterdir()] == [f"{demo_slide.stem}.h5"]
+
+
+def test_a_full_disk_is_told_in_a_line(demo_slide: Path, tmp_path: Path) -> None:
+    bundle, out = make_bundle(tmp_path / "small.glass", kind="encoder"), tmp_path / "out"
+
+    def leave_little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    done = run("embed", demo_slide, "--bundle", bundle, "--out", out, "--layout", "stamp", preexec_fn=leave_little_room)
+    assert_one_line(done, 2, f"{out / demo_slide.stem}.h5: no space left to write it")
+    assert not list(out.iterdir())
 
 
 def test_a_bundle_without_an_encoder_is_told_before_any_work(demo_slide: Path, tmp_path: Path) -> None:

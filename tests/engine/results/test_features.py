@@ -8,7 +8,7 @@ import pytest
 from small_mil import FEATURES, MPP, SIDE, encode, make_bundle
 
 from glassrt.engine import open_bundle, open_slide
-from glassrt.engine.errors import SlideError, UsageError
+from glassrt.engine.errors import FolderTaken, SlideError
 from glassrt.engine.flow.cut import cut_windows
 from glassrt.engine.geometry.plan import InputSpec, plan
 from glassrt.engine.results.features import LAYOUTS, Layout, lay_tiles, read_features, write_features
@@ -95,10 +95,9 @@ def test_what_was_written_is_read_again(demo_slide: Path, tmp_path: Path, layout
         tiles = lay_tiles(slide, plan((256, 128), (1.0,), False, [InputSpec("tile", SIDE)], SIDE), MPP, SIDE)
         values = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
         with write_features(tmp_path / "made.h5", layout, slide, tiles, 5, "made") as file:
-            file.write(np.array([4, 2, 7]), values[[4, 2, 7]])  # in any order
+            file.write(np.array([4, 6, 5, 7]), values[[4, 6, 5, 7]])  # in any order
             file.write(np.array([0, 1]), values[:2])
-            file.write(np.array([3]), values[3:4])
-            file.write(np.array([5, 6]), values[5:7])
+            file.write(np.array([3, 2]), values[[3, 2]])
         with read_features(tmp_path / "made.h5") as stored:
             np.testing.assert_array_equal(stored.table[:], values)
             pixels = stored.coords / (slide.mpp if stored.unit == "um" else 1)
@@ -110,7 +109,7 @@ def test_too_large_for_float16_is_told_and_nothing_is_left(demo_slide: Path, tmp
         tiles = lay_tiles(slide, plan((64, 64), (1.0,), False, [InputSpec("tile", SIDE)], SIDE), MPP, SIDE)
         with (
             write_features(tmp_path / "made.h5", "stamp", slide, tiles, 1, "made", half=True) as file,
-            pytest.raises(UsageError, match="leave --half out"),
+            pytest.raises(SlideError, match="leave --half out"),
         ):
             file.write(np.array([0]), np.array([[7e4]], np.float32))
 
@@ -133,18 +132,41 @@ def test_a_slide_without_tissue_is_not_embedded(tmp_path: Path) -> None:
         ({"features": np.zeros((2, 3)), "coords": np.zeros((3, 2))}, r"coords \[3, 2\]"),
         ({"features": np.zeros((2, 3, 4)), "coords": np.zeros((2, 2))}, r"features \[2, 3, 4\]"),
         ({"features": np.zeros((2, 3), np.int64), "coords": np.zeros((2, 2))}, "of int64"),
+        ({"features": np.zeros((2, 3)), "coords": np.full((2, 2), b"here")}, r"coords \[2, 2\] of \|S4"),
     ],
 )
 def test_a_file_of_another_layout_is_refused(tmp_path: Path, held: dict[str, np.ndarray], fault: str) -> None:
     with h5py.File(tmp_path / "other.h5", "w") as file:
         for name, values in held.items():
             file[name] = values
-    with pytest.raises(UsageError, match=fault), read_features(tmp_path / "other.h5"):
+    with pytest.raises(SlideError, match=fault), read_features(tmp_path / "other.h5"):
         pass
 
 
 def test_what_is_no_hdf5_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.h5").write_text("features")
     for name in ("text.h5", "none.h5"):
-        with pytest.raises(UsageError, match="is not opened as HDF5"), read_features(tmp_path / name):
+        with pytest.raises(SlideError, match="is not opened as HDF5"), read_features(tmp_path / name):
             pass
+
+
+def test_what_others_made_is_not_replaced(demo_slide: Path, tmp_path: Path) -> None:
+    path = embed_demo(demo_slide, tmp_path, "clam")
+    first = path.read_bytes()
+    bundle = open_bundle(tmp_path / "small.glass")
+    backend = open_backend(bundle, "ort", batch=3)
+    with open_slide(demo_slide) as slide:
+        embed(slide, bundle, path, backend, "clam")  # its own may be
+        assert path.read_bytes() == first
+        for key, value in (("glassrt_slide", "/lab2/slide.svs"), ("encoder", "uni")):
+            with h5py.File(path, "a") as file:
+                kept, file.attrs[key] = file.attrs[key], value
+            with pytest.raises(FolderTaken, match="something else than features of this slide by small"):
+                embed(slide, bundle, path, backend, "clam")
+            with h5py.File(path, "a") as file:
+                file.attrs[key] = kept
+        path.write_text("notes")
+        with pytest.raises(FolderTaken):
+            embed(slide, bundle, path, backend, "clam")
+    backend.close()
+    assert path.read_text() == "notes"

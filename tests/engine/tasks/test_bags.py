@@ -10,10 +10,12 @@ import pytest
 import tifffile
 from small_mil import CLASSES, FEATURES, MPP, SIDE, encode, head, make_bundle
 
-from glassrt.engine import open_bundle, open_slide, score
+from glassrt.engine import ArraySlide, open_bundle, open_slide, score
 from glassrt.engine.errors import BundleError, UsageError
 from glassrt.engine.flow.cut import cut_windows
+from glassrt.engine.geometry.plan import InputSpec, plan
 from glassrt.engine.production.batch import Job, score_batch
+from glassrt.engine.results.bag import draw_attention
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.tasks.segment import lay_windows
@@ -142,10 +144,39 @@ def test_what_a_bundle_is_not_for_is_told(demo_slide: Path, tmp_path: Path) -> N
     stored = open_bundle(make_bundle(tmp_path / "head.glass", takes="features"))
     encoder = open_bundle(make_bundle(tmp_path / "encoder.glass", kind="encoder"))
     with open_slide(demo_slide) as slide:
-        with pytest.raises(UsageError, match=r"scores features that were stored before, not slides"):
+        with pytest.raises(UsageError, match="takes features that were stored before, not slides"):
             score(slide, stored, tmp_path / "out", "ort")
         with pytest.raises(UsageError, match="of the kind encoder, which tells no classes: run `glassrt embed`"):
             score(slide, encoder, tmp_path / "out", "ort")
     with pytest.raises(UsageError, match="of the kind encoder"):
         encoder.replace((0.5,), None)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_lone_tile_is_a_region(tmp_path: Path) -> None:
+    """Also where the map's pixels, of which a tile has sixteen, are a little smaller than a sixteenth."""
+    path = make_bundle(tmp_path / "small.glass")
+    random = np.random.default_rng(0)
+    blocks = np.kron(random.integers(40, 250, (72, 72, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+    slide = ArraySlide(blocks[:1150, :1150], MPP)
+    result = score(slide, open_bundle(path), tmp_path / "out", "ort", tissue="all")
+    assert result.map["mpp"] < MPP * SIDE / 4
+    classes = tifffile.imread(tmp_path / "out" / "map.ome.tif")[0]
+    count, _, found, _ = cv2.connectedComponentsWithStats((classes == 1).astype(np.uint8), connectivity=4)
+    lone = (found[1:, cv2.CC_STAT_AREA] == 16).sum()
+    assert lone > 5
+    assert result.classes["gland"].regions == (found[1:, cv2.CC_STAT_AREA] >= 8).sum() < count
+
+
+def test_attention_covers_every_tile_that_there_is() -> None:
+    """Whatever their side in pixels of the picture, and though the last ones begin earlier."""
+    tiles = plan((27 * 200 + 11, 27 * 30 + 1), (1.0,), False, [InputSpec("tile", 27)], 27)
+    assert len(tiles.windows) == 201 * 31
+    attention = np.zeros(len(tiles.windows), np.float32)
+    last = int(np.flatnonzero((tiles.windows[:, 1:] == (27 * 199 + 11, 0)).all(1))[0])
+    attention[last] = 1
+    white = np.full((320, 2000, 3), 255, np.uint8)
+    picture = draw_attention(white, tiles, 27, attention)[40:]  # below the scale of colours
+    assert (picture == 255).all(axis=2).all()  # none is grey
+    attention[:] = 1
+    assert (draw_attention(white, tiles, 27, attention)[40:] == picture[0, 0]).all(axis=2).sum() == 0

@@ -86,16 +86,26 @@ def test_a_bundle_of_tiles_takes_no_features(tmp_path: Path) -> None:
 
 def test_the_command_scores_every_file_that_it_can(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "head.glass", takes="features")
+    (tmp_path / "=torn.h5").write_text("no HDF5")
     store(tmp_path / "one.h5", 30)
-    store(tmp_path / "other.h5", 30, length=5)
-    done = run("score", tmp_path / "one.h5", tmp_path / "other.h5", "--bundle", bundle, "--out", tmp_path / "out")
-    assert_one_line(done, 3, "other.h5 has features of 5 numbers")
+    out = tmp_path / "out"
+    done = run("score", "=torn.h5", tmp_path / "one.h5", "--bundle", bundle, "--out", out, cwd=tmp_path)
+    assert_one_line(done, 3, "=torn.h5 is not opened as HDF5")
     assert "bag gland" in done.stdout
-    with open(tmp_path / "out" / "bags.csv", newline="") as file:
-        one, other = csv.DictReader(file)
-    assert (one["tiles"], other["tiles"], one["error"]) == ("30", "", "")
+    store(tmp_path / "other.h5", 30, length=5)
+    assert_one_line(run("score", tmp_path / "other.h5", "--bundle", bundle, "--out", out), 3, "features of 5 numbers")
+    with open(out / "bags.csv", newline="") as file:
+        torn, one, other = csv.DictReader(file)
+    assert (torn["tiles"], one["tiles"], other["tiles"], one["error"]) == ("", "30", "", "")
     assert 0 < float(one["gland_bag_probability"]) < 1
+    assert torn["error"].startswith("'=torn.h5 is not")  # as text for spreadsheets
     assert "5 numbers" in other["error"]
-    assert (tmp_path / "out" / "one" / "result.json").is_file()
-    assert not (tmp_path / "out" / "other").exists()
+    assert (out / "one" / "result.json").is_file()
+    assert not (out / "other").exists()
+    (out / "bags.csv").write_text("my,table\n1,2\n")
+    done = run("score", tmp_path / "one.h5", "--bundle", bundle, "--out", out)
+    assert_one_line(done, 2, "is no table of bags of these classes")
+    assert (out / "bags.csv").read_text() == "my,table\n1,2\n"
+    done = run("score", tmp_path / "one.h5", "--bundle", bundle, "--out", tmp_path / "new", "--tissue", "all")
+    assert_one_line(done, 2, "are of slides")
     assert_one_line(run("verify", bundle, "--tiles", tmp_path), 2, "takes features that were stored before")
