@@ -70,8 +70,8 @@ def measure_mapping(path: Path, slide: Path, rounds: int) -> dict[str, Any]:
             rates["mapping"].append(count / taken)
             taken = seconds(lambda: segment(grid, windows, bundle, serving, ground.map_size, lambda tile: None))
             rates["engine"].append(count / taken)
-    mapping.close()
-    serving.close()
+    for each in (mapping, serving, ground.grid.slide):
+        each.close()
     medians = {name: statistics.median(values) for name, values in rates.items()}
     return {"slide": slide.name, "windows": count, "cores": os.cpu_count(), "windows_per_s": rates} | {
         "share_of_engine": medians["mapping"] / medians["engine"]

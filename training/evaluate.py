@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, TypeAlias
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import DatasetError, UsageError
 from glassrt.engine.runtimes.protocol import Backend
-from glassrt.training.datasets import bach, camelyon16, mosaic, weak_mosaic
+from glassrt.training.datasets import bach, camelyon16, crchisto, mosaic, ucsb, weak_mosaic
 from glassrt.training.datasets import weak as own
 from glassrt.training.datasets.weak import LABELS
-from glassrt.training.evaluations import glas, slides, weak
+from glassrt.training.evaluations import bags, glas, slides, weak
 
 # (bundle, backend, data, split, progress, left_out) -> scores and what was counted; `plots` too where there are curves
 Score: TypeAlias = Callable[..., tuple[dict[str, float], int]]
@@ -26,11 +26,15 @@ class ScoredSet(NamedTuple):
     curves: bool = False
 
 
+ANY_FOLD = ""  # which is none: another than the bundle left out would be what it learned from
 SETS = {
     "glas": ScoredSet(glas.score, "testA", "images"),
     "bach": ScoredSet(partial(slides.score, bach, "BACH"), "test", "slides"),
     "mosaic": ScoredSet(partial(slides.score, mosaic, "a mosaic"), "test", "slides"),
     "camelyon16": ScoredSet(partial(weak.score, camelyon16, "CAMELYON16"), "test", "slides", curves=True),
+    "crchisto": ScoredSet(partial(bags.score, crchisto), ANY_FOLD, "bags"),
+    "ucsb": ScoredSet(partial(bags.score, ucsb), ANY_FOLD, "bags"),
+    "mnist-bags": ScoredSet(bags.score_digits, "10", "bags"),
     "labels": ScoredSet(partial(weak.score, own, "a set of labelled slides"), "test", "slides", curves=True),
 }
 WEAK_MOSAIC = ScoredSet(partial(weak.score, weak_mosaic, "a weak mosaic"), "test", "slides", curves=True)

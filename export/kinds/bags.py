@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from torch import Tensor, nn
@@ -13,15 +14,16 @@ from glassrt.export.kinds.made import UNMADE, Made
 from glassrt.export.kinds.segmentation import weights_licence
 from glassrt.training import checkpoint
 from glassrt.training.datasets import crchisto, ucsb
-from glassrt.training.methods.distill_to_label import CLASSES, SIDES
+from glassrt.training.methods.distill_to_label import CLASSES, SIDES, FoldConfig
 from glassrt.training.networks.bag_head import Pooling
 from glassrt.training.networks.extractors import LAYOUTS, Extractor
 from glassrt.training.networks.mil import Design, MilNetwork
 
 COLORS = ((200, 200, 200), (200, 40, 40))
-RESOLUTIONS = {"crchisto": crchisto.MPP, "ucsb": ucsb.MPP}
+RESOLUTIONS = {"crchisto": crchisto.MPP, "ucsb": ucsb.MPP, "mnist-bags": 1.0}  # digits have none
 LICENCES = {
     "crchisto": "Research only: trained on CRCHistoPhenotypes (Warwick), whose licence allows research use only.",
+    "mnist-bags": "Trained on MNIST, which is free to use.",
     "ucsb": "Research only: trained on the UCSB Bio-Segmentation Benchmark.",
 }
 
@@ -35,7 +37,8 @@ class Learned(msgspec.Struct, kw_only=True):
     frozen_norm: bool
     pooling: Pooling
     attention: int
-    schedule: dict[str, int | float | str]
+    schedule: dict[str, Any]
+    folds: FoldConfig | None = None
 
 
 class Tiles(nn.Module):
@@ -57,8 +60,6 @@ def read(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str],
         learned, stage = msgspec.json.decode(metadata["config"], type=Learned), metadata["stage"]
     except (KeyError, msgspec.MsgspecError) as error:
         raise TrainingError(f"{file} was written by another version: train it again ({error})") from error
-    if learned.dataset not in RESOLUTIONS:
-        raise TrainingError(f"{file} learned {learned.dataset}, which no slide shows: it cannot be exported")
     design = Design(learned.encoder, None, learned.pooling, learned.attention, learned.frozen_norm)
     network = MilNetwork(len(CLASSES[learned.dataset]), design)
     checkpoint.load_into(network, tensors, file)
@@ -70,6 +71,7 @@ def describe(learned: Learned, stage: str, features: int, name: str) -> Mil:
     """The manifest of what was trained so, but for graphs and examples."""
     start = "" if learned.encoder in LAYOUTS else f" Encoder started from {weights_licence(learned.weights)}."
     side = SIDES[learned.dataset]
+    left_out = f", without fold {learned.folds.fold}:{learned.folds.seed}" if learned.folds else ""
     return Mil(
         name=name,
         classes=tuple(ClassInfo(each, color) for each, color in zip(CLASSES[learned.dataset], COLORS, strict=True)),
@@ -85,6 +87,6 @@ def describe(learned: Learned, stage: str, features: int, name: str) -> Mil:
         graphs=UNMADE,
         trained=f"{stage} of Distill-to-Label on {learned.encoder}, {learned.pooling} pooling, bags of "
         f"{learned.dataset}, {learned.schedule['steps']} steps of {learned.schedule['batch']} bags, "
-        f"seed {learned.schedule['seed']}",
+        f"seed {learned.schedule['seed']}{left_out}",
         licence=LICENCES[learned.dataset] + start,
     )

@@ -33,7 +33,7 @@ def test_a_second_call_trains_and_scores_nothing_again(tmp_path: Path, monkeypat
     paint_graded(tmp_path / "glas")
     config = msgspec.structs.replace(
         CONFIG, window=32, windows=2, context_window=32, batch=2, steps=2, warmup_steps=0, widths=(8, 8),
-        weights="random", context_weights="random",
+        encoder="resnet18", context_encoder="resnet18", weights="random", context_weights="random",
     )  # fmt: skip
     monkeypatch.setattr(mosaic, "CELL", CELL)
     for name, value in {"ROWS": benchmark.ROWS[:2], "CELLS": CELLS, "SLIDES": {"train": 1, "test": 1}}.items():

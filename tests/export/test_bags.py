@@ -12,15 +12,23 @@ from small_mil import make_bundle
 from glassrt.engine import open_bundle
 from glassrt.engine.bundles.checks import Check
 from glassrt.engine.bundles.kinds.mil import Mil
-from glassrt.engine.errors import TrainingError
-from glassrt.export.bundle import export_run, load_run, open_network
+from glassrt.engine.errors import DatasetError
+from glassrt.engine.runtimes.open import open_backend
+from glassrt.export.bundle import export_run, open_network
 from glassrt.export.calibration import collect_windows
 from glassrt.export.comparison import MadeOn, compare, loss
 from glassrt.export.verify import verify
+from glassrt.training import checkpoint
+from glassrt.training.bag_folds import fold_bags
+from glassrt.training.batches import Bags
 from glassrt.training.config import Schedule
+from glassrt.training.datasets import crchisto
 from glassrt.training.datasets.bag import LabelledBag
+from glassrt.training.evaluate import evaluate
+from glassrt.training.evaluations import bags as evaluations
 from glassrt.training.methods import distill_to_label
 from glassrt.training.methods.distill_to_label import DistillConfig, FoldConfig, MnistConfig
+from glassrt.training.slide_metrics import roc_auc
 from glassrt.training.world import World
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -61,11 +69,59 @@ def test_every_precision_is_exported_and_verified(stage: Path, demo_slide: Path,
         assert check.cosine >= (0.99 if check.precision == "int8" else 0.999)
 
 
-def test_what_no_slide_shows_is_not_exported(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_bundle_is_evaluated_as_the_network_is(data: Path, tmp_path: Path) -> None:
+    """On the fold that it left out, through the engine: as torch tells its bags."""
+    bags = crchisto.read_bags(data)
+    fold = fold_bags(bags, 7)[2]
+    config = msgspec.structs.replace(CONFIG, folds=FoldConfig(fold=2, seed=7), most_instances=8)
+    distill_to_label.train(
+        config, [bags[at] for at in fold.train], tmp_path, ALONE, lambda name, steps: lambda step, value: None
+    )
+    bundle = export_run(tmp_path / "mil", tmp_path / "colon.glass", "colon")
+    assert "without fold 2:7" in bundle.manifest.trained
+    backend = open_backend(bundle, "ort", batch=16)
+    report = evaluate(bundle, backend, "crchisto", data, "2:7")
+    with pytest.raises(DatasetError, match="name the fold that the bundle left out"):
+        evaluate(bundle, backend, "crchisto", data, "test")
+    with pytest.raises(DatasetError, match="the set needs benign, malignant"):
+        evaluate(bundle, backend, "ucsb", data, "0")
+    backend.close()
+    network = distill_to_label.build_network(config).eval()
+    checkpoint.load_into(network, checkpoint.load(tmp_path / "mil" / "model.safetensors")[0], tmp_path)
+    told, single, labels = [], [], []
+    with torch.inference_mode():
+        for at in fold.test:
+            pixels = torch.from_numpy(bags[at].instances).float().permute(0, 3, 1, 2)
+            predicted = network(Bags(pixels, (len(pixels),)))
+            told.append(float(predicted.bags[0, 0]))
+            single.append(predicted.instances[:, 0].numpy())
+            labels.append(bags[at].instance_labels)
+    assert report["images"] == len(fold.test)
+    scores = report["scores"]
+    truth = np.array([bags[at].label for at in fold.test])
+    assert scores["bag AUROC"] == pytest.approx(100 * roc_auc(told, truth), abs=0.2)
+    assert scores["bag accuracy"] == pytest.approx(100 * ((np.array(told) >= 0) == truth).mean(), abs=0.01)
+    pooled, known = np.concatenate(single), np.concatenate(labels)
+    assert scores["AUROC"] == pytest.approx(100 * roc_auc(pooled, known), abs=0.05)
+    assert scores["accuracy"] == pytest.approx(100 * ((pooled >= 0) == known).mean(), abs=0.05)
+    assert 0 < scores["effective share"] <= 100
+    assert "F1, threshold of validation" in scores
+
+
+def test_digits_are_evaluated_at_a_size(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluations, "TESTED", 40)
     config = DistillConfig(dataset="mnist-bags", encoder="lenet5", mnist=MnistConfig(bags=2, size=5, balanced=True),
                            mil=SCHEDULE)  # fmt: skip
-    with pytest.raises(TrainingError, match="learned mnist-bags, which no slide shows"):
-        load_run(train(tmp_path, config, 28), "digits")
+    bundle = export_run(train(tmp_path, config, 28), tmp_path / "digits.glass", "digits")
+    backend = open_backend(bundle, "ort", batch=8)
+    report = evaluate(bundle, backend, "mnist-bags", data, "5:3")
+    with pytest.raises(DatasetError, match="name the mean size"):
+        evaluate(bundle, backend, "mnist-bags", data, "test")
+    backend.close()
+    assert report["images"] == 40
+    assert {"bag AUROC", "AUROC", "attention AUROC"} <= report["scores"].keys()
+    assert "F1, threshold of validation" not in report["scores"]
 
 
 MADE_ON = MadeOn("", "ort", "", "CPU", "", "int8")

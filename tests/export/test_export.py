@@ -240,7 +240,7 @@ def test_a_graph_that_loses_too_much_is_not_exported(
         yield describe_graph("lossy.onnx", content, precision, "gpu"), content
 
     monkeypatch.setattr(exporting, "lower_precisions", spoil)
-    with pytest.raises(BundleError, match=rf"{precision} for gpu is not exported: \d+\.\d\d% of the pixels"):
+    with pytest.raises(BundleError, match=rf"{precision} for gpu is not exported: \d+\.\d\d% of the places"):
         export_run(run, tmp_path / "x.glass", "x", (precision,), demo_slide.parent)
     assert not (tmp_path / "x.glass").exists()
 

@@ -143,7 +143,6 @@ def test_what_lies_beyond_a_small_slide_is_unknown() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"fusion": "attention_pooled"},
         {"fusion": "add", "align": "footprint"},
         {"fusion": "attention", "light": True, "context_anchor": "centre", "windows": 1},
     ],

@@ -19,10 +19,17 @@ def evaluate_command(
     data: Annotated[Path, typer.Option(help="Folder of the published data set.", show_default=False)],
     bundle: Annotated[Path, typer.Argument(help="Bundle to score.", show_default="the one shipped")] = DEFAULT_BUNDLE,
     dataset: Annotated[
-        str, typer.Option(help="glas, bach, mosaic, camelyon16, or labels: your own slides and labels.csv.")
+        str,
+        typer.Option(
+            help="glas, bach, mosaic, camelyon16, crchisto, ucsb, mnist-bags, or labels: your own with a labels.csv."
+        ),
     ] = "glas",
     split: Annotated[
-        str | None, typer.Option(help="Part of the set, e.g. train.", show_default="the set's test split")
+        str | None,
+        typer.Option(
+            help="Part of the set, e.g. train; of bags FOLD:SEED or, of digits, SIZE:SEED.",
+            show_default="the set's test split",
+        ),
     ] = None,
     scales: Annotated[str | None, typer.Option(help="Scales, e.g. 0.75,1,1.5.", show_default="the bundle's")] = None,
     flip: Annotated[
