@@ -43,7 +43,8 @@ def test_a_second_call_trains_and_scores_nothing_again(tmp_path: Path, monkeypat
     (tmp_path / "glas").mkdir()
     paint_graded(tmp_path / "glas")
     config = msgspec.structs.replace(
-        CONFIG, encoder=UNSET, encoder_rate=1.0, patch=64, window=160, filters=4, batch=4, steps=4, renew_steps=2, warmup_steps=0,
+        CONFIG, encoder=UNSET, encoder_rate=1.0, patch=64, window=160, filters=4, batch=4, steps=4, renew_steps=2,
+        warmup_steps=0,
     )  # fmt: skip
     monkeypatch.setattr(mosaic, "CELL", CELL)
     for name, value in {"ROWS": benchmark.ROWS[:2], "CELLS": 8, "SLIDES": {"train": 4, "test": 4}}.items():
