@@ -100,6 +100,13 @@ def draw_da_refinenet(report: Report) -> list[list[str]]:
     return draw_table(report)
 
 
+def draw_beta_kl(report: Report) -> list[list[str]]:
+    """Every divergence, drawing alike or where disease is suspected: means over seeds."""
+    from glassrt.benchmarks.beta_kl import draw_table  # which loads torch
+
+    return draw_table(report)
+
+
 def show_errors(row: dict[str, Any]) -> str:
     """Both kinds of error of a row, a dash where there was nothing to judge."""
     kinds = (row["tissue_missed_percent"], row["nothing_taken_percent"])
@@ -122,6 +129,7 @@ TABLES: dict[str, tuple[str, Callable[[Report], list[list[str]]]]] = {
     "tissue": ("tissue.json", draw_tissue),
     "marks": ("tissue.json", draw_marks),
     "da-refinenet": ("da-refinenet-mosaic.json", draw_da_refinenet),
+    "beta-kl": ("beta-kl-mosaic.json", draw_beta_kl),
 }
 
 
