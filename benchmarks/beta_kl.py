@@ -30,6 +30,7 @@ SLIDES = {"train": 24, "test": 48}
 CELLS = 8  # images along a slide's side
 RISE = 0.25  # of the steps, over which beta rises from Kullback-Leibler's
 LAST = 0.25  # of the steps, whose patches purity is told of
+PLAIN = "KL, uniform"  # the row, on slides of any layout, that others are told beside
 SHOWN = ("slide AUC", "pixel AUC", "IoU malign", "FROC", "purity")
 
 
@@ -52,6 +53,10 @@ ROWS = (
     *(Row(f"{name}, {drawn}", change | DRAWN[drawn]) for name, change in DIVERGENCES.items() for drawn in DRAWN),
     Row("KL, uniform, disjoint pools", DIVERGENCES["KL"] | DRAWN["uniform"], "weak-disjoint"),
     Row("beta rising to 1, dynamic, disjoint pools", DIVERGENCES["beta rising to 1"], "weak-disjoint"),
+    *(
+        Row(f"{name}, {drawn}, small lesions", DIVERGENCES[name] | DRAWN[drawn], "weak-small")
+        for name, drawn in (("KL", "uniform"), ("beta 1", "uniform"), ("beta 1", "dynamic"))
+    ),
 )
 
 
@@ -111,9 +116,9 @@ def tell_purity(table: Path) -> float:
 
 
 def draw_table(report: dict[str, Any]) -> list[list[str]]:
-    """Means over seeds, their standard deviations, and by how much pixel AUC exceeds that of the first row, paired."""
-    table = [["", *SHOWN, f"pixel AUC above {ROWS[0].name}"]]
-    base = {row["seed"]: row["pixel AUC"] for row in report["rows"] if row["row"] == ROWS[0].name}
+    """Means over seeds, their standard deviations, and by how much pixel AUC exceeds that of `PLAIN` on its slides."""
+    table = [["", *SHOWN, f"pixel AUC above {PLAIN}"]]
+    plain = {(row["layout"], row["seed"]): row["pixel AUC"] for row in report["rows"] if row["row"].startswith(PLAIN)}
     for name in dict.fromkeys(row["row"] for row in report["rows"]):
         rows = [row for row in report["rows"] if row["row"] == name]
         cells = []
@@ -121,7 +126,6 @@ def draw_table(report: dict[str, Any]) -> list[list[str]]:
             values = [row[key] for row in rows]
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{statistics.fmean(values):.1f}{spread}")
-        gains = [row["pixel AUC"] - base[row["seed"]] for row in rows if row["seed"] in base]
-        shared = rows[0]["layout"] == "weak" and name != ROWS[0].name and gains
-        table.append([name, *cells, ", ".join(f"{gain:+.1f}" for gain in gains) if shared else ""])
+        gains = [row["pixel AUC"] - plain[row["layout"], row["seed"]] for row in rows]
+        table.append([name, *cells, "" if name.startswith(PLAIN) else ", ".join(f"{gain:+.1f}" for gain in gains)])
     return table

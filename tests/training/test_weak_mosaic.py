@@ -56,7 +56,7 @@ def test_truth_and_label_say_what_a_slide_is_made_of(made: dict[str, Path], layo
         assert bad.any() == slide.malign, slide.name
         used[slide.malign] |= set(numbers[~bad].tolist())
     benign = set(range(1, 17)) - MALIGNANT
-    if layout == "weak":
+    if layout != "weak-disjoint":
         assert used[False] == used[True] == benign
     else:
         assert used[False] | used[True] == benign
@@ -66,16 +66,17 @@ def test_truth_and_label_say_what_a_slide_is_made_of(made: dict[str, Path], layo
         assert len(used[False] & {1, 5, 9, 13}) == 2
 
 
-def test_lesions_are_a_share_of_a_slide_in_few_pieces() -> None:
+@pytest.mark.parametrize(("layout", "sizes_of_64", "mean"), [("weak", (3, 19), 11), ("weak-small", (1, 3), 2.2)])
+def test_lesions_are_a_share_of_a_slide_in_few_pieces(layout: str, sizes_of_64: tuple[int, int], mean: float) -> None:
     sizes, pieces = [], []
     for seed in range(300):
-        grown = weak_mosaic.grow_lesions(8, np.random.default_rng(seed))
+        grown = weak_mosaic.grow_lesions(8, weak_mosaic.SHARES[layout], np.random.default_rng(seed))
         sizes.append(int(grown.sum()))
         pieces.append(cv2.connectedComponents(grown.astype(np.uint8), connectivity=4)[0] - 1)
-    assert (min(sizes), max(sizes)) == (3, 19)  # 5 to 30 percent of 64
-    assert 9 < np.mean(sizes) < 13
+    assert (min(sizes), max(sizes)) == sizes_of_64
+    assert np.mean(sizes) == pytest.approx(mean, rel=0.1)
     assert set(pieces) == {1, 2, 3}
-    assert weak_mosaic.grow_lesions(2, np.random.default_rng(0)).sum() == 1
+    assert weak_mosaic.grow_lesions(2, weak_mosaic.SHARES[layout], np.random.default_rng(0)).sum() == 1
 
 
 def test_images_come_again_only_when_all_others_have_come(glas: Path, made: dict[str, Path]) -> None:
@@ -88,7 +89,7 @@ def test_the_index_says_what_is_shared(made: dict[str, Path]) -> None:
     for layout, folder in made.items():
         told = json.loads((folder / mosaic.INDEX).read_text())
         assert (told["layout"], told["classes"]) == (layout, ["benign", "malign"])
-        assert told["benign_images_are_shared_by_both_labels"] == (layout == "weak")
+        assert told["benign_images_are_shared_by_both_labels"] == (layout != "weak-disjoint")
         assert told["patients_of_test_that_are_in_train"] == ["12", "13", "14", "15"]
         for slide in weak_mosaic.find_slides(folder, "train"):
             assert (told["malignant_images_of_slides"][slide.name] > 0) == slide.malign

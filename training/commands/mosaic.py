@@ -17,7 +17,7 @@ def mosaic_command(
         str,
         typer.Option(
             help="coherent: neighbours share a grade; random, its control; weak: slides are benign or malign as a "
-            "whole; weak-disjoint, its control."
+            "whole; weak-small: in small lesions; weak-disjoint, its control."
         ),
     ] = "coherent",
     train: Annotated[int, typer.Option(min=1, help="Slides to train on, 27 MB each (weak ones 10).")] = 24,

@@ -1,11 +1,11 @@
 """Weak mosaics: slides of GlaS images that are benign or malign as a whole, to learn pixels from slides' labels.
 
 A benign slide is made of benign images, healthy and adenomatous. A malign one holds a share of malignant images too,
-in one or a few lesions of neighbouring images. All else of it is from the same benign images, so that nothing but
-disease tells the labels apart; in the layout `weak-disjoint`, the control, the two labels have a half of the benign
-images each, and a network can learn which images these are. The truth is malign on all of a malignant image, as
-outlines around lesions are, its stroma included. Training slides are made of GlaS train alone, test slides of testA
-alone; patients are shared as `mosaics.json` says.
+in one or a few lesions of neighbouring images, small ones in the layout `weak-small`. All else of it is from the same
+benign images, so that nothing but disease tells the labels apart; in the layout `weak-disjoint`, the control, the two
+labels have a half of the benign images each, and a network can learn which images these are. The truth is malign on
+all of a malignant image, as outlines around lesions are, its stroma included. Training slides are made of GlaS train
+alone, test slides of testA alone; patients are shared as `mosaics.json` says.
 """
 
 from pathlib import Path
@@ -20,8 +20,10 @@ from glassrt.training.datasets.mosaic import ClassMap, Random, Tissue
 from glassrt.training.datasets.weak import CLASSES as CLASSES
 from glassrt.training.datasets.weak import COLUMNS, LABELS, WeakSlide, read_labels
 
-LAYOUTS = ("weak", "weak-disjoint")
-SHARES = (0.05, 0.30)  # of a malign slide's images that are malignant
+DISJOINT = "weak-disjoint"
+# The share of a malign slide's images that are malignant, by layout.
+SHARES = {"weak": (0.05, 0.30), DISJOINT: (0.05, 0.30), "weak-small": (0.02, 0.05)}
+LAYOUTS = tuple(SHARES)
 MOST_LESIONS = 3
 MALIGNANT = mosaic.CLASSES.index("differentiated")
 HALVING = 2**31  # beside a seed: no slide has that number
@@ -65,7 +67,7 @@ def make_weak_mosaics(glas_folder: Path, out: Path, layout: str, slides: dict[st
             for number in range(count):
                 random = np.random.default_rng([seed, part, number])
                 name, malign = f"{split}_{number + 1}", number % 2 == 1
-                truth = grow_lesions(cells, random) if malign else np.zeros((cells, cells), np.bool_)
+                truth = grow_lesions(cells, SHARES[layout], random) if malign else np.zeros((cells, cells), np.bool_)
                 pixels, _ = mosaic.compose(tissue, lay_cells(tissue, pools[malign], truth, random), random)
                 mosaic.write_slide(pixels, beside / f"{name}.tif")
                 # A pixel for each image says all that a map of level 0 would.
@@ -76,7 +78,7 @@ def make_weak_mosaics(glas_folder: Path, out: Path, layout: str, slides: dict[st
         facts = {
             "classes": CLASSES,
             "malignant_images_of_slides": lesions,
-            "benign_images_are_shared_by_both_labels": layout == "weak",
+            "benign_images_are_shared_by_both_labels": layout != DISJOINT,
         }
         write_json(beside / mosaic.INDEX, mosaic.describe(layout, seed, slides, cells, patients) | facts)
 
@@ -88,7 +90,7 @@ def choose_pools(tissue: list[Tissue], layout: str, random: Random) -> tuple[lis
     """
     grades = [[number for number, each in enumerate(tissue) if each.grade == grade] for grade in (1, 2)]
     benign = [number for each in grades for number in each]
-    if layout == "weak":
+    if layout != DISJOINT:
         return benign, benign
     shuffled = [number for each in grades for number in random.permutation(np.array(each)).tolist()]
     if len(shuffled) < 2:
@@ -96,9 +98,9 @@ def choose_pools(tissue: list[Tissue], layout: str, random: Random) -> tuple[lis
     return sorted(shuffled[::2]), sorted(shuffled[1::2])
 
 
-def grow_lesions(cells: int, random: Random) -> Mask:
-    """`[cells, cells]`: which images are malignant. Lesions grow from images by neighbours; they may meet."""
-    count = max(1, round(random.uniform(*SHARES) * cells**2))
+def grow_lesions(cells: int, shares: tuple[float, float], random: Random) -> Mask:
+    """`[cells, cells]`: which images are malignant, a share between two. Lesions grow by neighbours; they may meet."""
+    count = max(1, round(random.uniform(*shares) * cells**2))
     grown = np.zeros((cells, cells), np.bool_)
     first = random.choice(cells**2, min(count, int(random.integers(1, MOST_LESIONS + 1))), replace=False)
     grown.flat[first] = True
