@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import msgspec
 import pytest
 import torch
@@ -9,6 +10,7 @@ from msgspec import UNSET
 from painted_mosaic import CELL, paint_graded
 
 from glassrt.benchmarks import beta_kl as benchmark
+from glassrt.benchmarks import beta_maps
 from glassrt.training.commands.options import CONFIGS
 from glassrt.training.config import load_config
 from glassrt.training.datasets import mosaic
@@ -68,3 +70,9 @@ def test_a_second_call_trains_and_scores_nothing_again(tmp_path: Path, monkeypat
     assert [row[0] for row in table[1:]] == ["KL, uniform", "KL, dynamic"]
     assert table[2][-1] == f"{dynamic['pixel AUC'] - uniform['pixel AUC']:+.1f}"
     assert table[1][-1] == ""
+    monkeypatch.setattr(beta_maps, "RUNS", {"KL": "KL-uniform-1"})
+    beta_maps.draw_maps(tmp_path / "runs", tmp_path / "maps.jpg")
+    picture = cv2.imread(str(tmp_path / "maps.jpg"))
+    outlined = (picture[..., 1] > 130) & (picture[..., [0, 2]] < 60).all(-1)
+    half = outlined.shape[1] // 2
+    assert min(outlined[:, :half].sum(), outlined[:, half:].sum()) > 100
