@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -13,11 +13,12 @@ import numpy as np
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.checks import Check, Timing
 from glassrt.engine.bundles.parts import RunPrecision
-from glassrt.engine.errors import GlassError, UsageError
+from glassrt.engine.errors import BackendUnavailable, GlassError, UsageError
 from glassrt.engine.runtimes.choose import count_small, running
 from glassrt.engine.runtimes.isa import count_cores, processor_name
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
+from glassrt.engine.runtimes.selftest import check_backend
 from glassrt.engine.runtimes.table import RUNTIMES
 from glassrt.export.comparison import MadeOn, compare, edge_windows, run_each
 from glassrt.export.ground import fingerprint
@@ -51,7 +52,7 @@ def verify(
         told(f"{data}: left out {len(seen)} images of testA that the bundle was calibrated on")
     samples = join([tissue, edge_windows(bundle.manifest.whole.inputs)])
     if exact is None:
-        wanted, _ = run_with(bundle, "ort", "fp32", samples)
+        wanted = run_with(bundle, "ort", "fp32", samples).outputs
     else:
         wanted = exact(samples)
         refuse_other(bundle, wanted, count(samples))
@@ -60,7 +61,7 @@ def verify(
     for name, precision in sorted(running(bundle), key=lambda each: each[1] != "fp32"):
         progress(f"{precision} through {name}")
         try:
-            outputs, made_on = run_with(bundle, name, precision, samples)
+            outputs, made_on, missed = run_with(bundle, name, precision, samples)
         except GlassError as error:
             failure(error)
             continue
@@ -70,6 +71,9 @@ def verify(
             base = found if base is None else base
             miou = found - base
         check = compare(outputs, wanted, count(tissue), made_on, miou, bundle.manifest)
+        if missed:  # `score` would not begin
+            told(missed)
+            check = msgspec.structs.replace(check, passed=False)
         checks.append(msgspec.structs.replace(check, timing=time_batches(bundle, name, precision, tissue)))
     return tuple(checks)
 
@@ -85,11 +89,24 @@ def refuse_other(bundle: Bundle, wanted: Samples, windows: int) -> None:
             )
 
 
-def run_with(bundle: Bundle, name: str, precision: RunPrecision, samples: Samples) -> tuple[Samples, MadeOn]:
-    """What the network gives for windows through one runtime, and what computed it."""
+class Ran(NamedTuple):
+    """What a network gave for windows, what computed it, and the line that says that it misses the stored example."""
+
+    outputs: Samples
+    made_on: MadeOn
+    missed: str
+
+
+def run_with(bundle: Bundle, name: str, precision: RunPrecision, samples: Samples) -> Ran:
+    """The windows, and the bundle's example, through one runtime."""
     with open_as_score_does(bundle, name, precision) as backend:
         made_on = MadeOn(bundle.sha256, backend.name, backend.version, backend.device, backend.isa, backend.precision)
-        return bundle.manifest.whole.name_outputs(run_each(backend, samples)), made_on
+        missed = ""
+        try:
+            check_backend(bundle, backend)
+        except BackendUnavailable as error:
+            missed = str(error)
+        return Ran(bundle.manifest.whole.name_outputs(run_each(backend, samples)), made_on, missed)
 
 
 def find_seen(bundle: Bundle, data: Path) -> frozenset[Path]:

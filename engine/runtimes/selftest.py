@@ -11,6 +11,7 @@ from glassrt.engine.runtimes.chain import Chain
 from glassrt.engine.runtimes.protocol import Backend
 
 Classes = NDArray[np.int64]
+ONE_WINDOW = 2  # times as many places of one window may change class as of many
 
 
 def check_backend(bundle: Bundle, backend: Backend, role: Role | None = None) -> None:
@@ -60,7 +61,7 @@ def count_flips(found: Classes | None, wanted: Classes | None) -> tuple[int, int
 
 
 def most_flips(cells: int, share: float) -> int:
-    """Places of one window that may be of another class where `share` of many windows' may: the share of them, and one
-    that lies between two classes.
+    """Places of one window that may be of another class where `share` of many windows' may: twice the share, as windows
+    differ, and one that lies between two classes.
     """
-    return int(cells * share) + 1
+    return int(cells * share * ONE_WINDOW) + 1
