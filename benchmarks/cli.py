@@ -6,6 +6,7 @@ from glassrt.benchmarks.commands.beta_kl import beta_kl_command
 from glassrt.benchmarks.commands.compare import compare_command
 from glassrt.benchmarks.commands.da_refinenet import da_refinenet_command
 from glassrt.benchmarks.commands.distill import distill_command
+from glassrt.benchmarks.commands.embedding import embed_command
 from glassrt.benchmarks.commands.kernels import kernels_command
 from glassrt.benchmarks.commands.latency import latency_command
 from glassrt.benchmarks.commands.memory import memory_command
@@ -28,6 +29,7 @@ bench_app.command("oeem")(oeem_command)
 bench_app.command("da-refinenet")(da_refinenet_command)
 bench_app.command("beta-kl")(beta_kl_command)
 bench_app.command("distill")(distill_command)
+bench_app.command("embed")(embed_command)
 bench_app.command("suspicion")(suspicion_command)
 bench_app.command("kernels")(kernels_command)
 

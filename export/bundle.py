@@ -91,9 +91,16 @@ def export_run(
     `calibration` is the folder of slides and images that int8 is calibrated on and the bundle's examples are taken
     from; without it they are painted. Raises BundleError, TrainingError, UsageError or OutputError.
     """
+    return export_made(load_run(run, name), str(run), out, precisions, calibration)
+
+
+def export_made(
+    made: Made, source: str, out: Path, precisions: Sequence[Precision] = ("fp32",), calibration: Path | None = None
+) -> Bundle:
+    """As `export_run`, of networks that came from elsewhere; `source` names them in errors."""
     if "int8" in precisions and calibration is None:
         raise UsageError("int8 needs --calibration: a folder of slides or images of the bundle's tissue")
-    networks, manifest = load_run(run, name)
+    networks, manifest = made
     if calibration is None:
         painted = paint(manifest.inputs)
         tissue = Calibration(painted, painted, ())
@@ -109,7 +116,8 @@ def export_run(
         exact[role] = export_graph(network, signature)
         window = take(pick(calibrated, signature.inputs), slice(1))
         wanted = infer_exactly(network, signature, window)
-        refuse_other(run_graph(exact[role], window), wanted, run)
+        refuse_other_shapes(wanted, signature, source)
+        refuse_other(run_graph(exact[role], window), wanted, source)
         stored = store_example(Known(window, wanted))
         examples.append(Example(f"{prefix}example.npz", hashlib.sha256(stored).hexdigest(), role))
         graphs.append(describe_graph(f"{prefix}fp32.onnx", exact[role], role=role))
@@ -124,12 +132,22 @@ def export_run(
     return write_bundle(out, finished, files)
 
 
-def refuse_other(found: Samples, wanted: Samples, run: Path) -> None:
+def refuse_other_shapes(given: Samples, signature: Signature, source: str) -> None:
+    """Raise BundleError for a network that gives, for one window, something else than its signature says."""
+    for spec in signature.outputs:
+        found, fitting = given[spec.name].shape, spec.sized(1)
+        if found != fitting:
+            raise BundleError(
+                f"{source}: the network gives {spec.name} {list(found)}, its bundle means {list(fitting)}"
+            )
+
+
+def refuse_other(found: Samples, wanted: Samples, source: str) -> None:
     """Raise BundleError for a graph that does not compute what torch does."""
     for name, exact in wanted.items():
         off = float(np.abs(found[name] - exact).max())
         if not off <= TOLERANCES["fp32"].largest * max(1.0, float(np.abs(exact).max())):
-            raise BundleError(f"{run}: the exported graph is off by {off:.2g} from what torch computes")
+            raise BundleError(f"{source}: the exported graph is off by {off:.2g} from what torch computes")
 
 
 class Together:

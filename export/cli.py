@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from glassrt.engine.bundles.bundle import open_bundle
+from glassrt.engine.bundles.bundle import Bundle, open_bundle
 from glassrt.engine.bundles.checks import Check, record_checks
 from glassrt.engine.bundles.parts import is_name
 from glassrt.engine.commands.options import parse_precisions
@@ -30,6 +30,7 @@ BROKEN = 1  # exit code of a bundle that fails its verification
 def register(app: typer.Typer) -> None:
     """Add this room's commands."""
     app.command("export")(export_command)
+    app.command("export-encoder")(export_encoder_command)
     app.command("verify")(verify_command)
     app.command("map-suspects")(map_suspects_command)
 
@@ -47,10 +48,7 @@ def export_command(
     ] = None,
 ) -> None:
     """Export a finished training run to a bundle."""
-    if out.suffix != ".glass" or not is_name(out.stem):
-        raise UsageError(
-            f"--out {out}: a bundle's folder is named NAME.glass, of letters, digits, dots, dashes and underlines"
-        )
+    check_out(out)
     precisions = parse_precisions(precision)
     with missing_packages("cpu,export"):
         from glassrt.export.bundle import export_run
@@ -58,13 +56,49 @@ def export_command(
         prepare_repository(triton)
     flavour = find_flavour() if plan else ""
     bundle = export_run(run, out, out.stem, precisions, calibration)
-    held = ", ".join(graph.file for graph in bundle.manifest.graphs)
-    print(f"{bundle.path}: {bundle.manifest.name} ({held}), sha256 {bundle.sha256}")
+    tell_made(bundle)
     if triton is not None:
         for folder in write_repository(bundle, triton):
             print(folder)
     if plan:
         build_plans(bundle, flavour, precisions, (GPU_BATCH,))
+
+
+def export_encoder_command(
+    encoder: Annotated[
+        str, typer.Argument(help="efficientnet_lite0 to 2, resnet18 to 152 or resnet38.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Bundle folder to write, NAME.glass.", show_default=False)],
+    weights: Annotated[str, typer.Option(help="File of weights, or imagenet.")] = "imagenet",
+    mpp: Annotated[float, typer.Option(min=0.01, max=100, help="Micrometres per pixel of its tiles.")] = 0.5,
+    window: Annotated[int, typer.Option(min=32, max=4096, help="Pixels along a tile's side.")] = 224,
+    precision: Annotated[str, typer.Option(help="fp32, fp16, int8, with commas; fp32 is always there.")] = "fp32",
+    calibration: Annotated[
+        Path | None, typer.Option(help="Folder of slides or images that int8 is calibrated on.", show_default=False)
+    ] = None,
+) -> None:
+    """Export an encoder with public weights to a bundle that `glassrt embed` takes."""
+    check_out(out)
+    precisions = parse_precisions(precision)
+    with missing_packages("cpu,export"):
+        from glassrt.export.bundle import export_made
+        from glassrt.export.kinds import encoder as kind
+    made = kind.build(encoder, weights, out.stem, mpp, window)
+    tell_made(export_made(made, f"{encoder} with {weights}", out, precisions, calibration))
+
+
+def check_out(out: Path) -> None:
+    """Raise UsageError for a folder that no bundle can have."""
+    if out.suffix != ".glass" or not is_name(out.stem):
+        raise UsageError(
+            f"--out {out}: a bundle's folder is named NAME.glass, of letters, digits, dots, dashes and underlines"
+        )
+
+
+def tell_made(bundle: Bundle) -> None:
+    """Say what was written."""
+    held = ", ".join(graph.file for graph in bundle.manifest.graphs)
+    print(f"{bundle.path}: {bundle.manifest.name} ({held}), sha256 {bundle.sha256}")
 
 
 def verify_command(

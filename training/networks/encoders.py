@@ -24,6 +24,7 @@ STRIDES: dict[str, tuple[int, ...]] = {
 # What public weight files hold besides the encoder: ImageNet's classifier.
 CLASSIFIERS = ("_conv_head.", "_bn1.", "_fc.", "fc.", "fc8.")
 IMAGENET, RANDOM = "imagenet", "random"
+PACKAGED = "efficientnet_lite0"  # whose weights a package ships
 
 
 def build_encoder(name: str, output_stride: int) -> Encoder:
@@ -56,7 +57,7 @@ def load_weights(encoder: nn.Module, name: str, source: str) -> None:
 
 def check_weights(name: str, source: str) -> None:
     """Raise TrainingError if an encoder of this name cannot start from `source`, as far as that costs nothing."""
-    if source == IMAGENET and name != "efficientnet_lite0":
+    if source == IMAGENET and name != PACKAGED:
         raise TrainingError(f"no package ships ImageNet weights of {name}: set `weights` to a file, or to {RANDOM!r}")
     if source not in (IMAGENET, RANDOM) and not Path(source).is_file():
         raise TrainingError(f"{source} does not exist: `weights` names a file, {IMAGENET!r} or {RANDOM!r}")
