@@ -34,7 +34,7 @@ from glassrt.engine.slides.slide import Slide
 from glassrt.engine.slides.tissue.annotations import AUTO
 from glassrt.engine.slides.tissue.scope import find_scope
 from glassrt.engine.tasks.scoring import score
-from glassrt.engine.tasks.segment import DEFAULT_READERS, lay_windows, refuse_more
+from glassrt.engine.tasks.segment import DEFAULT_READERS, lay_windows, refuse_tiles
 from glassrt.engine.tasks.segmentation import choose_map_size, open_grid
 from glassrt.engine.watch import Clock
 
@@ -79,7 +79,7 @@ def measure_slide(
     `score`); between them the longest of reading, networks and stitching, or all that the processor has to do there if
     that is more. Raises GlassError if two runs find different areas, UsageError for bags of tiles.
     """
-    refuse_more(bundle)
+    refuse_tiles(bundle)
     parts, stages = Parts(), []
     result: Result | None = None
     with tempfile.TemporaryDirectory() as folder:

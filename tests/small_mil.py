@@ -51,10 +51,9 @@ def make_graph(takes: str, gives: tuple[str, ...], classes: int = 2) -> bytes:
     if takes == "features":
         nodes, inputs = [], [helper.make_tensor_value_info("features", TensorProto.FLOAT, [batch, FEATURES])]
     if "scores" in gives:
-        nodes += [
-            helper.make_node("MatMul", ["features", "scoring"], ["scores"]),
-            helper.make_node("MatMul", ["features", "telling"], ["logits"]),
-        ]
+        nodes.append(helper.make_node("MatMul", ["features", "scoring"], ["scores"]))
+    if "logits" in gives:
+        nodes.append(helper.make_node("MatMul", ["features", "telling"], ["logits"]))
     shapes: dict[str, list[Any]] = {
         "features": [batch, FEATURES], "scores": [batch], "logits": [batch, telling.shape[1]]
     }  # fmt: skip
@@ -74,7 +73,7 @@ def make_bundle(folder: Path, kind: str = "mil", takes: str = "tiles", classes: 
     """A sound bundle with its example; `changes` of the manifest may make it another."""
     import onnxruntime
 
-    gives = {"encoder": ("features",), "mil": ("features", "scores", "logits")}[kind]
+    gives = {"encoder": ("features",), "mil": ("features", "scores", "logits"), "classification": ("logits",)}[kind]
     gives = gives if takes == "tiles" else gives[1:]
     graph, random = make_graph(takes, gives, classes), np.random.default_rng(1)
     tile = random.integers(0, 256, (1, SIDE, SIDE, 3), np.uint8)
@@ -92,9 +91,13 @@ def make_bundle(folder: Path, kind: str = "mil", takes: str = "tiles", classes: 
         "trained": "not at all", "licence": "none", "graphs": [entries["fp32.onnx"]],
         "examples": [entries["example.npz"]],
     }  # fmt: skip
-    if kind == "mil":
+    if kind == "classification":
+        del manifest["features"]
+    if kind != "encoder":
         named = [{"name": name, "color": [9 * at, 0, 9]} for at, name in enumerate(CLASSES[:classes])]
         manifest |= {"classes": named, "output_stride": SIDE, "scales": [1.0], "flips": False}
-        manifest |= {"pooling": "attention", "takes": takes, "overlay": "heat"}
+        manifest |= {"overlay": "heat"}
+    if kind == "mil":
+        manifest |= {"pooling": "attention", "takes": takes}
     (folder / "manifest.json").write_text(json.dumps(manifest | changes))
     return folder

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import msgspec
 
+from glassrt.engine.bundles.kinds.classification import Classification
 from glassrt.engine.bundles.kinds.dual import Dual
 from glassrt.engine.bundles.kinds.encoder import Encoder
 from glassrt.engine.bundles.kinds.mil import Mil
@@ -11,7 +12,7 @@ from glassrt.engine.bundles.kinds.segmentation import Segmentation
 from glassrt.engine.bundles.parts import ClassInfo, Example, Graph, Resolution, Scale, Seen, Side, Step, Strict, Text
 from glassrt.engine.errors import BundleError, first_line
 
-Manifest: TypeAlias = Segmentation | Dual | Mil | Encoder
+Manifest: TypeAlias = Segmentation | Dual | Classification | Mil | Encoder
 FORMAT = 2
 KINDS = tuple(str(kind.__struct_config__.tag) for kind in get_args(Manifest))
 

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from glassrt.engine.bundles.bundle import Bundle, open_bundle
 from glassrt.engine.bundles.checks import read_checks
+from glassrt.engine.bundles.kinds.classification import Classification
 from glassrt.engine.bundles.kinds.encoder import Encoder
 from glassrt.engine.bundles.kinds.mil import Mil
 from glassrt.engine.bundles.kinds.segmentation import Segmentation
@@ -70,7 +71,8 @@ def describe_classes(table: PlainTable, manifest: Segmentation) -> None:
     if isinstance(manifest, Mil):
         of = "tiles" if manifest.takes == "tiles" else "features that were stored before"
         table.add_row("bags", f"{of}, {manifest.pooling} pooling")
-    table.add_row("windows", f"{manifest.window} px, stride {manifest.stride}, output stride {manifest.output_stride}")
+    what = "tiles" if isinstance(manifest, Classification) else "windows"
+    table.add_row(what, f"{manifest.window} px, stride {manifest.stride}, output stride {manifest.output_stride}")
     scales = ", ".join(f"{scale:g}" for scale in manifest.scales)
     table.add_row("scales", f"{scales}{', mirrored too' if manifest.flips else ''}")
     if asked := manifest.slide_scores:

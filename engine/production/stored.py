@@ -13,7 +13,8 @@ from glassrt.engine.bundles.regular_file import read_file
 from glassrt.engine.errors import BundleError, OutputError
 from glassrt.engine.files import output_errors, prepare_folder, replace_file
 from glassrt.engine.production.batch import attempt, check_names
-from glassrt.engine.results.summary import LARGEST_SUMMARY, as_text, plain_text
+from glassrt.engine.results.cells import as_text, plain_text
+from glassrt.engine.results.summary import LARGEST_SUMMARY
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.staging import lock_folder
 from glassrt.engine.tasks.stored import StoredResult, find_head, score_features

@@ -16,6 +16,7 @@ from glassrt.engine.maps.evidence import SlideScores
 from glassrt.engine.maps.mapfile import MapWriter
 from glassrt.engine.results.bag import BagResult
 from glassrt.engine.results.origin import describe_origin
+from glassrt.engine.results.tiles import TileClass
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.frames import Frame, result_frames
 from glassrt.engine.slides.slide import Slide
@@ -62,7 +63,7 @@ class Result(msgspec.Struct, frozen=True):
     `warnings` say in a line each what makes them doubtful; `note` is empty unless nothing was analysed. `request` is
     the digest of all that was asked for, `bundle["sha256"]` the bundle's identity; older results have no digest.
     `slide_scores` are there where the bundle asks for them and tissue was analysed, `bag` where it is for bags of tiles
-    and there were any.
+    and there were any, `tiles` by class where it tells each of them apart.
     """
 
     slide: dict[str, Any]
@@ -82,6 +83,7 @@ class Result(msgspec.Struct, frozen=True):
     request: str = ""
     slide_scores: SlideScoresResult | None = None
     bag: BagResult | None = None
+    tiles: dict[str, TileClass] | None = None
 
 
 def summarise(

@@ -13,11 +13,11 @@ import numpy as np
 
 from glassrt.engine.bundles.parts import ClassInfo
 from glassrt.engine.errors import SlideError
+from glassrt.engine.results.cells import as_text
 from glassrt.engine.results.geojson import describe_region, write_features
 from glassrt.engine.results.origin import RESULT
 from glassrt.engine.results.overlay import write_png
 from glassrt.engine.results.scored import Scored
-from glassrt.engine.results.summary import as_text
 from glassrt.engine.results.suspects import Suspect, suspected_class
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.readers import open_slide

@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from glassrt.engine.bundles.regular_file import read_file
 from glassrt.engine.errors import BundleError, OutputError
 from glassrt.engine.files import is_same_file, output_errors, replace_file
+from glassrt.engine.results.cells import as_text, plain_text
 from glassrt.engine.results.figures import Result
 from glassrt.engine.results.origin import RESULT, read_origin, read_stored
 from glassrt.engine.staging import lock_folder
@@ -21,8 +21,6 @@ LARGEST_SUMMARY = 1 << 28  # bytes
 FIGURES = ("mm2", "probability", "tissue_fraction", "regions")  # of each class but the background
 SCORES = ("maximum_log_odds", "percentile_99_log_odds", "top_log_odds")  # of the class that slides are scored for
 BAG = "bag_probability"  # of each class but the background, where slides are bags of tiles
-FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # begins a cell that spreadsheets would run, or one marked as text
-NEGATIVE = re.compile(r"-\d+(\.\d+)?(e[+-]\d+)?")  # a number, which nothing runs
 
 Row = list[str]
 
@@ -163,16 +161,6 @@ class Summary:
         if not isinstance(given, str) or Path(given).stem != path.parent.name:
             return None
         return Outcome(Path(given), result) if list(result.classes)[1:] == list(self.classes) else None
-
-
-def as_text(cell: str) -> str:
-    """A cell that spreadsheets show and do not run."""
-    return f"'{cell}" if FORMULA.match(cell) and not NEGATIVE.fullmatch(cell) else cell
-
-
-def plain_text(cell: str) -> str:
-    """A cell as it was before `as_text`."""
-    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
 def summary_figures(result: Result, names: Sequence[str], scored: str | None, bags: bool = False) -> list[str]:

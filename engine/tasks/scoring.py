@@ -17,6 +17,7 @@ from glassrt.engine.slides.slide import Slide
 from glassrt.engine.slides.tissue.annotations import AUTO
 from glassrt.engine.slides.tissue.scope import Tissue
 from glassrt.engine.tasks.bags import BagSlide
+from glassrt.engine.tasks.classify import ClassifySlide
 from glassrt.engine.tasks.dual import DualSlide
 from glassrt.engine.tasks.request import make_request
 from glassrt.engine.tasks.segment import DEFAULT_READERS
@@ -24,7 +25,12 @@ from glassrt.engine.tasks.segmentation import SegmentSlide
 from glassrt.engine.tasks.work import Task, Work
 from glassrt.engine.watch import Clock, Progress, Watch
 
-TASKS: dict[str, type[Task]] = {"segmentation": SegmentSlide, "dual": DualSlide, "mil": BagSlide}  # by kind of bundle
+TASKS: dict[str, type[Task]] = {  # by kind of bundle
+    "segmentation": SegmentSlide,
+    "dual": DualSlide,
+    "classification": ClassifySlide,
+    "mil": BagSlide,
+}
 
 
 def score(
@@ -40,12 +46,13 @@ def score(
 ) -> Result:
     """Score one slide into the folder `out`, which appears whole or not at all, and return its figures.
 
-    Writes `result.json`, `map.ome.tif`, `regions.geojson` and `overlay.png`, and for bags of tiles also `features.h5`,
-    `attention.png` and `top_tiles.png`, in place of an older result of the same slide. `map_mpp` is the map's pixel
-    size in micrometres (by default a quarter of a logit's), `backend` a name or an opened one, which stays open and has
-    its own precision; `auto` is the fastest that the bundle was verified for. `tissue` is `auto` (found by colour and
-    grain), `all`, the path of a mask (PNG, TIFF, or GeoJSON as QuPath writes
-    it) or a mask `[H, W]` in the slide's proportions. Raises SlideError, BackendUnavailable, OutputError or UsageError.
+    Writes `result.json`, `map.ome.tif`, `regions.geojson` and `overlay.png`, of tiles that are classified `tiles.csv`
+    too, and for bags of tiles `features.h5`, `attention.png` and `top_tiles.png`, in place of an older result of the
+    same slide. `map_mpp` is the map's pixel size in micrometres (by default a quarter of a logit's), `backend` a name
+    or an opened one, which stays open and has its own precision; `auto` is the fastest that the bundle was verified
+    for. `tissue` is `auto` (found by colour and grain), `all`, the path of a mask (PNG, TIFF, or GeoJSON as QuPath
+    writes it) or a mask `[H, W]` in the slide's proportions. Raises SlideError, BackendUnavailable, OutputError or
+    UsageError.
     """
     start, clock = time.perf_counter(), Clock()
     with contextlib.ExitStack() as stack:

@@ -49,20 +49,18 @@ def segment(
 
     `map_size` is (width, height); memory does not grow with it, nor with the slide, but for features of surroundings
     that windows at several scales share: SlideError where these would be too many (`DualRunner`). UsageError for a
-    bundle that gives more than logits where nothing collects it.
+    bundle of tiles where nothing collects what they are.
     """
     if collect is None:
-        refuse_more(bundle)
+        refuse_tiles(bundle)
     canvas = Canvas(windows, bundle.segmentation.output_stride, map_size, place)
     choose_runner(backend, readers).run(grid, windows, collect(canvas) if collect else canvas, watch or Watch())
 
 
-def refuse_more(bundle: Bundle) -> None:
-    """Raise UsageError for a bundle that gives more than the logits of a map."""
-    if others := [spec.name for spec in bundle.segmentation.whole.outputs if spec.name != "logits"]:
-        raise UsageError(
-            f"{bundle.path} gives {', '.join(others)} of tiles, too: use `glassrt score` or `glassrt embed`"
-        )
+def refuse_tiles(bundle: Bundle) -> None:
+    """Raise UsageError for a bundle that gives other than the logits of a map."""
+    if bundle.segmentation.output_stride == bundle.manifest.window:
+        raise UsageError(f"{bundle.path} is for tiles of slides as a whole: use `glassrt score` or `glassrt embed`")
 
 
 def choose_runner(backend: Backend, readers: int) -> Runner:

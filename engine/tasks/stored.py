@@ -17,10 +17,10 @@ from glassrt.engine.files import output_errors, replace_folder, write_json
 from glassrt.engine.flow.bag import BagMean, open_mean
 from glassrt.engine.geometry.boxes import bands
 from glassrt.engine.results.bag import Bag, BagResult, close_bag, describe_bag
+from glassrt.engine.results.cells import as_text
 from glassrt.engine.results.features import Stored, read_features
 from glassrt.engine.results.figures import package_versions
 from glassrt.engine.results.origin import RESULT, describe_origin, refuse_other
-from glassrt.engine.results.summary import as_text
 from glassrt.engine.runtimes.protocol import Backend
 
 TABLE = "tiles.csv"

@@ -192,4 +192,4 @@ def test_a_check_is_judged_by_its_cosine_whatever_it_says(cosine: float, precisi
 def test_commands_that_make_maps_refuse_bags(demo_slide: Path, tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "small.glass")
     done = run("bench", "slide", demo_slide, bundle)
-    assert_one_line(done, 2, "gives features, scores of tiles, too")
+    assert_one_line(done, 2, "is for tiles of slides as a whole")

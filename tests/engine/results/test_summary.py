@@ -13,9 +13,10 @@ from made_results import make_result, read_rows, write_result
 
 from glassrt.engine.errors import OutputError
 from glassrt.engine.files import readable_json
+from glassrt.engine.results.cells import as_text, plain_text
 from glassrt.engine.results.figures import SlideScoresResult
 from glassrt.engine.results.origin import RESULT, read_origin
-from glassrt.engine.results.summary import SUMMARY, Outcome, Summary, as_text, plain_text
+from glassrt.engine.results.summary import SUMMARY, Outcome, Summary
 
 
 def test_rows_of_another_run_stay_as_long_as_their_results(tmp_path: Path) -> None:
