@@ -8,10 +8,21 @@ from typing import Any, NamedTuple, TypeAlias
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import DatasetError, UsageError
 from glassrt.engine.runtimes.protocol import Backend
-from glassrt.training.datasets import bach, camelyon16, crchisto, mosaic, ucsb, weak_mosaic
+from glassrt.training.datasets import (
+    bach,
+    camelyon16,
+    crchisto,
+    kather,
+    labelled_patches,
+    mosaic,
+    nuclei,
+    pcam,
+    ucsb,
+    weak_mosaic,
+)
 from glassrt.training.datasets import weak as own
 from glassrt.training.datasets.weak import LABELS
-from glassrt.training.evaluations import bags, glas, slides, weak
+from glassrt.training.evaluations import bags, glas, patches, slides, weak
 
 # (bundle, backend, data, split, progress, left_out) -> scores and what was counted; `plots` too where there are curves
 Score: TypeAlias = Callable[..., tuple[dict[str, float], int]]
@@ -35,6 +46,10 @@ SETS = {
     "crchisto": ScoredSet(partial(bags.score, crchisto), ANY_FOLD, "bags"),
     "ucsb": ScoredSet(partial(bags.score, ucsb), ANY_FOLD, "bags"),
     "mnist-bags": ScoredSet(bags.score_digits, "10", "bags"),
+    "kather": ScoredSet(partial(patches.score, kather), "test", "patches"),
+    "pcam": ScoredSet(partial(patches.score, pcam), "test", "patches"),
+    "nuclei": ScoredSet(partial(patches.score, nuclei), "test", "patches"),
+    "folders": ScoredSet(partial(patches.score, labelled_patches), "test", "patches"),
     "labels": ScoredSet(partial(weak.score, own, "a set of labelled slides"), "test", "slides", curves=True),
 }
 WEAK_MOSAIC = ScoredSet(partial(weak.score, weak_mosaic, "a weak mosaic"), "test", "slides", curves=True)

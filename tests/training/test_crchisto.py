@@ -4,30 +4,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
-import scipy.io
+from made_crchisto import make_image
 
 from glassrt.engine.errors import DatasetError
 from glassrt.engine.slides.pictures.images import read_image
 from glassrt.training.datasets import crchisto
 from glassrt.training.datasets.bag import LabelledBag
 
-NONE = np.zeros((0, 2), np.uint8)  # as the set has it for a class without a nucleus
 POINTS = {"epithelial": [[3.0, 2.0]], "fibroblast": [[60.0, 50.0], [30.5, 1.0]], "inflammatory": [[0.2, 20.0]]}
-
-
-def make_image(folder: Path, number: int = 1, **points: Any) -> Path:
-    """A folder of an image of 60 x 50 whose pixel (x, y) is 100 + (x, y, x + y)."""
-    place = folder / f"img{number}"
-    place.mkdir(parents=True)
-    y, x = np.mgrid[:50, :60]
-    cv2.imwrite(str(place / f"img{number}.bmp"), (100 + np.stack([x + y, y, x], -1)).astype(np.uint8))  # blue first
-    for kind in crchisto.KINDS:
-        value = points.get(kind, NONE)
-        scipy.io.savemat(place / f"img{number}_{kind}.mat", {"detection": value})
-    return place
 
 
 def test_instances_surround_nuclei_and_know_their_class(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_the_split_is_the_test_split_unless_named(grading: Bundle, backend: Back
         "crchisto": "",
         "ucsb": "",
         "mnist-bags": "10",
-        **dict.fromkeys(("bach", "mosaic", "camelyon16", "labels"), "test"),
+        **dict.fromkeys(("bach", "mosaic", "camelyon16", "kather", "pcam", "nuclei", "folders", "labels"), "test"),
     }
     report = evaluate(grading, backend, "bach", folder)
     assert (report["split"], report["images"]) == ("test", 1)

@@ -21,7 +21,8 @@ def evaluate_command(
     dataset: Annotated[
         str,
         typer.Option(
-            help="glas, bach, mosaic, camelyon16, crchisto, ucsb, mnist-bags, or labels: your own with a labels.csv."
+            help="glas, bach, mosaic, camelyon16, crchisto, ucsb, mnist-bags, kather, pcam, nuclei; your own: slides "
+            "with labels.csv (labels), patches in a folder a class (folders)."
         ),
     ] = "glas",
     split: Annotated[

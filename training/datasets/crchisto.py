@@ -36,10 +36,15 @@ def read_bags(folder: Path) -> list[LabelledBag]:
     Instances are in the order of their nuclei from top to bottom, so that their order says nothing of their class.
     Raises DatasetError, and SlideError for an image that cannot be read.
     """
+    return [read_bag(each) for each in find_images(folder)]
+
+
+def find_images(folder: Path) -> list[Path]:
+    """The images' folders by number; `folder` holds them, or what it holds does. Raises DatasetError."""
     for place in PLACES:
         found = [each for each in (folder / place).glob("img*") if re.fullmatch(r"img\d+", each.name) and each.is_dir()]
         if found:
-            return [read_bag(each) for each in sorted(found, key=lambda each: int(each.name[3:]))]
+            return sorted(found, key=lambda each: int(each.name[3:]))
     raise DatasetError(f"{folder}: no img1 and others here; --data must name the folder of CRCHistoPhenotypes")
 
 

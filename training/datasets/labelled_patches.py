@@ -1,0 +1,60 @@
+"""Patches of one class each, what classifiers of tiles learn from and are scored on; and the plainest set of them, a
+folder of images for each class.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glassrt.engine.errors import DatasetError
+from glassrt.engine.slides.pictures.images import read_image
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+ALL = "all"
+
+
+class LabelledPatches(NamedTuple):
+    """N patches: their class numbers in `classes` `[N]`, and what each is cut from, as a slide or a patient, which
+    stays in one part when they are split. `load(n)` reads the n-th, RGB `[H, W, 3]`; `mpp` is None if nobody says it.
+    """
+
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    groups: Sequence[str]
+    load: Callable[[int], NDArray[np.uint8]]
+    mpp: float | None
+
+
+def find_patches(folder: Path, split: str) -> LabelledPatches:
+    """The images in `folder/SPLIT/CLASS/`, or for the split `all` in `folder/CLASS/`; each is a group of its own.
+
+    Classes are in alphabetical order. Raises DatasetError.
+    """
+    root = folder if split == ALL else folder / split
+    if not root.is_dir():
+        raise DatasetError(f"{root} does not exist: name a split that {folder} has a folder of, or `--split {ALL}`")
+    found = sorted(each for each in root.iterdir() if each.is_dir() and not each.name.startswith("."))
+    return gather({each.name: each for each in found}, root)
+
+
+def gather(folders: dict[str, Path], root: Path, group: Callable[[Path], str] = str) -> LabelledPatches:
+    """The images of a folder for each class, in order. Raises DatasetError for one class alone, or an empty one."""
+    if len(folders) < 2:
+        raise DatasetError(
+            f"{root}: a set of patches has a folder for each of two classes or more, found {len(folders)}"
+        )
+    paths: list[Path] = []
+    counts = []
+    for name, folder in folders.items():
+        mine = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        if not mine:
+            raise DatasetError(f"{folder} holds no image of the class {name!r}: add some, or remove the folder")
+        paths += mine
+        counts.append(len(mine))
+    labels = np.repeat(np.arange(len(folders)), counts)
+    return LabelledPatches(
+        tuple(folders), labels, [group(path) for path in paths], lambda n: read_image(paths[n]), None
+    )

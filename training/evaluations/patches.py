@@ -1,0 +1,110 @@
+"""A bundle that tells tiles apart on patches of one class each, through the engine that serves it."""
+
+import math
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glassrt.engine.bundles.bundle import Bundle
+from glassrt.engine.bundles.kinds.classification import Classification
+from glassrt.engine.errors import DatasetError
+from glassrt.engine.geometry.boxes import bands
+from glassrt.engine.runtimes.protocol import Backend
+from glassrt.training import metrics
+from glassrt.training.datasets.labelled_patches import LabelledPatches
+from glassrt.training.slide_metrics import roc_auc
+
+SAME_MPP = 0.05  # by what share resolutions may differ that are taken for one
+
+
+class PatchSet(Protocol):
+    """A module of `training/datasets` that finds labelled patches."""
+
+    def find_patches(self, folder: Path, split: str) -> LabelledPatches:
+        """The patches of a split. Raises DatasetError."""
+
+
+def score(
+    labelled: PatchSet,
+    bundle: Bundle,
+    backend: Backend,
+    data: Path,
+    split: str,
+    progress: Callable[[int, int], None],
+    left_out: Collection[Path] = (),
+) -> tuple[dict[str, float], int]:
+    """Scores from 0 to 1 by name, and the number of patches.
+
+    Accuracy, its mean over classes (`balanced accuracy`), the mean of the classes' F1 and of their AUROC, each class
+    against all others. What is not defined is NaN. Raises DatasetError for patches of other classes, resolution or size
+    than the bundle's: nothing is resized in silence.
+    """
+    patches = labelled.find_patches(data, split)
+    order = match_classes(bundle, patches, data)
+    logits = classify(patches, bundle, backend, progress)[:, order]
+    counts = metrics.confusion(patches.labels, logits.argmax(1), len(order))
+    overlap, truth = np.diag(counts), counts.sum(1)
+    with np.errstate(invalid="ignore"):
+        recalls = overlap / truth
+    odds = logits - beside(logits)
+    aucs = [roc_auc(odds[:, at], patches.labels == at) for at in range(len(order))]
+    return {
+        "accuracy": float(overlap.sum() / counts.sum()),
+        "balanced accuracy": mean_known(recalls),
+        "F1": mean_known(metrics.dice_per_class(counts)),
+        "AUROC": mean_known(np.array(aucs)),
+    }, len(patches.labels)
+
+
+def match_classes(bundle: Bundle, patches: LabelledPatches, data: Path) -> list[int]:
+    """The number in the bundle of each of the set's classes, whose names may differ in case. Raises DatasetError."""
+    manifest = bundle.manifest
+    if not isinstance(manifest, Classification):
+        raise DatasetError(f"{bundle.path} is of the kind {manifest.kind}, which does not tell tiles apart")
+    names = [info.name.casefold() for info in manifest.classes]
+    if sorted(names) != sorted(name.casefold() for name in patches.classes):
+        told, needed = (", ".join(each) for each in ((info.name for info in manifest.classes), patches.classes))
+        raise DatasetError(f"{bundle.path} tells {told} apart; {data} has {needed}")
+    if patches.mpp is not None and abs(patches.mpp / manifest.mpp - 1) > SAME_MPP:
+        raise DatasetError(
+            f"{data} has {patches.mpp:g} micrometres per pixel, {bundle.path} takes {manifest.mpp:g}: resize the "
+            "patches and name them as a folder a class (--dataset folders)"
+        )
+    return [names.index(name.casefold()) for name in patches.classes]
+
+
+def classify(
+    patches: LabelledPatches, bundle: Bundle, backend: Backend, progress: Callable[[int, int], None]
+) -> NDArray[np.float64]:
+    """The logits `[N, C]` of all patches, in the bundle's order of classes. Raises DatasetError for other sizes."""
+    side, count = bundle.manifest.window, len(patches.labels)
+    given = np.zeros((backend.batch, side, side, 3), np.uint8)
+    parts = []
+    for top, bottom in bands(count, backend.batch):
+        for at in range(top, bottom):
+            patch = patches.load(at)
+            if patch.shape != given.shape[1:]:
+                height, width = patch.shape[:2]
+                raise DatasetError(
+                    f"patch {at + 1} is {width} x {height} px, {bundle.path} takes {side} x {side}: cut or resize them"
+                )
+            given[at - top] = patch
+        (logits,) = backend.infer({"tile": given}).values()
+        parts.append(logits[: bottom - top].astype(np.float64))
+        progress(bottom, count)
+    return np.concatenate(parts)
+
+
+def beside(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`[N, C]`: the logarithm of what all other classes have together, so that the difference is the log-odds."""
+    others = [np.logaddexp.reduce(np.delete(logits, at, axis=1), axis=1) for at in range(logits.shape[1])]
+    return np.stack(others, axis=1)
+
+
+def mean_known(values: NDArray[np.float64]) -> float:
+    """The mean of those that are defined."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else math.nan
