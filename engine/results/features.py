@@ -4,6 +4,7 @@ Each is as those projects document and write it: `features` `[N, d]` with `coord
 corners, x and y, in pixels of level 0 (`trident`, `clam`), or `feats` with `coords` in micrometres (`stamp`).
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ Layout = Literal["trident", "clam", "stamp"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 ROOM = 1 << 16  # bytes that HDF5 needs beside the tables
 ORIGIN = "glassrt_slide"  # the attribute that says of which file the features are
+SIDES, RESOLUTIONS = (16, 4096), (0.05, 20.0)  # of tiles, beyond which no file is believed; as manifests have them
 MPP_AT_1X = 10.0  # what scanners call 20x has half a micrometre a pixel
 
 
@@ -195,12 +197,25 @@ DESCRIBE: dict[Layout, Callable[[Slide, Tiles, str], Described]] = {
 }
 
 
+class Making(NamedTuple):
+    """What a file says of how its features were made, None where it does not: the encoder's name, and of the tiles the
+    side in pixels, as the encoder saw them, and how many micrometres such a pixel has.
+    """
+
+    encoder: str | None
+    side: int | None
+    mpp: float | None
+
+
 class Stored(NamedTuple):
-    """An opened file of features: the table `[N, d]`, read in parts, and where the tiles lie `[N, 2]`."""
+    """An opened file of features: the table `[N, d]` and where the tiles lie `[N, 2]`, both read when they are needed,
+    and what it says of how they were made.
+    """
 
     table: h5py.Dataset
-    coords: NDArray[Any]
+    coords: h5py.Dataset
     unit: Literal["px", "um"]
+    making: Making
 
 
 @contextmanager
@@ -222,4 +237,29 @@ def read_features(path: Path) -> Iterator[Stored]:
                 f"{path}: {name} {list(table.shape)} of {table.dtype} and coords {list(coords.shape)} of "
                 f"{coords.dtype}: expected floats [N, d] and numbers [N, 2]"
             )
-        yield Stored(table, coords[:], "um" if file.attrs.get("unit") == "um" else "px")
+        yield Stored(table, coords, "um" if file.attrs.get("unit") == "um" else "px", read_making(file))
+
+
+def read_making(file: h5py.File) -> Making:
+    """What an opened file says of its tiles: STAMP's for all, TRIDENT's beside their places; CLAM's says no scale."""
+    told, at_coords = file.attrs, file["coords"].attrs
+    encoder = told.get("encoder", told.get("extractor"))
+    magnification = as_number(at_coords.get("target_magnification"))
+    if math.isnan(magnification):
+        side = as_number(told.get("tile_size_px"))
+        mpp = as_number(told.get("tile_size_um")) / (side or math.nan)
+    else:
+        side, mpp = as_number(at_coords.get("patch_size")), MPP_AT_1X / (magnification or math.nan)
+    return Making(
+        encoder if isinstance(encoder, str) else None,
+        round(side) if SIDES[0] <= side <= SIDES[1] else None,
+        mpp if RESOLUTIONS[0] <= mpp <= RESOLUTIONS[1] else None,
+    )
+
+
+def as_number(value: object) -> float:
+    """What an attribute holds; NaN for whatever is no number."""
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return math.nan

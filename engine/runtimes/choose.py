@@ -101,6 +101,8 @@ def explain_slower(bundle: Bundle, name: str, chosen: tuple[str, RunPrecision]) 
     """Why precision `auto` through `name` did not take what runs faster here, and what changes that, in one line;
     nothing where there is nothing faster.
     """
+    if not bundle.manifest.inputs:  # but features, of which `verify` has none
+        return ""
     here = checks_of_here(bundle)
     candidates = [each for each in FASTEST if name in ("auto", each[0]) and holds(bundle, *each) and can_run(*each)]
     ordered = candidates[: candidates.index(chosen)] if chosen in candidates else []

@@ -61,10 +61,10 @@ def score_features(path: Path, bundle: Bundle, out: Path, backend: Backend) -> S
         refuse_unfit(path, stored, manifest)
         mean = open_mean(manifest.pooling)
         scores, logits = run_head(path, stored.table, backend, mean)
-        bag = close_bag(mean, scores, logits)
-    found = describe_bag(bag, stored.coords, manifest)
+        bag, coords = close_bag(mean, scores, logits), stored.coords[:]
+    found = describe_bag(bag, coords, manifest)
     with replace_folder(out, RESULT, lambda: refuse_other(out, path)) as folder, output_errors(out):
-        write_tiles(folder / TABLE, bag, stored.coords, manifest)
+        write_tiles(folder / TABLE, bag, coords, manifest)
         result = StoredResult(
             {"name": path.name, **describe_origin(path)},
             {"name": manifest.name, "sha256": bundle.sha256, "precision": backend.precision},

@@ -1,7 +1,7 @@
 """Segmentation: a window in, the logits of each class over it out."""
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -43,12 +43,7 @@ class Segmentation(Shared, frozen=True, kw_only=True, tag="segmentation"):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_logits(self.window, self.output_stride, len(self.classes))
-        names = [unicodedata.normalize("NFKC", each.name).casefold() for each in self.classes]
-        check_distinct("a class is", names)
-        if taken := OF_THE_SLIDE & {*names[1:]}:
-            raise ValueError(
-                f"class {min(taken)!r} has the name of an area that summary.csv gives of every slide; rename it"
-            )
+        check_classes(self.classes)
         check_distinct("a scale is", self.scales)
         if self.slide_scores and self.slide_scores.of not in (named := [each.name for each in self.classes[1:]]):
             raise ValueError(
@@ -77,6 +72,16 @@ class Segmentation(Shared, frozen=True, kw_only=True, tag="segmentation"):
         (logits,) = outputs.values()
         classes: NDArray[np.int64] = logits.argmax(1)
         return classes
+
+
+def check_classes(classes: Sequence[ClassInfo]) -> None:
+    """Raise ValueError for classes whose names cannot stand beside each other in a table."""
+    names = [unicodedata.normalize("NFKC", each.name).casefold() for each in classes]
+    check_distinct("a class is", names)
+    if taken := OF_THE_SLIDE & {*names[1:]}:
+        raise ValueError(
+            f"class {min(taken)!r} has the name of an area that summary.csv gives of every slide; rename it"
+        )
 
 
 def check_logits(window: int, output_stride: int, classes: int) -> None:

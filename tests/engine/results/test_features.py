@@ -11,7 +11,7 @@ from glassrt.engine import open_bundle, open_slide
 from glassrt.engine.errors import FolderTaken, SlideError
 from glassrt.engine.flow.cut import cut_windows
 from glassrt.engine.geometry.plan import InputSpec, plan
-from glassrt.engine.results.features import LAYOUTS, Layout, lay_tiles, read_features, write_features
+from glassrt.engine.results.features import LAYOUTS, Layout, Making, lay_tiles, read_features, write_features
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.tasks.tiles import embed, place_file
@@ -81,7 +81,7 @@ def test_stamp_s_loader_reads_them(demo_slide: Path, tmp_path: Path) -> None:
 def test_tiles_lie_on_tissue(demo_slide: Path, tmp_path: Path) -> None:
     path = embed_demo(demo_slide, tmp_path, "trident")
     with read_features(path) as stored:
-        kept = stored.coords
+        kept = stored.coords[:]
     every = -(-2220 // SIDE) * -(-2967 // SIDE)
     assert every / 4 < len(kept) < every
     left_out = {(x, y) for x in range(0, 2150, SIDE) for y in range(0, 2900, SIDE)} - {*map(tuple, kept.tolist())}
@@ -100,8 +100,28 @@ def test_what_was_written_is_read_again(demo_slide: Path, tmp_path: Path, layout
             file.write(np.array([3, 2]), values[[3, 2]])
         with read_features(tmp_path / "made.h5") as stored:
             np.testing.assert_array_equal(stored.table[:], values)
-            pixels = stored.coords / (slide.mpp if stored.unit == "um" else 1)
+            pixels = stored.coords[:] / (slide.mpp if stored.unit == "um" else 1)
             np.testing.assert_allclose(pixels, tiles.corners)
+            assert stored.making == (Making("made", None, None) if layout == "clam" else Making("made", SIDE, MPP))
+
+
+@pytest.mark.parametrize(
+    ("told", "at_coords", "making"),
+    [
+        ({}, {"patch_size": 512, "target_magnification": 40.0}, Making(None, 512, 0.25)),
+        ({}, {"patch_size": "None", "target_magnification": "None"}, Making(None, None, None)),  # as TRIDENT has it
+        ({"encoder": 7, "tile_size_um": 256.0, "tile_size_px": 0}, {}, Making(None, None, None)),
+        ({"extractor": "uni", "tile_size_um": 256.0, "tile_size_px": 224}, {}, Making("uni", 224, 256 / 224)),
+        ({"tile_size_um": [1.0, 2.0], "tile_size_px": np.nan}, {"target_magnification": -20}, Making(None, None, None)),
+    ],
+)
+def test_a_file_says_how_it_was_made_if_it_can(tmp_path: Path, told: dict, at_coords: dict, making: Making) -> None:
+    with h5py.File(tmp_path / "made.h5", "w") as file:
+        file["features"], file["coords"] = np.zeros((2, 3)), np.zeros((2, 2))
+        file.attrs.update(told)
+        file["coords"].attrs.update(at_coords)
+    with read_features(tmp_path / "made.h5") as stored:
+        assert stored.making == making
 
 
 def test_too_large_for_float16_is_told_and_nothing_is_left(demo_slide: Path, tmp_path: Path) -> None:
