@@ -50,6 +50,7 @@ SETS = {
     "pcam": ScoredSet(partial(patches.score, pcam), "test", "patches"),
     "nuclei": ScoredSet(partial(patches.score, nuclei), "test", "patches"),
     "folders": ScoredSet(partial(patches.score, labelled_patches), "test", "patches"),
+    "features": ScoredSet(bags.score_features, ANY_FOLD, "slides"),
     "labels": ScoredSet(partial(weak.score, own, "a set of labelled slides"), "test", "slides", curves=True),
 }
 WEAK_MOSAIC = ScoredSet(partial(weak.score, weak_mosaic, "a weak mosaic"), "test", "slides", curves=True)

@@ -13,8 +13,8 @@ from glassrt.engine.errors import TrainingError
 from glassrt.export.kinds.made import UNMADE, Made
 from glassrt.export.kinds.segmentation import weights_licence
 from glassrt.training import checkpoint
+from glassrt.training.bag_sets import CLASSES, SIDES, FoldConfig
 from glassrt.training.datasets import crchisto, ucsb
-from glassrt.training.methods.distill_to_label import CLASSES, SIDES, FoldConfig
 from glassrt.training.networks.bag_head import Pooling
 from glassrt.training.networks.extractors import LAYOUTS, Extractor
 from glassrt.training.networks.mil import Design, MilNetwork

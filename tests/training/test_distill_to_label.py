@@ -1,5 +1,6 @@
 """Distill-to-Label: what bags give, how stages follow each other, and that a run resumes exactly."""
 
+import hashlib
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,8 @@ import torch
 from glassrt.engine.errors import TrainingError
 from glassrt.training import checkpoint
 from glassrt.training.bag_changes import Regularisation
+from glassrt.training.bag_sets import SIDES, digest
+from glassrt.training.bag_statistics import measure
 from glassrt.training.batches import Bags
 from glassrt.training.commands.options import CONFIGS
 from glassrt.training.config import Schedule, load_config
@@ -55,7 +58,7 @@ def no_stage(name: str, steps: int):
 def test_shipped_settings_make_a_network(name: str, dataset: str) -> None:
     settings = load_config(CONFIGS / name, DistillConfig)
     assert settings.dataset == dataset
-    side = distill_to_label.SIDES[dataset]
+    side = SIDES[dataset]
     network = distill_to_label.build_network(settings).eval()
     predicted = network(Bags(torch.zeros(5, 3, side, side), [2, 3]))
     assert predicted.bags.shape == (2, 1)
@@ -70,6 +73,8 @@ def test_shipped_settings_make_a_network(name: str, dataset: str) -> None:
         ({"teacher": msgspec.UNSET}, r"\[student\] needs \[teacher\]"),
         ({"teacher": msgspec.UNSET, "student": msgspec.UNSET, "mil": msgspec.UNSET}, "nothing to train"),
         ({"encoder": "lenet5"}, "lenet5 takes 28 pixels"),
+        ({"encoder": msgspec.UNSET}, "dataset crchisto needs `encoder`"),
+        ({"classes": ["a", "b"]}, "crchisto has `classes` of its own"),
         ({"folds": {"fold": 5}}, "fold"),
     ],
 )
@@ -103,7 +108,7 @@ def test_instances_are_turned_each_by_itself(bags: list) -> None:
 
 
 def test_pixels_are_measured_over_all_instances(bags: list) -> None:
-    pixels = distill_to_label.measure_pixels(bags)
+    pixels = measure(bags)
     every = np.concatenate([bag.instances.reshape(-1, 3) for bag in bags]).astype(np.float64)
     assert pixels.mean.numpy() == pytest.approx(every.mean(0), rel=1e-5)
     assert pixels.deviation.numpy() == pytest.approx(every.std(0), rel=1e-4)
@@ -146,6 +151,28 @@ def test_a_stage_is_trained_anew_only_for_what_it_depends_on(bags: list, tmp_pat
         distill_to_label.train(other, bags, tmp_path, ALONE, no_stage)
     with pytest.raises(TrainingError, match=r"mil/model\.safetensors was written with other settings or data"):
         distill_to_label.train(config(), bags[:6], tmp_path, ALONE, no_stage)
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "known"),
+    [
+        ("crchisto", "student", "29e3dd053d9691c68f79793a31200705c605e6e4926e99f4ac7de83aa931ca6c"),
+        ("ucsb", "mil", "8fd0e96b33081ee1ed8745841a101663cfbc0fe97050b936ef9a064c5d598d13"),
+        ("mnist", "teacher", "cb0d16be50a0caa83cd8beaadcb854ad378004fab7de95250a3bd97471b3e105"),
+    ],
+)
+def test_runs_that_are_stored_know_their_settings(name: str, stage: str, known: str) -> None:
+    """What identifies a run is the text that its folder holds: a setting that is added later may not stand in it."""
+    settings = load_config(CONFIGS / f"distill_{name}.toml", DistillConfig)
+    told = distill_to_label.identify(settings, stage, getattr(settings, stage), {"bags": "x"})  # type: ignore[arg-type]
+    assert hashlib.sha256(repr(told).encode()).hexdigest() == known
+
+
+def test_runs_that_are_stored_know_their_bags() -> None:
+    random = np.random.default_rng(0)
+    instances = [random.integers(0, 256, (3, 4, 4, 3)).astype(np.uint8) for _ in range(3)]
+    bags = [LabelledBag(f"b{at}", f"{at}", at % 2, each, None, None) for at, each in enumerate(instances)]
+    assert digest(bags) == "7718f4d0ae5e0aa5192154131eea400656c7f1eb1d45dc56294d1f71fe8c1933"
 
 
 def test_it_learns_which_bags_are_positive_and_which_instances(bags: list, tmp_path: Path) -> None:

@@ -14,7 +14,11 @@ def distill_to_label_command(
     config: Annotated[Path, typer.Option(help="TOML file.", show_default="distill_crchisto.toml")] = CONFIGS
     / "distill_crchisto.toml",
 ) -> None:
-    """Train networks that label instances from labels of bags: baseline, teacher and student (Distill-to-Label)."""
+    """Train networks that label instances from labels of bags: baseline, teacher and student (Distill-to-Label).
+
+    Bags are of published pictures or, with distill_features.toml, your own slides, of which features were stored: HDF5
+    files as of TRIDENT, CLAM, STAMP or `glassrt embed`, and a labels.csv (columns slide, label and, if wanted, group).
+    """
     with missing_packages():
         from glassrt.training.config import load_config
         from glassrt.training.methods import distill_to_label

@@ -16,19 +16,19 @@ from glassrt.engine.runtimes.open import open_backend
 
 
 def evaluate_command(
-    data: Annotated[Path, typer.Option(help="Folder of the published data set.", show_default=False)],
+    data: Annotated[Path, typer.Option(help="Folder of the data set.", show_default=False)],
     bundle: Annotated[Path, typer.Argument(help="Bundle to score.", show_default="the one shipped")] = DEFAULT_BUNDLE,
     dataset: Annotated[
         str,
         typer.Option(
             help="glas, bach, mosaic, camelyon16, crchisto, ucsb, mnist-bags, kather, pcam, nuclei; your own: slides "
-            "with labels.csv (labels), patches in a folder a class (folders)."
+            "with labels.csv (labels), stored features with one (features), patches in a folder a class (folders)."
         ),
     ] = "glas",
     split: Annotated[
         str | None,
         typer.Option(
-            help="Part of the set, e.g. train; of bags FOLD:SEED or, of digits, SIZE:SEED.",
+            help="Part of the set, e.g. train; of bags FOLD:SEED, of digits SIZE:SEED, of features all too.",
             show_default="the set's test split",
         ),
     ] = None,

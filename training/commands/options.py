@@ -11,7 +11,7 @@ from glassrt.engine.commands.progress import show_progress
 from glassrt.engine.errors import UsageError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-DATA = typer.Option(help="Folder of the published data set.", show_default=False)
+DATA = typer.Option(help="Folder of the data set.", show_default=False)
 RUN = typer.Option(help="Run folder; a stopped run in it goes on.", show_default=False)
 
 

@@ -1,31 +1,33 @@
 """Distill-to-Label: labels of instances from labels of bags (Li et al.).
 
 A teacher learns which bags are positive, kept from leaning on a few instances by noise, perturbation and sub-bags. A
-student learns from the bags' labels and from what the teacher says of single instances. Read downwards: settings,
-bags, baseline and teacher, student.
+student learns from the bags' labels and from what the teacher says of single instances. Instances are pictures, or
+features that were stored before, of which the head alone learns. Read downwards: settings, what a step sees of a bag,
+baseline and teacher, student; which bags there are stands in `bag_sets`.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 import numpy as np
 import torch
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from glassrt.engine.errors import TrainingError
+from glassrt.engine.geometry.boxes import Indices
 from glassrt.training import augment, checkpoint
-from glassrt.training.bag_changes import NoiseRange, Regularisation, draw_changes
-from glassrt.training.bag_folds import fold_bags
+from glassrt.training.bag_changes import Regularisation, draw_changes
 from glassrt.training.bag_losses import Distillation, distilled, regularised
-from glassrt.training.config import Count, Number, Schedule, Strict
-from glassrt.training.datasets import crchisto, mnist_bags, ucsb
+from glassrt.training.bag_sets import SIDES, STORED, BagSet, FoldConfig, MnistConfig, digest, feature_length, load_bags
+from glassrt.training.bag_statistics import Statistics, measure
+from glassrt.training.config import Count, Schedule
 from glassrt.training.datasets.bag import LabelledBag
-from glassrt.training.folds import Fold
+from glassrt.training.datasets.features import find_making
+from glassrt.training.datasets.stored import StoredInstances
 from glassrt.training.loop import Bags, Example, Random, Task, fit, shuffled
 from glassrt.training.methods.oeem import Stage
 from glassrt.training.networks.bag_head import Pooling
@@ -35,38 +37,19 @@ from glassrt.training.networks.mil import Design, MilNetwork, Predicted
 from glassrt.training.run import Run
 from glassrt.training.world import World
 
+# With them a run is set.
+__all__ = ["STAGES", "DistillConfig", "FoldConfig", "MnistConfig", "build_network", "check", "load_bags", "train"]
+
 METHOD = "distill-to-label"
-CLASSES = {"mnist-bags": mnist_bags.CLASSES, "crchisto": crchisto.CLASSES, "ucsb": ucsb.CLASSES}
-SIDES = {"mnist-bags": 28, "crchisto": crchisto.SIDE, "ucsb": ucsb.SIDE}
 STAGES = ("mil", "teacher", "student")  # folders of a run, in the order that they are trained in
-MNIST_TESTED = 1000  # bags, as Distill-to-Label's section III.B tests on
 PLAIN = Regularisation(noise=0.0, ball=0.0, entropy=0.0)
 Kind = Literal["mil", "teacher", "student"]
 
 
-class MnistConfig(Strict, frozen=True, kw_only=True):
-    """Bags of MNIST: how many, of what mean size, as many positive as negative ones or as chance has it."""
-
-    bags: Count
-    size: Annotated[float, Meta(ge=1)]
-    balanced: bool
-    seed: Number = 1
-
-
-class FoldConfig(Strict, frozen=True, kw_only=True):
-    """Which of the five folds, drawn with this seed, is left out."""
-
-    fold: Annotated[int, Meta(ge=0, le=4)] = 0
-    seed: Number = 1
-
-
-class DistillConfig(Strict, frozen=True, kw_only=True):
+class DistillConfig(BagSet, frozen=True, kw_only=True):
     """All three networks; a stage is trained where it has a schedule, the student after its teacher."""
 
-    dataset: Literal["mnist-bags", "crchisto", "ucsb"]
-    mnist: MnistConfig | UnsetType = UNSET
-    folds: FoldConfig | UnsetType = UNSET
-    encoder: str  # lenet5, conv2, conv5, or an encoder by name
+    encoder: str | UnsetType = UNSET  # lenet5, conv2, conv5, or an encoder by name; features have had theirs
     weights: str = "imagenet"  # of an encoder by name
     frozen_norm: bool = True
     pooling: Pooling = "attention"
@@ -81,62 +64,37 @@ class DistillConfig(Strict, frozen=True, kw_only=True):
     distillation: Distillation = Distillation()
 
     def __post_init__(self) -> None:
-        given, other = ("mnist", "folds") if self.dataset == "mnist-bags" else ("folds", "mnist")
-        if getattr(self, given) is UNSET or getattr(self, other) is not UNSET:
-            raise ValueError(f"dataset {self.dataset} needs [{given}] and has no [{other}]")
+        super().__post_init__()
         if self.student is not UNSET and self.teacher is UNSET:
             raise ValueError("[student] needs [teacher], which it learns from")
         if self.mil is UNSET and self.teacher is UNSET:
             raise ValueError("nothing to train: set [mil] or [teacher]")
+        if (self.encoder is UNSET) != (self.dataset == STORED):
+            raise ValueError(f"dataset {self.dataset} {'has no' if self.dataset == STORED else 'needs'} `encoder`")
+        if self.encoder is UNSET and (self.turn or self.colour != "none"):
+            raise ValueError(f"dataset {self.dataset} has no pixels: leave `turn` and `colour` out")
         if self.encoder in LAYOUTS and LAYOUTS[self.encoder].side != SIDES[self.dataset]:
             side = LAYOUTS[self.encoder].side
             raise ValueError(f"encoder {self.encoder} takes {side} pixels; those of {self.dataset} have other sides")
 
-    @property
-    def design(self) -> Design:
-        """What each of the networks is made of."""
-        return Design(self.encoder, None, self.pooling, self.attention, self.frozen_norm)
-
-
-class Parts(NamedTuple):
-    """Bags to learn from, to choose thresholds by, and to score."""
-
-    train: Sequence[LabelledBag]
-    validation: Sequence[LabelledBag]
-    test: Sequence[LabelledBag]
-
-
-def load_bags(config: DistillConfig, data: Path) -> Parts:
-    """The bags of the set in their parts. MNIST's have no validation, and 1000 test bags of other digits.
-
-    Raises DatasetError, and TrainingError for folds that cannot be made.
-    """
-    if config.mnist is not UNSET:
-        asked = config.mnist
-        made = (
-            mnist_bags.make_bags(mnist_bags.read_digits(data, split), count, asked.size, asked.seed, asked.balanced)
-            for split, count in (("train", asked.bags), ("test", MNIST_TESTED))
-        )
-        train, test = made
-        return Parts(train, (), test)
-    assert config.folds is not UNSET
-    bags = (crchisto if config.dataset == "crchisto" else ucsb).read_bags(data)
-    fold: Fold = fold_bags(bags, config.folds.seed)[config.folds.fold]
-    return Parts(*([bags[index] for index in part] for part in fold))
-
 
 def check(config: DistillConfig, world: World) -> None:
     """Raise TrainingError if training with these settings cannot begin."""
-    if config.encoder not in LAYOUTS:
+    if config.encoder is not UNSET and config.encoder not in LAYOUTS:
         check_encoder(config.encoder, 32, config.weights)
     for schedule in (config.mil, config.teacher, config.student):
         if schedule is not UNSET:
             world.part(schedule.batch, least=1)
 
 
-def build_network(config: DistillConfig) -> MilNetwork:
-    """The network of every stage, with random weights. Raises TrainingError."""
-    return MilNetwork(len(CLASSES[config.dataset]), config.design)
+def build_network(config: DistillConfig, features: int | None = None) -> MilNetwork:
+    """The network of every stage, with random weights; `features` is the length of those that were stored before.
+
+    Raises TrainingError.
+    """
+    encoder = None if config.encoder is UNSET else config.encoder
+    design = Design(encoder, features, config.pooling, config.attention, config.frozen_norm)
+    return MilNetwork(len(config.class_names), design)
 
 
 def draw_bag(bag: LabelledBag, config: DistillConfig, random: Random) -> Example:
@@ -144,42 +102,20 @@ def draw_bag(bag: LabelledBag, config: DistillConfig, random: Random) -> Example
 
     A positive bag may lose its positive instances so, as seldom as they are many: labels of large bags bear it.
     """
-    count, most = len(bag.instances), config.most_instances
-    chosen = np.arange(count)
+    count, most = bag.instances.shape[0], config.most_instances
+    chosen: slice | Indices = slice(None)
     if most is not UNSET and count > most:
         chosen = np.sort(random.choice(count, most, replace=False))
-    colour = augment.COLOURS[config.colour]
+    label, colour = np.array(bag.label, np.int64), augment.COLOURS[config.colour]
+    if isinstance(bag.instances, StoredInstances):
+        return Example(bag.instances.read(chosen), label, bag.name)
 
     def vary(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         turned = augment.turn(pixels, int(random.integers(4)), bool(random.integers(2))) if config.turn else pixels
         return colour(turned, random)
 
     varied = np.stack([vary(each) for each in bag.instances[chosen]])
-    return Example(varied, np.array(bag.label, np.int64), bag.name)
-
-
-class Pixels(NamedTuple):
-    """Of the instances that are learned from: each channel's mean and deviation, and the lowest and highest value."""
-
-    mean: Tensor
-    deviation: Tensor
-    range: NoiseRange
-
-
-def measure_pixels(bags: Sequence[LabelledBag]) -> Pixels:
-    """The statistics of the training bags' pixels."""
-    levels = np.zeros((3, 256))
-    for bag in bags:
-        for channel in range(3):
-            levels[channel] += np.bincount(bag.instances[..., channel].ravel(), minlength=256)
-    sums = levels @ np.vander(np.arange(256.0), 3, increasing=True)
-    mean, square = sums[:, 1] / sums[:, 0], sums[:, 2] / sums[:, 0]
-    deviation = np.sqrt(square - mean**2).clip(min=1.0)  # of channels that never change
-    low = (levels > 0).argmax(1)
-    high = 255 - (levels[:, ::-1] > 0).argmax(1)
-    tensors = (torch.from_numpy(each).float() for each in (mean, deviation, low, high))
-    first, second, lowest, highest = tensors
-    return Pixels(first, second, NoiseRange(lowest, highest))
+    return Example(varied, label, bag.name)
 
 
 def train(config: DistillConfig, bags: Sequence[LabelledBag], folder: Path, world: World, stage: Stage) -> None:
@@ -190,12 +126,14 @@ def train(config: DistillConfig, bags: Sequence[LabelledBag], folder: Path, worl
     check(config, world)
     if len({bag.label for bag in bags}) < 2:
         raise TrainingError("all bags to learn from have one label: take another seed of the folds, or more bags")
-    pixels = measure_pixels(bags)
     told = {"bags": digest(bags)}
+    if config.dataset == STORED:
+        told["making"] = msgspec.json.encode(find_making(bags)).decode()
+    seen = measure(bags)
     if config.mil is not UNSET:
-        learn_bags(config, "mil", config.mil, PLAIN, bags, pixels, folder, told, world, stage)
+        learn_bags(config, "mil", config.mil, PLAIN, bags, seen, folder, told, world, stage)
     if config.teacher is not UNSET:
-        learn_bags(config, "teacher", config.teacher, config.regularisation, bags, pixels, folder, told, world, stage)
+        learn_bags(config, "teacher", config.teacher, config.regularisation, bags, seen, folder, told, world, stage)
     if config.student is not UNSET:
         learn_instances(config, config.student, bags, folder, told, world, stage)
 
@@ -206,7 +144,7 @@ def learn_bags(
     schedule: Schedule,
     terms: Regularisation,
     bags: Sequence[LabelledBag],
-    pixels: Pixels,
+    seen: Statistics,
     folder: Path,
     told: Mapping[str, str],
     world: World,
@@ -218,17 +156,15 @@ def learn_bags(
         return draw_bag(bags[shuffled(number, len(bags), schedule.seed)], config, random)
 
     def start() -> nn.Module:
-        network = build_network(config)
-        if config.encoder in LAYOUTS:
-            network.normalise_by(pixels.mean, pixels.deviation)
+        network = build_network(config, feature_length(bags))
+        if config.encoder is UNSET or config.encoder in LAYOUTS:
+            network.normalise_by(seen.mean, seen.deviation)
         elif isinstance(network.encoder, PooledEncoder):
             load_weights(network.encoder.encoder, config.encoder, config.weights)
         return network
 
     def loss(network: nn.Module, given: Bags, labels: Tensor, step: int) -> Mapping[str, Tensor]:
-        changes = draw_changes(
-            given, terms, pixels.range, torch.Generator().manual_seed(seed_of(schedule, step, world))
-        )
+        changes = draw_changes(given, terms, seen.range, torch.Generator().manual_seed(seed_of(schedule, step, world)))
         predicted: Predicted = network(given, changes)
         return regularised(predicted, labels, terms)
 
@@ -250,7 +186,7 @@ def learn_instances(
     """The student (Eq. 5), which starts as its teacher."""
     file = folder / "teacher" / "model.safetensors"
     tensors = checkpoint.load(file)[0]
-    teacher = build_network(config)
+    teacher = build_network(config, feature_length(bags))
     checkpoint.load_into(teacher, tensors, file)
     teacher.to(world.device).eval().requires_grad_(False)
 
@@ -258,7 +194,7 @@ def learn_instances(
         return draw_bag(bags[shuffled(number, len(bags), schedule.seed)], config, random)
 
     def start() -> nn.Module:
-        network = build_network(config)
+        network = build_network(config, feature_length(bags))
         checkpoint.load_into(network, tensors, file)
         return network
 
@@ -288,12 +224,3 @@ def identify(config: DistillConfig, kind: Kind, schedule: Schedule, told: Mappin
     settings = {name: value for name, value in msgspec.to_builtins(config).items() if name not in left}
     settings["schedule"] = msgspec.to_builtins(schedule)
     return {"method": METHOD, "stage": kind, "config": msgspec.json.encode(settings).decode(), **told}
-
-
-def digest(bags: Sequence[LabelledBag]) -> str:
-    """The sha256 of bags' names, labels and pixels: a run belongs to those it began with."""
-    content = hashlib.sha256()
-    for bag in bags:
-        content.update(f"{bag.name} {bag.label} {bag.instances.shape}\n".encode())
-        content.update(bag.instances.tobytes())
-    return content.hexdigest()
