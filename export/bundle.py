@@ -98,10 +98,17 @@ def export_made(
     made: Made, source: str, out: Path, precisions: Sequence[Precision] = ("fp32",), calibration: Path | None = None
 ) -> Bundle:
     """As `export_run`, of networks that came from elsewhere; `source` names them in errors."""
-    if "int8" in precisions and calibration is None:
-        raise UsageError("int8 needs --calibration: a folder of slides or images of the bundle's tissue")
     networks, manifest = made
-    if calibration is None:
+    if isinstance(head := networks.get("main"), bags.Head):
+        if calibration is not None or {*precisions} - {"fp32"}:
+            raise UsageError(
+                f"{source} learned from features that were stored before, which no folder of slides shows and which "
+                "take no time: it is exported in fp32 alone, without --calibration"
+            )
+        tissue = Calibration(head.draw(), head.draw(), ())
+    elif "int8" in precisions and calibration is None:
+        raise UsageError("int8 needs --calibration: a folder of slides or images of the bundle's tissue")
+    elif calibration is None:
         painted = paint(manifest.inputs)
         tissue = Calibration(painted, painted, ())
     else:
