@@ -123,7 +123,8 @@ def verify_command(
     opened.check_files()
     if not opened.manifest.inputs:
         raise UsageError(
-            f"{bundle} takes features that were stored before, which no tiles show: it runs in float32 alone"
+            f"{bundle} takes features that were stored before, which no tiles show: it runs in float32 alone, and "
+            "tries its example whenever it is opened: there is nothing to verify"
         )
     exact = None
     if against is not None:

@@ -91,8 +91,9 @@ def describe_model(bundle: Bundle, graph: Graph, name: str) -> str:
     given = ", ".join(spec.name for spec in network.outputs)
     factors = {spec.name: spec.factor for spec in manifest.inputs}
     mpp = manifest.mpp * next((factors[spec.name] for spec in network.inputs if spec.name in factors), 1.0)
+    taken = f"uint8 RGB windows at {mpp:g} micrometres per pixel" if factors else "features that were stored before"
     return f"""\
-{first_words(manifest.name, graph.precision)}uint8 RGB windows at {mpp:g} micrometres per pixel -> {given}
+{first_words(manifest.name, graph.precision)}{taken} -> {given}
 name: "{name}"
 platform: "onnxruntime_onnx"
 max_batch_size: {MOST_WINDOWS}

@@ -12,7 +12,7 @@ from glassrt.training.bag_changes import NoiseRange
 from glassrt.training.datasets.bag import LabelledBag
 from glassrt.training.datasets.stored import StoredInstances
 
-LEAST = 1e-3  # of the usual deviation of features: one that hardly ever changes is not blown up
+LEAST = 1e-3  # of the usual deviation of features, which those that hardly ever change are taken to have
 
 
 class Statistics(NamedTuple):
@@ -50,7 +50,8 @@ def measure_features(stored: Sequence[StoredInstances]) -> Statistics:
     """The statistics of features, in one pass over their files.
 
     Parts are joined as in Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-    variances" (1979): no difference of large sums is taken.
+    variances" (1979): no difference of large sums is taken. What never changes has the usual deviation, the median: a
+    slide where it does is not blown up.
     """
     length = stored[0].shape[1]
     count, mean, squares = 0, np.zeros(length), np.zeros(length)
@@ -62,8 +63,9 @@ def measure_features(stored: Sequence[StoredInstances]) -> Statistics:
         mean += change * len(part) / count
         low, high = np.minimum(low, part.min(0)), np.maximum(high, part.max(0))
     deviation = np.sqrt(squares / count)
-    alive = deviation[deviation > 0]
-    return as_statistics(mean, deviation.clip(min=LEAST * np.median(alive) if len(alive) else 1.0), low, high)
+    alive = low < high
+    usual = float(np.median(deviation[alive])) if alive.any() else 1.0
+    return as_statistics(mean, np.where(alive, deviation.clip(min=LEAST * usual), usual), low, high)
 
 
 def as_statistics(mean: ArrayLike, deviation: ArrayLike, low: ArrayLike, high: ArrayLike) -> Statistics:

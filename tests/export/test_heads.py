@@ -17,6 +17,7 @@ from glassrt.engine.errors import DatasetError, UsageError
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.tasks.stored import score_features
 from glassrt.export.bundle import export_run
+from glassrt.export.triton import describe_model
 from glassrt.training import checkpoint
 from glassrt.training.bag_changes import Regularisation
 from glassrt.training.bag_sets import load_bags
@@ -140,6 +141,7 @@ def test_a_bundle_says_what_its_features_were_made_of(made: tuple[DistillConfig,
     assert (manifest.takes, manifest.features, manifest.mpp, manifest.window) == ("features", LENGTH, 0.5, 224)
     assert "features by 'made'" in manifest.trained
     assert "without fold 1:3" in manifest.trained
+    assert "features that were stored before -> scores, logits" in describe_model(made[2], manifest.graphs[0], "made")
     assert len({info.color for info in manifest.classes}) == 3
     example = made[2].read_example()
     assert example is not None

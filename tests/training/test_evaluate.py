@@ -150,6 +150,7 @@ def test_the_split_is_the_test_split_unless_named(grading: Bundle, backend: Back
         "glas": "testA",
         "crchisto": "",
         "ucsb": "",
+        "features": "",
         "mnist-bags": "10",
         **dict.fromkeys(("bach", "mosaic", "camelyon16", "kather", "pcam", "nuclei", "folders", "labels"), "test"),
     }

@@ -62,9 +62,9 @@ def pick_rows(stored: Stored, chosen: Indices) -> NDArray[Any]:
     table = stored.table
     height = table.chunks[0] if table.chunks else 1
     picked = np.empty((len(chosen), table.shape[1]), table.dtype)
-    bands = chosen // height
-    starts = [*np.flatnonzero(np.diff(bands, prepend=-1)).tolist(), len(chosen)]
+    chunks = chosen // height
+    starts = [*np.flatnonzero(np.diff(chunks, prepend=-1)).tolist(), len(chosen)]
     for first, end in pairwise(starts):
-        top = int(bands[first]) * height
+        top = int(chunks[first]) * height
         picked[first:end] = table[top : top + height][chosen[first:end] - top]
     return picked
