@@ -50,8 +50,8 @@ class Measure(NamedTuple):
 
     given: Samples
     wanted: Samples
-    finish: Callable[[Samples], Samples] = lambda outputs: outputs
-    aim: float = FLIPS_AIM
+    finish: Callable[[Samples], Samples]
+    aim: float
 
 
 class Int8(NamedTuple):
@@ -79,7 +79,7 @@ def to_int8(graph: bytes, calibrated: Samples, measured: Samples, kind: Shared, 
     """
     calibrated = take(calibrated, slice(count(calibrated) // AT_A_TIME * AT_A_TIME))
     exact = run_graph(graph, measured)
-    measure = measure or Measure(measured, exact)
+    measure = measure or Measure(measured, exact, lambda outputs: outputs, FLIPS_AIM)
     with tempfile.TemporaryDirectory() as folder:
         source, ranges = Path(folder, "fp32.onnx"), Path(folder, "ranges.json")
         source.write_bytes(graph)

@@ -78,7 +78,7 @@ def cut_patches(
     given: dict[str, Any] = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
     (down, across), (row_step, column_step) = given.get("strides", (1, 1)), given.get("dilations", (1, 1))
     top, left, bottom, right = given.get("pads", (0, 0, 0, 0))
-    padded = np.pad(image, ((0, 0), (top, bottom), (left, right)))
+    padded = np.pad(image, ((0, 0), (top, bottom), (left, right))) if top or left or bottom or right else image
     reach = (row_step * (shape[2] - 1) + 1, column_step * (shape[3] - 1) + 1)
     places = sliding_window_view(padded, reach, axis=(1, 2))[:, ::down, ::across, ::row_step, ::column_step]
     rows, columns = random.integers(0, places.shape[1], PATCHES), random.integers(0, places.shape[2], PATCHES)

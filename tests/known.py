@@ -1,6 +1,7 @@
 """What a bundle's network is known to give, and what a runtime gives."""
 
 import numpy as np
+import onnx
 
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.runtimes.protocol import Backend
@@ -18,3 +19,14 @@ def run_windows(backend: Backend, windows: np.ndarray) -> np.ndarray:
     (image,) = backend.inputs
     (given,) = backend.infer({image.name: windows}).values()
     return given
+
+
+def tell_precisions(graph: bytes) -> dict[str, str]:
+    """Whether a quantised graph's convolutions compute in int8 or in fp32, by their names."""
+    model = onnx.load_from_string(graph)
+    made_by = {output: node.op_type for node in model.graph.node for output in node.output}
+    return {
+        node.name: "int8" if made_by.get(node.input[1]) == "DequantizeLinear" else "fp32"
+        for node in model.graph.node
+        if node.op_type == "Conv"
+    }

@@ -28,7 +28,7 @@ from glassrt.engine.runtimes.flavours import names_capability
 from glassrt.engine.runtimes.open import open_backend, open_plan_backend
 from glassrt.engine.runtimes.plans import Entry, Key, open_plan, read_entry, read_timings
 from glassrt.engine.runtimes.table import can_run
-from glassrt.export import precision
+from glassrt.export import precision, rounding
 from glassrt.export.bundle import describe_graph, lower_precisions
 from glassrt.export.calibration import collect_calibration, collect_windows
 
@@ -45,6 +45,7 @@ def bundle(demo_slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle
     tissue = collect_calibration(demo_slide.parent, shipped.manifest, wanted=8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(precision, "FLIPS_AIM", 1.0)  # which layers stay in float32 is another test's
+        patch.setattr(rounding, "LONGEST", 0)  # as is what careful rounding saves
         for entry, content in lower_precisions(exact, ("fp16", "int8"), tissue, shipped.manifest):
             entries.append(entry)
             files[entry.file] = content

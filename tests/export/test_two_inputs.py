@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from known import tell_precisions
 from numpy.typing import NDArray
 from onnx import TensorProto
 from torch import Tensor, nn
@@ -123,6 +124,21 @@ def test_lower_precisions_are_made_of_both_inputs(
         assert not all(np.array_equal(found[name], wanted[name]) for name in wanted)
     quantised = onnx.load_from_string(made.graphs["cpu"])
     assert sum(node.op_type == "QuantizeLinear" for node in quantised.graph.node) >= 2
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_costly_layers_are_left_in_float32_until_the_aim_is_met(
+    graph: bytes, samples: Samples, kind: Two, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """With an aim that nothing meets, as many layers as may be are kept, in the order of what they cost."""
+    monkeypatch.setattr(precision, "FLIPS_AIM", -1.0)
+    monkeypatch.setattr(precision, "MOST_KEPT", most)
+    monkeypatch.setattr(precision, "rank_layers", lambda *_: iter(["context", "fine"]))
+    made = to_int8(graph, take(samples, slice(4)), take(samples, slice(4, None)), kind)
+    assert made.kept == ("classify", "context", "fine")[: 1 + most]
+    for content in made.graphs.values():
+        told = tell_precisions(content)
+        assert {name for name in told if told[name] == "fp32"} == {*made.kept}
 
 
 class Apart(nn.Module):
