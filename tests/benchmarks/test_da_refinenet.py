@@ -6,6 +6,7 @@ import msgspec
 import pytest
 import torch
 from painted_mosaic import CELL, CELLS, paint_graded
+from small_encoder import shrink_resnet18
 
 from glassrt.benchmarks import da_refinenet as benchmark
 from glassrt.training.commands.options import CONFIGS
@@ -35,6 +36,7 @@ def test_a_second_call_trains_and_scores_nothing_again(tmp_path: Path, monkeypat
         CONFIG, window=32, windows=2, context_window=32, batch=2, steps=2, warmup_steps=0, widths=(8, 8),
         encoder="resnet18", context_encoder="resnet18", weights="random", context_weights="random",
     )  # fmt: skip
+    shrink_resnet18(monkeypatch)
     monkeypatch.setattr(mosaic, "CELL", CELL)
     for name, value in {"ROWS": benchmark.ROWS[:2], "CELLS": CELLS, "SLIDES": {"train": 1, "test": 1}}.items():
         monkeypatch.setattr(benchmark, name, value)

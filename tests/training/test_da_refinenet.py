@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from painted_mosaic import make_small, paint_graded
+from small_encoder import shrink_resnet18
 
 from glassrt.engine.errors import DatasetError, TrainingError, UsageError
 from glassrt.engine.flow.cut import cut_windows
@@ -39,7 +40,7 @@ SHORT = msgspec.structs.replace(
     CONFIG, mpp=1.25, window=32, context_window=64, context_factor=2.0, widths=(8, 8), batch=2, windows=2, steps=6,
     warmup_steps=2, save_every=2, colour="none", encoder_rate=0.1, context_rate=0.1,
 )  # fmt: skip
-# Encoders that become graphs in half the time.
+# Encoders that soon become graphs, being made small.
 PLAIN = {
     "encoder": "resnet18", "context_encoder": "resnet18", "weights": "random", "context_weights": "random"
 }  # fmt: skip
@@ -148,8 +149,11 @@ def test_what_lies_beyond_a_small_slide_is_unknown() -> None:
     ],
     ids=lambda changes: " ".join(map(str, changes.values())),
 )
-def test_what_is_served_is_what_was_trained(painted: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_what_is_served_is_what_was_trained(
+    painted: Path, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The bundle gives what torch does on the very windows of a plan, at corners and borders too."""
+    shrink_resnet18(monkeypatch)
     settings = config(steps=2, **PLAIN, **changes)
     run = tmp_path / "run"
     da_refinenet.train(settings, find_slides(settings, painted), run, ALONE)

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from small_encoder import shrink_resnet18
 
 from glassrt.engine.errors import DatasetError, TrainingError
 from glassrt.engine.runtimes.open import open_backend
@@ -19,7 +20,6 @@ from glassrt.training.commands.options import CONFIGS
 from glassrt.training.config import load_config
 from glassrt.training.methods import oeem, segment
 from glassrt.training.methods.oeem import OeemConfig
-from glassrt.training.networks import resnet
 from glassrt.training.run import Run
 from glassrt.training.world import World
 
@@ -29,9 +29,9 @@ COMPACT = load_config(CONFIGS / "oeem_compact.toml", OeemConfig)
 
 @pytest.fixture(autouse=True, scope="module")
 def narrow() -> Iterator[None]:
-    """A quarter of the channels, which glands of one colour need no more than."""
+    """Glands of one colour need no more."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnet, "STAGE_CHANNELS", (16, 32, 64, 128))
+        shrink_resnet18(patch)
         yield
 
 
