@@ -56,7 +56,8 @@ class Verified(NamedTuple):
 BLOCK = "import sys; [sys.modules.update({name: None}) for name in ('torch', 'onnx', 'onnxscript', 'safetensors')]"
 ONCE = "import glassrt.export.verify as verify; verify.ROUNDS = 1"  # eight bits win by more than two rounds change
 FEWER = "import glassrt.export.calibration as calibration; calibration.WANTED = 12"  # windows
-COMMAND = (sys.executable, "-c", f"{BLOCK}; {ONCE}; {FEWER}; from glassrt.engine.commands.main import main; main()", "verify")
+MAIN = "from glassrt.engine.commands.main import main; main()"
+COMMAND = (sys.executable, "-c", "; ".join((BLOCK, ONCE, FEWER, MAIN)), "verify")
 
 
 @pytest.fixture(scope="module")
