@@ -6,7 +6,16 @@ import cv2
 import numpy as np
 
 from glassrt.engine.slides.slide import Pixels
-from glassrt.engine.slides.tissue.density import DARK, Floats, measure_colour, measure_density, measure_grain
+from glassrt.engine.slides.tissue.density import (
+    DARK,
+    Floats,
+    average,
+    largest,
+    least,
+    measure_colour,
+    measure_density,
+    measure_grain,
+)
 from glassrt.engine.slides.tissue.masks import Mask, as_mask, grow
 
 DENSEST_TINT, STRONGEST_TINT = 0.06, 0.2  # of glass
@@ -26,7 +35,7 @@ NEUTRAL = Glass((0.0, 0.0, 0.0))
 
 def find_light(pixels: Pixels, densities: Floats, tint: float) -> Mask:
     """Pixels that may be glass: light, smooth, of little colour."""
-    light: Mask = (pixels.min(-1) >= LIGHT) & (measure_colour(densities) < tint)
+    light: Mask = (least(pixels) >= LIGHT) & (measure_colour(densities) < tint)
     light &= measure_grain(densities, 3) < SMOOTH
     return light
 
@@ -34,8 +43,8 @@ def find_light(pixels: Pixels, densities: Floats, tint: float) -> Mask:
 def find_flat(pixels: Pixels) -> Mask:
     """Light squares of one very colour: filled in where nothing was scanned, as a camera's noise is never that even."""
     square = np.ones((FLAT_SIDE, FLAT_SIDE), np.uint8)
-    least = cv2.erode(pixels, square)
-    even = (least == cv2.dilate(pixels, square)).all(-1) & (least.min(-1) >= LIGHT)
+    darkest = cv2.erode(pixels, square)
+    even = least(darkest == cv2.dilate(pixels, square)) & (least(darkest) >= LIGHT)
     return as_mask(cv2.dilate(even.view(np.uint8), square))
 
 
@@ -50,8 +59,8 @@ def find_glass(samples: list[Pixels]) -> Glass:
     seen = flat_seen = 0
     for pixels in samples:
         densities, flat = measure_density(pixels), find_flat(pixels)
-        light = find_light(pixels, densities, STRONGEST_TINT) & (pixels.min(-1) < 255)
-        bright = (pixels.max(-1) >= DARK) & (pixels.min(-1) < 255)
+        light = find_light(pixels, densities, STRONGEST_TINT) & (least(pixels) < 255)
+        bright = (largest(pixels) >= DARK) & (least(pixels) < 255)
         beside = grow(flat, FLAT_SIDE // 2)  # what is averaged of fill and scan is neither's colour
         scanned.append(densities[light & ~beside])
         filled.append(densities[light & beside])
@@ -71,6 +80,6 @@ def believe_glass(tinted: Floats, seen: int) -> Glass | None:
         light = tinted
         if len(light) <= MUCH_GLASS * seen:
             return None
-    mean = light.mean(-1)
+    mean = average(light)
     red, green, blue = np.median(light[mean <= np.median(mean)], axis=0).tolist()
     return Glass((red, green, blue))

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from glassrt.engine.geometry.boxes import bands
 from glassrt.engine.slides.slide import Pixels
+from glassrt.engine.slides.tissue.density import largest
 from glassrt.engine.slides.tissue.glass import Glass
 from glassrt.engine.slides.tissue.masks import Mask, clean
 from glassrt.engine.slides.tissue.tissue import HALO, Judged, judge
@@ -61,7 +62,7 @@ class Surveyor:
         self._dark += int(judged.dark[own].sum())
         self._light += int(judged.light[own].sum())
         red, green, blue = cv2.split(pixels)
-        self._dim += int((pixels.max(-1) < DIM).sum())
+        self._dim += int((largest(pixels) < DIM).sum())
         self._green += int((cv2.subtract(green, cv2.max(red, blue)) > GREENER).sum())
         self._colours.append(pixels[judged.stained[own]][:: self._step])
 

@@ -17,6 +17,9 @@ from glassrt.engine.slides.tissue.density import (
     DARK,
     GRAIN_SIDE,
     Floats,
+    average,
+    largest,
+    least,
     measure_density,
     measure_grain,
     measure_stain,
@@ -52,8 +55,8 @@ def judge(pixels: Pixels, glass: Glass) -> Judged:
     against_white = measure_density(pixels)
     densities = against_white - np.array(glass.densities, np.float32)
     flat = find_flat(pixels)
-    densities[flat | grow(flat & (pixels.min(-1) < 255), 1)] = 0  # what is averaged with the fill has its colour
-    brightest = pixels.max(-1)
+    densities[flat | grow(flat & (least(pixels) < 255), 1)] = 0  # what is averaged with the fill has its colour
+    brightest = largest(pixels)
     smoothed = soften(densities, 0.7)
     colour = np.where(brightest < BLACK, np.float32(0), measure_stain(smoothed))
     grain = measure_grain(densities, GRAIN_SIDE)
@@ -61,7 +64,7 @@ def judge(pixels: Pixels, glass: Glass) -> Judged:
     ink = find_ink(smoothed, colour, grain)
     broad = measure_stain(soften(densities, 2.0))
     stained = ((colour > FAINTEST_COLOUR) | (broad > FAINTEST_BROAD) & (brightest >= BLACK)) & ~ink
-    grainy = (densities.mean(-1) > GREY_DENSITY) & (grain > GREY_GRAIN) & (brightest >= BLACK)
+    grainy = (average(densities) > GREY_DENSITY) & (grain > GREY_GRAIN) & (brightest >= BLACK)
     share = cv2.blur(grainy.astype(np.float32), (GREY_SIDE, GREY_SIDE))
     return Judged(stained, grainy & (share > GREY_SHARE) & ~ink, brightest < DARK, light)
 
@@ -70,7 +73,7 @@ def find_ink(densities: Floats, colour: Floats, grain: Floats) -> Mask:
     """Strokes of a pen: smooth and dense over at least `INK_CORE` pixels, and what fades from there as smoothly or,
     within `INK_RIM`, in the very hue, unless it belongs to tissue beyond.
     """
-    density = cv2.blur(densities.mean(-1), (GRAIN_SIDE, GRAIN_SIDE))
+    density = cv2.blur(average(densities), (GRAIN_SIDE, GRAIN_SIDE))
     smooth = grain < INK_GRAIN * (np.abs(density) + 0.02)
     dense = (colour > INK_COLOUR) | (density > INK_DENSITY)
     core = as_mask(cv2.morphologyEx((smooth & dense).view(np.uint8), cv2.MORPH_OPEN, disc(INK_CORE // 2)))

@@ -9,6 +9,7 @@ from glassrt.benchmarks.stains import MARKS, STAINS, Picture, mark_picture, shri
 from glassrt.engine.slides.array import ArraySlide
 from glassrt.engine.slides.pictures.images import read_image
 from glassrt.engine.slides.readers import open_slide
+from glassrt.engine.slides.tissue.density import average, largest, least
 from glassrt.engine.slides.tissue.glass import find_glass
 from glassrt.engine.slides.tissue.masks import drop_small
 from glassrt.engine.slides.tissue.survey import look_over
@@ -136,3 +137,13 @@ def test_small_pieces_are_dropped_alike_in_bands(band: int, smallest: float) -> 
 def test_the_smallest_pictures_are_taken(shape: tuple[int, int]) -> None:
     assert not mask(np.full((*shape, 3), 240, np.uint8)).any()
     assert shrink(np.full((*shape, 3), 240, np.uint8), 8.0).shape == (*shape, 3)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_three_channels_are_reduced_as_numpy_does(kind: type) -> None:
+    channels = np.random.default_rng(0).normal(128, 40, (30, 50, 3)).astype(kind)
+    assert np.array_equal(least(channels), channels.min(-1))
+    assert np.array_equal(largest(channels), channels.max(-1))
+    assert np.array_equal(least(channels > 100), (channels > 100).all(-1))
+    floats = channels.astype(np.float32)
+    assert np.array_equal(average(floats), floats.mean(-1))
