@@ -24,11 +24,17 @@ def silent(name: str) -> None:
     pass
 
 
-def test_the_command_times_the_whole_and_every_part(demo_slide: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def part(demo_slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A part of the slide with some tissue."""
     with open_slide(demo_slide) as slide:
         pixels = slide.read_level(0, (300, 1100), (1100, 1100))
     tiles = (encode(tile, "jpeg") for tile in cut_tiles(pixels))
-    part, figures = write_tiles(tmp_path / "part.tiff", (1100, 1100), tiles, "jpeg"), tmp_path / "slide.json"
+    return write_tiles(tmp_path_factory.mktemp("part") / "part.tiff", (1100, 1100), tiles, "jpeg")
+
+
+def test_the_command_times_the_whole_and_every_part(part: Path, tmp_path: Path) -> None:
+    figures = tmp_path / "slide.json"
     command = [GLASSRT, "bench", "slide", part, "--repeats", "1", "--scaling", "--json", figures]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -45,7 +51,7 @@ def test_the_command_times_the_whole_and_every_part(demo_slide: Path, tmp_path: 
     assert "of the bound" in done.stdout
 
 
-def test_the_bound_is_set_by_what_takes_longest(demo_slide: Path) -> None:
+def test_the_bound_is_set_by_what_takes_longest(part: Path) -> None:
     """Reading that takes five times as long as the network bounds the whole."""
     bundle = open_bundle()
     parts, backend = slides.Parts(), open_backend(bundle)
@@ -59,14 +65,14 @@ def test_the_bound_is_set_by_what_takes_longest(demo_slide: Path) -> None:
         "score": 1.25,
     }
     parts.wall, parts.cpu = ({part: [each] for part, each in seconds.items()} for _ in range(2))
-    with open_slide(demo_slide) as slide:
+    with open_slide(part) as slide:
         result = score(slide, bundle, Path(tempfile.mkdtemp(), "out"), backend)
-    report = slides.summarise(demo_slide, bundle, backend, parts, result, [result.seconds])
+    report = slides.summarise(part, bundle, backend, parts, result, [result.seconds])
     assert report["bounded_by"] == "read and cut"
     assert report["bound_s"] == pytest.approx(0.01 + 0.1 + 1.0 + 0.1)
 
 
-def test_runs_that_find_other_areas_are_not_timed(demo_slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_that_find_other_areas_are_not_timed(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle, number = open_bundle(), iter(range(9))
     scoring = slides.score
 
@@ -78,7 +84,7 @@ def test_runs_that_find_other_areas_are_not_timed(demo_slide: Path, monkeypatch:
 
     monkeypatch.setattr(slides, "score", wander)
     with pytest.raises(GlassError, match="two runs gave different areas"):
-        slides.measure_slide(demo_slide, bundle, open_backend(bundle), 1, 2, silent)
+        slides.measure_slide(part, bundle, open_backend(bundle), 1, 2, silent)
 
 
 def test_readers_that_are_there_read_the_same_pixels(demo_slide: Path) -> None:
