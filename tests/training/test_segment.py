@@ -64,7 +64,7 @@ def test_a_run_learns_and_resumes_exactly_after_a_kill(painted: Path, tmp_path: 
         process.send_signal(signal.SIGKILL)
     assert not (broken / "model.safetensors").exists()
     (broken / "metrics.csv").unlink()  # a lost table is no reason to refuse the rest
-    subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
+    segment.train(SHORT, load_samples(painted, "train"), broken, ALONE)
     first, _ = checkpoint.load(straight / "model.safetensors")
     second, _ = checkpoint.load(broken / "model.safetensors")
     assert first.keys() == second.keys()
