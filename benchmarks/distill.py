@@ -31,7 +31,7 @@ BAGS = (50, 100, 150, 200, 300, 400, 500)  # of digits, as the paper's Figure 2
 SIZES = (10, 20)
 SHOWN = {
     "crchisto": ("AUROC", "accuracy", "F1", "F1, threshold of validation", "attention AUROC", "effective share"),
-    "ucsb": ("bag AUROC", "bag accuracy", "bag F1", "bag calibration error"),
+    **dict.fromkeys(("ucsb", "features"), ("bag AUROC", "bag accuracy", "bag F1", "bag calibration error")),
 }
 # AUROC, accuracy and F1 of Table I.
 PAPER = {"mil": "86 / 79 / 61", "teacher": "89 / 85 / 73", "student": "91 / 89 / 80"}

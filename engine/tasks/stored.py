@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.kinds.mil import Mil
+from glassrt.engine.bundles.parts import LONGEST_NAME
 from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.files import output_errors, replace_folder, write_json
 from glassrt.engine.flow.bag import BagMean, open_mean
@@ -85,6 +86,12 @@ def refuse_unfit(path: Path, stored: Stored, manifest: Mil) -> None:
         raise SlideError(
             f"{path} has features of {length} numbers, the bundle {manifest.name} takes {manifest.features}: embed the "
             "slide with the encoder that it was trained on"
+        )
+    made_by = stored.making.encoder
+    if manifest.encoder and made_by and made_by != manifest.encoder:
+        raise SlideError(
+            f"{path} has features by {made_by[:LONGEST_NAME]!r}, the bundle {manifest.name} learned from features by "
+            f"{manifest.encoder[:LONGEST_NAME]!r}: embed the slide with that"
         )
     if not count:
         raise SlideError(f"{path} holds no tiles: an empty bag is of no class")

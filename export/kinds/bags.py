@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 from torch import Tensor, nn
 
-from glassrt.engine.bundles.kinds.mil import Mil
+from glassrt.engine.bundles.kinds.mil import MOST_LEARNED, Mil
 from glassrt.engine.bundles.parts import LONGEST_NAME, ClassInfo
 from glassrt.engine.errors import TrainingError
 from glassrt.engine.results.features import Making
@@ -99,9 +100,15 @@ def read(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str],
     checkpoint.load_into(network, tensors, file)
     if making is not None:
         assert length is not None
-        return Made({"main": Head(network)}, describe_head(learned, stage, length, making, name))
-    assert isinstance(network.encoder, Extractor)
-    return Made({"main": Tiles(network)}, describe(learned, stage, network.encoder.channels, name))
+        served: nn.Module = Head(network)
+        manifest = describe_head(learned, stage, length, making, name)
+    else:
+        assert isinstance(network.encoder, Extractor)
+        served, manifest = Tiles(network), describe(learned, stage, network.encoder.channels, name)
+    known = tuple(metadata["learned_from"].split())
+    return Made(
+        {"main": served}, msgspec.structs.replace(manifest, learned_from=known if len(known) <= MOST_LEARNED else ())
+    )
 
 
 def describe(learned: Learned, stage: str, features: int, name: str) -> Mil:
@@ -119,7 +126,7 @@ def describe_head(learned: Learned, stage: str, features: int, making: Making, n
     if making.side is None or making.mpp is None:
         of += " (their files do not say of which tiles)"
     told = describe_bags(learned, stage, of, making.side or USUAL_SIDE, making.mpp or USUAL_MPP, name)
-    return Mil(**told, features=features, takes="features")
+    return Mil(**told, features=features, takes="features", encoder=making.encoder or UNSET)
 
 
 def describe_bags(learned: Learned, stage: str, of: str, side: int, mpp: float, name: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A head that learned from stored features as a bundle: `score` tells what the network does, from training on."""
 
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -13,17 +14,16 @@ from stored_slides import LENGTH, store_slide, store_slides
 
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.kinds.mil import Mil
-from glassrt.engine.errors import DatasetError, UsageError
+from glassrt.engine.errors import DatasetError, SlideError, UsageError
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.tasks.stored import score_features
 from glassrt.export.bundle import export_run
 from glassrt.export.triton import describe_model
 from glassrt.training import checkpoint
 from glassrt.training.bag_changes import Regularisation
-from glassrt.training.bag_sets import load_bags
+from glassrt.training.bag_sets import fingerprint, load_bags
 from glassrt.training.batches import Bags
 from glassrt.training.config import Schedule, as_toml
-from glassrt.training.datasets.features import read_bags
 from glassrt.training.evaluate import evaluate
 from glassrt.training.methods import distill_to_label
 from glassrt.training.methods.distill_to_label import DistillConfig, FoldConfig
@@ -116,8 +116,24 @@ def test_three_classes_are_told_apart_in_half_floats(made: tuple[DistillConfig, 
     assert area > 0.9
     assert report["scores"]["mean bag AUROC"] == pytest.approx(100 * area, abs=0.01)
     assert report["scores"]["bag accuracy"] == pytest.approx(100 * (wanted.argmax(1) == labels).mean(), abs=0.01)
-    every = evaluate(bundle, backend, "features", folder / "data", "all")
-    assert every["images"] == len(read_bags(folder / "data", config.class_names)) == 36
+    for split in ("all", "0:3", "1:1"):
+        with pytest.raises(
+            DatasetError, match=r"learned from \d+ of the \d+ bags that would test it, as '.*': name the"
+        ):
+            evaluate(bundle, backend, "features", folder / "data", split)
+    rows = (folder / "data" / "labels.csv").read_text().splitlines()
+    unseen = [row for row in rows[1:] if Path(row.split(",")[0]).stem in {Path(bag.name).name for bag in tested}]
+    (folder / "data" / "unseen").mkdir()
+    for row in unseen:
+        name = row.split(",")[0]
+        path = next(path for path in (folder / "data").rglob(f"{Path(name).stem}.h5"))
+        target = folder / "data" / "unseen" / path.relative_to(folder / "data")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    (folder / "data" / "unseen" / "labels.csv").write_text("\n".join([rows[0], *unseen]))
+    every = evaluate(bundle, backend, "features", folder / "data" / "unseen", "all")
+    assert every["images"] == len(tested) == len(unseen)
+    assert every["scores"] == report["scores"]
     store_slides(tmp_path / "other", ("benign", "malign"), 5)
     with pytest.raises(DatasetError, match="'malign' is none of the classes, benign, lobular, ductal"):
         evaluate(bundle, backend, "features", tmp_path / "other", "all")
@@ -135,7 +151,7 @@ def test_three_classes_are_told_apart_in_half_floats(made: tuple[DistillConfig, 
     backend.close()
 
 
-def test_a_bundle_says_what_its_features_were_made_of(made: tuple[DistillConfig, Path, Bundle]) -> None:
+def test_a_bundle_says_what_its_features_were_made_of(made: tuple[DistillConfig, Path, Bundle], tmp_path: Path) -> None:
     manifest = made[2].manifest
     assert isinstance(manifest, Mil)
     assert (manifest.takes, manifest.features, manifest.mpp, manifest.window) == ("features", LENGTH, 0.5, 224)
@@ -143,6 +159,21 @@ def test_a_bundle_says_what_its_features_were_made_of(made: tuple[DistillConfig,
     assert "without fold 1:3" in manifest.trained
     assert "features that were stored before -> scores, logits" in describe_model(made[2], manifest.graphs[0], "made")
     assert len({info.color for info in manifest.classes}) == 3
+    assert manifest.encoder == "made"
+    config, folder, bundle = made
+    learned = {fingerprint(bag) for bag in load_bags(config, folder / "data").train}
+    assert set(manifest.learned_from) == learned
+    assert len(learned) == len(manifest.learned_from)
+    backend, path = open_backend(bundle, "ort"), tmp_path / "other.h5"
+    shutil.copy(next((folder / "data").rglob("*.h5")), path)
+    with h5py.File(path, "a") as file:
+        file.attrs["extractor"] = "another"
+    with pytest.raises(SlideError, match="has features by 'another', the bundle three learned from features by 'made'"):
+        score_features(path, bundle, tmp_path / "out", backend)
+    with h5py.File(path, "a") as file:
+        del file.attrs["extractor"]
+    assert score_features(path, bundle, tmp_path / "out", backend).bag.probabilities
+    backend.close()
     example = made[2].read_example()
     assert example is not None
     assert np.abs(example.outputs["logits"]).max() > 1e-3

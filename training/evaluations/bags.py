@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.kinds.mil import Mil
+from glassrt.engine.bundles.parts import LONGEST_NAME
 from glassrt.engine.errors import DatasetError
 from glassrt.engine.flow.bag import open_mean
 from glassrt.engine.geometry.boxes import bands
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.training import bag_metrics
 from glassrt.training.bag_folds import FOLDS, fold_bags
+from glassrt.training.bag_sets import fingerprint
 from glassrt.training.datasets import features, mnist_bags
 from glassrt.training.datasets.bag import LabelledBag
 from glassrt.training.datasets.stored import StoredInstances
@@ -55,6 +57,7 @@ def score(
     number, seed = parse_fold(split, bundle)
     bags: list[LabelledBag] = bags_of.read_bags(data)
     fold = fold_bags(bags, seed)[number]
+    refuse_learned(manifest, [bags[at] for at in (*fold.validation, *fold.test)], bundle)
     told = tell_all(bags, [*fold.validation, *fold.test], manifest, backend, progress)
     validation, test = ([(bags[at], told[at]) for at in part] for part in (fold.validation, fold.test))
     return summarise(validation, test), len(test)
@@ -72,8 +75,21 @@ def score_features(
     fold = None if split == ALL else parse_fold(split, bundle, f", or {ALL} for slides that it never saw")
     bags = features.read_bags(data, [info.name for info in manifest.classes])
     which = list(range(len(bags))) if fold is None else fold_bags(bags, fold[1])[fold[0]].test.tolist()
+    refuse_learned(manifest, [bags[at] for at in which], bundle)
     told = tell_all(bags, which, manifest, backend, progress)
     return summarise([], [(bags[at], told[at]) for at in which]), len(which)
+
+
+def refuse_learned(manifest: Mil, tested: Sequence[LabelledBag], bundle: Bundle) -> None:
+    """Raise DatasetError where a bundle learned from some of the bags that are to test it."""
+    known = {*manifest.learned_from}
+    learned = [bag.name for bag in tested if known and fingerprint(bag) in known]
+    if learned:
+        raise DatasetError(
+            f"{bundle.path} learned from {len(learned)} of the {len(tested)} bags that would test it, as "
+            f"{learned[0][:LONGEST_NAME]!r}: name the fold that it left out (`glassrt info {bundle.path}` tells), or "
+            "bags that it never saw"
+        )
 
 
 def parse_fold(split: str, bundle: Bundle, more: str = "") -> tuple[int, int]:

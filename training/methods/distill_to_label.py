@@ -22,7 +22,17 @@ from glassrt.engine.geometry.boxes import Indices
 from glassrt.training import augment, checkpoint
 from glassrt.training.bag_changes import Regularisation, draw_changes
 from glassrt.training.bag_losses import Distillation, distilled, regularised
-from glassrt.training.bag_sets import SIDES, STORED, BagSet, FoldConfig, MnistConfig, digest, feature_length, load_bags
+from glassrt.training.bag_sets import (
+    SIDES,
+    STORED,
+    BagSet,
+    FoldConfig,
+    MnistConfig,
+    digest,
+    feature_length,
+    fingerprint,
+    load_bags,
+)
 from glassrt.training.bag_statistics import Statistics, measure
 from glassrt.training.config import Count, Schedule
 from glassrt.training.datasets.bag import LabelledBag
@@ -126,7 +136,7 @@ def train(config: DistillConfig, bags: Sequence[LabelledBag], folder: Path, worl
     check(config, world)
     if len({bag.label for bag in bags}) < 2:
         raise TrainingError("all bags to learn from have one label: take another seed of the folds, or more bags")
-    told = {"bags": digest(bags)}
+    told = {"bags": digest(bags), "learned_from": " ".join(map(fingerprint, bags))}
     if config.dataset == STORED:
         told["making"] = msgspec.json.encode(find_making(bags)).decode()
     seen = measure(bags)
