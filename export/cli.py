@@ -1,4 +1,4 @@
-"""`glassrt export` and `glassrt verify`."""
+"""`glassrt export`, `glassrt import` and `glassrt verify`."""
 
 import sys
 from pathlib import Path
@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
     """Add this room's commands."""
     app.command("export")(export_command)
     app.command("export-encoder")(export_encoder_command)
+    app.command("import")(import_command)
     app.command("verify")(verify_command)
     app.command("map-suspects")(map_suspects_command)
 
@@ -85,6 +86,42 @@ def export_encoder_command(
         from glassrt.export.kinds import encoder as kind
     made = kind.build(encoder, weights, out.stem, mpp, window)
     tell_made(export_made(made, f"{encoder} with {weights}", out, precisions, calibration))
+
+
+def import_command(
+    model: Annotated[Path, typer.Argument(help="ONNX file; what lies beside it is taken in.", show_default=False)],
+    config: Annotated[
+        Path,
+        typer.Option(
+            help="TOML of kind, mpp, licence, classes, window, scale, mean, std and more; WSInfer's config.json; or "
+            "the metadata.json of a MONAI bundle.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Bundle folder to write, NAME.glass.", show_default=False)],
+    output: Annotated[str | None, typer.Option(help="Which of its outputs.", show_default="the only one")] = None,
+    tiles: Annotated[
+        Path | None,
+        typer.Option(help="Folder of slides or images that it is tried on.", show_default="painted windows"),
+    ] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="Micrometres per pixel of its windows.", show_default="the config's")
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="What allows its use.", show_default="the config's")] = None,
+    background: Annotated[
+        str | None, typer.Option(help="The class that has no regions.", show_default="the config's, or the first")
+    ] = None,
+) -> None:
+    """Make a bundle of an ONNX network that others trained: segmentation, classification of tiles, or an encoder."""
+    check_out(out)
+    with missing_packages("cpu,export"):
+        from glassrt.export.importing.bundle import import_network
+        from glassrt.export.importing.settings import load_settings
+    options = {"mpp": mpp, "licence": licence, "background": background}
+    settings, notes = load_settings(config, {name: value for name, value in options.items() if value is not None})
+    for line in notes:
+        tell(line)
+    tell_made(import_network(model, settings, out, output, tiles, tell))
 
 
 def check_out(out: Path) -> None:
