@@ -93,8 +93,8 @@ def import_command(
     config: Annotated[
         Path,
         typer.Option(
-            help="TOML of kind, mpp, licence, classes, window, scale, mean, std and more; WSInfer's config.json; or "
-            "the metadata.json of a MONAI bundle.",
+            help="TOML: kind, mpp, licence, classes, background, window, stride, layout, scale, mean, std, bgr, "
+            "activation, origin. Or WSInfer's config.json, or the metadata.json of a MONAI bundle.",
             show_default=False,
         ),
     ],

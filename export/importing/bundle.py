@@ -52,8 +52,6 @@ def import_network(
     meaning = find_meaning(given, foreign, settings)
     classes = arrange(settings, meaning.channels) if settings.kind != "encoder" else Classes((), ())
     manifest = describe(out.stem, foreign, settings, meaning, classes)
-    for line in tell_found(foreign, settings, meaning, classes):
-        told(line)
     if tissue is not None:
         (windows,) = collect_windows(tissue, manifest, FEWEST).values()
         check_scaling(windows, foreign, settings)
@@ -62,6 +60,8 @@ def import_network(
     refuse_unsafe(graph, path)
     name = manifest.inputs[0].name
     refuse_other(graph, {name: add_edges(windows)}, given, meaning, classes.order, foreign)
+    for line in tell_found(foreign, settings, meaning, classes):
+        told(line)
     return store(out, manifest, graph, {name: windows[:1]})
 
 

@@ -61,6 +61,8 @@ class Settings(Strict, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not (self.channel_stds > 0).all():
             raise ValueError("`std` has to be above 0")
+        for name in self.names:
+            ClassInfo(name, BACKGROUND)  # which raises for what no class may be called
         if self.kind == "encoder":
             if self.classes or self.background or self.activation:
                 raise ValueError("an encoder has no `classes`, `background` or `activation`")

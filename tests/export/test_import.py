@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import foreign_networks as foreign
@@ -186,6 +187,41 @@ def test_names_that_the_bundle_has_too_do_not_collide(region: np.ndarray, tmp_pa
     given = give_caffe(region[:WINDOW, :WINDOW])
     powers = np.exp(foreign.run_plainly(path, given)[0].transpose(2, 0, 1).astype(np.float64))
     assert np.abs(segment(bundle, region[:WINDOW, :WINDOW]) - powers / powers.sum(0)).max() < CLOSE
+
+
+def write_old(path: Path) -> Path:
+    """As the third version of ONNX's files had it: weights among the inputs."""
+    model = onnx.load(foreign.write_graph(path, opset=9, ir_version=3))
+    model.graph.input.append(helper.make_tensor_value_info("weights", TensorProto.FLOAT, [3, 3, 3, 3]))
+    onnx.save(model, path)
+    return path
+
+
+def write_four(path: Path) -> Path:
+    """For four windows at once, no more and no less."""
+    return foreign.write_graph(path, shape=[4, WINDOW, WINDOW, 3])
+
+
+def write_function(path: Path) -> Path:
+    """With an operation of its own, which is a function of ONNX's."""
+    model = onnx.load(foreign.write_graph(path, more=[helper.make_node("Twice", ["told"], ["final"], domain="own")]))
+    add, version = helper.make_node("Add", ["x", "x"], ["y"]), helper.make_opsetid("", 13)
+    model.functions.append(helper.make_function("own", "Twice", ["x"], ["y"], [add], [version]))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("write", [write_old, write_four, write_function])
+def test_files_may_be_old_or_of_fixed_batches_or_have_functions(
+    write: Callable[[Path], Path], region: np.ndarray, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "foreign.onnx")
+    bundle = import_network(path, foreign.set_up(tmp_path, **SEGMENTS, **CAFFE), tmp_path / "made.glass")
+    given = np.repeat(give_caffe(region[:WINDOW, :WINDOW]), 4 if write is write_four else 1, axis=0)
+    wanted = foreign.run_plainly(path, given)[0].transpose(2, 0, 1)
+    for runtime in ("ort", "openvino"):
+        assert np.abs(segment(bundle, region[:WINDOW, :WINDOW], runtime) - wanted).max() < CLOSE
 
 
 def test_no_torch_is_needed(tmp_path: Path) -> None:

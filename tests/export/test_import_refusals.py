@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import foreign_networks as foreign
-import numpy as np
 import onnx
 import pytest
 from command_line import assert_one_line, run
@@ -44,6 +43,7 @@ def try_import(folder: Path, settings: dict[str, Any], output: str | None = None
         ({"classes": None}, "`classes` is missing"),
         ({"magnification": 20}, "unknown field `magnification`"),
         ({"background": "bone"}, "`background` names 'bone', which is none of stroma, gland, fat"),
+        ({"classes": ["a", "", "b"]}, "class '' must be named"),
         ({"std": [1, 0, 1]}, "`std` has to be above 0"),
         ({"mpp": 0.0}, "mpp"),
         ({"kind": "encoder"}, "an encoder has no `classes`"),
@@ -202,17 +202,13 @@ def test_a_bundle_of_monai_is_read_as_published(tmp_path: Path) -> None:
         load_settings(config, {"licence": "Apache-2.0"})
     settings, notes = load_settings(config, {"mpp": 0.25, "licence": "Apache-2.0"})
     assert notes == ("its pixels reach the network as -1 to 1, which value_range says",)
-    path = foreign.write_graph(
-        tmp_path / "network.onnx", end="", classes=1, layout="nchw", pooled=True,
-        more=[NODE("Mul", ["told", "told"], ["square"]), NODE("Unsqueeze", ["square", "axes"], ["final"])],
-    )  # fmt: skip
-    model = onnx.load(path)
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2, 3], np.int64), "axes"))
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(-300, np.float32), "factor"))
-    model.graph.node[-2].input[0] = "scaled"
-    model.graph.node[-3].input[1] = "factor"
-    model.graph.node[-3].output[0] = "scaled"
-    onnx.save(model, path)
+    more = [
+        NODE("Constant", [], ["factor"], value_float=300.0),
+        NODE("Constant", [], ["axes"], value_ints=[2, 3]),
+        NODE("Mul", ["told", "factor"], ["large"]),
+        NODE("Unsqueeze", ["large", "axes"], ["final"]),
+    ]
+    path = foreign.write_graph(tmp_path / "network.onnx", end="", classes=1, layout="nchw", pooled=True, more=more)
     told: list[str] = []
     manifest = import_network(path, settings, tmp_path / "made.glass", told=told.append).manifest
     assert isinstance(manifest, Classification)
