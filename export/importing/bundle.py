@@ -128,7 +128,8 @@ def refuse_other(
     for batch in (1, AT_ONCE):
         try:
             (found,) = run_each(OrtBackend(graph, batch, 0, "fp32"), samples).values()
-            off = float(np.abs(undo(found, meaning, order or tuple(range(found.shape[1]))) - wanted).max())
+            own = undo(found, meaning, order or tuple(range(found.shape[1])))
+            off = float(np.abs(own - wanted).max()) if own.shape == wanted.shape else float("nan")
             fault = f"off by {off:.2g}"
         except (GlassError, ValueError) as error:
             off, fault = float("nan"), first_line(error)

@@ -117,9 +117,8 @@ def read_wsinfer(config: WsInfer, path: Path) -> Published:
         "kind": "classification", "mpp": mpp, "window": side, "scale": TOP, "classes": config.class_names,
         "origin": "WSInfer",
     }  # fmt: skip
-    for name in ("mean", "std"):
-        if name in steps.get("Normalize", {}):
-            keys[name] = steps["Normalize"][name]
+    if "Normalize" in steps:
+        keys |= {name: steps["Normalize"].get(name) for name in ("mean", "std")}
     return Published(keys, tuple(notes))
 
 

@@ -224,6 +224,7 @@ def test_a_bundle_of_monai_is_read_as_published(tmp_path: Path) -> None:
     [
         (WSINFER, ["transform", 0, "name"], "CenterCrop", "transform is CenterCrop, ToTensor, Normalize"),
         (WSINFER, ["transform", 0, "arguments", "size"], [64, 32], r"Resize to \[64, 32\] makes no square"),
+        (WSINFER, ["transform", 2, "arguments"], {"mean": 0.5}, r"got `null` - at `\$\.std`"),
         (WSINFER, ["num_classes"], 2, "num_classes is 2, class_names has 3"),
         (WSINFER, ["spec_version"], "9.9", "spec_version"),
         (MONAI, ["network_data_format", "inputs", "image", "num_channels"], 1, "takes 1 channels"),
