@@ -107,6 +107,11 @@ instance_group [ {{ count: {INSTANCES} kind: KIND_AUTO }} ]
 def describe_tensors(specs: Sequence[TensorSpec]) -> str:
     """Inputs or outputs as a configuration names them; what counts windows is left out, -1 is free."""
     return ", ".join(
-        f'{{ name: "{spec.name}" data_type: {TYPES[spec.dtype]} dims: [ {", ".join(map(str, spec.sized(-1)[1:]))} ] }}'
-        for spec in specs
+        f'{{ name: "{spec.name}" data_type: {TYPES[spec.dtype]} {describe_shape(spec)} }}' for spec in specs
     )
+
+
+def describe_shape(spec: TensorSpec) -> str:
+    """The shape of one window's tensor; Triton has no tensor of a single number, but takes it for a list of one."""
+    dims = ", ".join(map(str, spec.sized(-1)[1:]))
+    return f"dims: [ {dims} ]" if dims else "dims: [ 1 ] reshape { shape: [ ] }"

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import onnxruntime
 import pytest
+import small_mil
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
@@ -42,6 +43,15 @@ def test_triton_reads_the_configuration_and_its_shapes_are_the_graphs(bundle: Bu
         kinds = {"tensor(uint8)": model_config_pb2.TYPE_UINT8, "tensor(float)": model_config_pb2.TYPE_FP32}
         for told, real in ((config.input[0], image), (config.output[0], logits)):
             assert (told.name, [*told.dims], told.data_type) == (real.name, real.shape[1:], kinds[real.type])
+
+
+def test_a_number_for_each_tile_is_a_list_of_one(tmp_path: Path) -> None:
+    """Triton refuses outputs without dimensions: https://docs.nvidia.com/deeplearning/triton-inference-server."""
+    (model,) = write_repository(open_bundle(small_mil.make_bundle(tmp_path / "small.glass")), tmp_path / "models")
+    config = text_format.Parse((model / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    told = {tensor.name: ([*tensor.dims], tensor.HasField("reshape")) for tensor in config.output}
+    assert told == {"features": ([small_mil.FEATURES], False), "scores": ([1], True), "logits": ([1], False)}
+    assert list(next(tensor for tensor in config.output if tensor.name == "scores").reshape.shape) == []
 
 
 def test_a_second_export_replaces_the_first_and_nothing_else(bundle: Bundle, tmp_path: Path) -> None:
