@@ -56,7 +56,7 @@ ROWS = (
     Row("beta rising to 1, dynamic, disjoint pools", DIVERGENCES["beta rising to 1"], "weak-disjoint"),
     *(
         Row(f"{name}, {drawn}, small lesions", DIVERGENCES[name] | DRAWN[drawn], "weak-small", 3)
-        for name, drawn in (("KL", "uniform"), ("beta 1", "uniform"), ("beta 1", "dynamic"))
+        for name, drawn in (("KL", "uniform"), ("beta rising to 1", "uniform"), ("beta rising to 1", "dynamic"))
     ),
 )
 

@@ -22,7 +22,7 @@ from glassrt.training.datasets.weak import COLUMNS, LABELS, WeakSlide, read_labe
 
 DISJOINT = "weak-disjoint"
 # The share of a malign slide's images that are malignant, by layout.
-SHARES = {"weak": (0.05, 0.30), DISJOINT: (0.05, 0.30), "weak-small": (0.02, 0.05)}
+SHARES = {"weak": (0.05, 0.30), DISJOINT: (0.05, 0.30), "weak-small": (0.05, 0.10)}
 LAYOUTS = tuple(SHARES)
 MOST_LESIONS = 3
 MALIGNANT = mosaic.CLASSES.index("differentiated")
