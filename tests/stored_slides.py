@@ -23,6 +23,7 @@ def store_slide(path: Path, features: np.ndarray, layout: str = "trident", half:
         elif layout == "trident":
             file.create_dataset("features", data=features, chunks=(1, features.shape[1]), maxshape=(None, None))
             file.create_dataset("coords", data=places, chunks=(1, 2), maxshape=(None, 2))
+            file["features"].attrs.update({"name": path.stem, "savetodir": "", "encoder": "made"})
             file["coords"].attrs.update({"patch_size": 512, "target_magnification": 10, "overlap": 0})
         else:
             file.create_dataset("features", data=features, chunks=(7, 5), compression="gzip")

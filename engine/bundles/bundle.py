@@ -142,7 +142,8 @@ class Bundle:
             of = self.segmentation if changes else self.manifest
             return Bundle(self.path, msgspec.structs.replace(of, **changes), self.sha256)
         except ValueError as error:
-            raise UsageError(f"scales {scales}: {error}") from error
+            asked = "flips" if scales is None else f"scales {scales}"
+            raise UsageError(f"{asked}: {error}") from error
 
 
 def open_bundle(path: Path | str = DEFAULT_BUNDLE) -> Bundle:

@@ -8,6 +8,7 @@ import msgspec
 
 LONGEST_NAME = 64
 LONGEST_TEXT = 4096
+SAME_MPP = 0.05  # by what share resolutions may differ that are taken for one
 
 Channel = Annotated[int, msgspec.Meta(ge=0, le=255)]
 Resolution = Annotated[float, msgspec.Meta(ge=0.05, le=20)]  # micrometres per pixel, as any scan has
@@ -49,6 +50,28 @@ class SlideScoring(Strict, frozen=True):
 
     of: str
     eta: Annotated[float, msgspec.Meta(gt=0, le=100)]
+
+
+class Making(Strict, frozen=True):
+    """How features were made, None where nobody says it: the encoder's name, and of the tiles the side in pixels, as
+    the encoder saw them, and how many micrometres such a pixel has.
+    """
+
+    encoder: Annotated[str, msgspec.Meta(max_length=LONGEST_TEXT)] | None = None
+    side: Side | None = None
+    mpp: Resolution | None = None
+
+    def differ(self, meant: "Making") -> tuple[str, str] | None:
+        """What this and what is `meant` say where both say something else, in words; None where they go together."""
+        if self.encoder and meant.encoder and self.encoder != meant.encoder:
+            mine, theirs = (f"features by {each.encoder[:LONGEST_NAME]!r}" for each in (self, meant) if each.encoder)
+            return mine, theirs
+        if self.side and meant.side and self.side != meant.side:
+            return f"tiles of {self.side} px", f"tiles of {meant.side} px"
+        if self.mpp and meant.mpp and abs(self.mpp / meant.mpp - 1) > SAME_MPP:
+            mine, theirs = (f"tiles at {each.mpp:.3g} micrometres per pixel" for each in (self, meant))
+            return mine, theirs
+        return None
 
 
 class Graph(Strict, frozen=True):

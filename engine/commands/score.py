@@ -133,6 +133,7 @@ def print_outcomes(outcomes: list[Outcome], job: Job) -> None:
         if outcome.result is not None:
             folder = printable(str(job.folder(outcome.path)), keep="\n\t")
             more = "  attention.png  top_tiles.png  features.h5" if outcome.result.bag else ""
+            more += "  tiles.csv" if outcome.result.tiles else ""
             print(f"  {folder}/  overlay.png  map.ome.tif  regions.geojson  result.json{more}")
 
 

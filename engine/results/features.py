@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from glassrt.engine.bundles.parts import LONGEST_TEXT, Making
 from glassrt.engine.errors import FolderTaken, SlideError, first_line
 from glassrt.engine.geometry.boxes import Indices
 from glassrt.engine.geometry.plan import Plan
@@ -101,7 +102,8 @@ def write_features(
         place = lay_table(file, name, (len(coords), length), kind)
         corners = lay_table(file, "coords", coords.shape, coords.dtype)
         told = {**told, ORIGIN: "" if slide.path is None else os.path.realpath(slide.path)}
-        for attributes, values in ((file.attrs, told), (file["coords"].attrs, at_coords)):
+        beside = {"encoder": encoder} if layout == "trident" else {}
+        for attributes, values in ((file.attrs, told), (file["coords"].attrs, at_coords), (file[name].attrs, beside)):
             for key, value in values.items():
                 attributes[key] = value
     with open(path, "r+b") as file:
@@ -197,16 +199,6 @@ DESCRIBE: dict[Layout, Callable[[Slide, Tiles, str], Described]] = {
 }
 
 
-class Making(NamedTuple):
-    """What a file says of how its features were made, None where it does not: the encoder's name, and of the tiles the
-    side in pixels, as the encoder saw them, and how many micrometres such a pixel has.
-    """
-
-    encoder: str | None
-    side: int | None
-    mpp: float | None
-
-
 class Stored(NamedTuple):
     """An opened file of features: the table `[N, d]` and where the tiles lie `[N, 2]`, both read when they are needed,
     and what it says of how they were made.
@@ -237,13 +229,16 @@ def read_features(path: Path) -> Iterator[Stored]:
                 f"{path}: {name} {list(table.shape)} of {table.dtype} and coords {list(coords.shape)} of "
                 f"{coords.dtype}: expected floats [N, d] and numbers [N, 2]"
             )
-        yield Stored(table, coords, "um" if file.attrs.get("unit") == "um" else "px", read_making(file))
+        yield Stored(table, coords, "um" if file.attrs.get("unit") == "um" else "px", read_making(file, table))
 
 
-def read_making(file: h5py.File) -> Making:
-    """What an opened file says of its tiles: STAMP's for all, TRIDENT's beside their places; CLAM's says no scale."""
+def read_making(file: h5py.File, table: h5py.Dataset) -> Making:
+    """What an opened file says of its tiles: STAMP's for all, TRIDENT's beside the features and their places; CLAM's
+    says no scale.
+    """
     told, at_coords = file.attrs, file["coords"].attrs
-    encoder = told.get("encoder", told.get("extractor"))
+    named = (table.attrs.get("encoder"), told.get("encoder"), told.get("extractor"))
+    encoder = next((each for each in named if isinstance(each, str) and each not in ("", "None")), None)
     magnification = as_number(at_coords.get("target_magnification"))
     if math.isnan(magnification):
         side = as_number(told.get("tile_size_px"))
@@ -251,7 +246,7 @@ def read_making(file: h5py.File) -> Making:
     else:
         side, mpp = as_number(at_coords.get("patch_size")), MPP_AT_1X / (magnification or math.nan)
     return Making(
-        encoder if isinstance(encoder, str) else None,
+        encoder and encoder[:LONGEST_TEXT],
         round(side) if SIDES[0] <= side <= SIDES[1] else None,
         mpp if RESOLUTIONS[0] <= mpp <= RESOLUTIONS[1] else None,
     )

@@ -59,8 +59,8 @@ def segment(
 
 def refuse_tiles(bundle: Bundle) -> None:
     """Raise UsageError for a bundle that gives other than the logits of a map."""
-    if bundle.segmentation.output_stride == bundle.manifest.window:
-        raise UsageError(f"{bundle.path} is for tiles of slides as a whole: use `glassrt score` or `glassrt embed`")
+    if not any(spec.name == "logits" and len(spec.shape or ()) == 4 for spec in bundle.segmentation.whole.outputs):
+        raise UsageError(f"{bundle.path} is for tiles of slides as a whole: use `glassrt score`")
 
 
 def choose_runner(backend: Backend, readers: int) -> Runner:

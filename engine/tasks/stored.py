@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.kinds.mil import Mil
-from glassrt.engine.bundles.parts import LONGEST_NAME
+from glassrt.engine.bundles.parts import Making
 from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.files import output_errors, replace_folder, write_json
 from glassrt.engine.flow.bag import BagMean, open_mean
@@ -87,14 +87,17 @@ def refuse_unfit(path: Path, stored: Stored, manifest: Mil) -> None:
             f"{path} has features of {length} numbers, the bundle {manifest.name} takes {manifest.features}: embed the "
             "slide with the encoder that it was trained on"
         )
-    made_by = stored.making.encoder
-    if manifest.encoder and made_by and made_by != manifest.encoder:
-        raise SlideError(
-            f"{path} has features by {made_by[:LONGEST_NAME]!r}, the bundle {manifest.name} learned from features by "
-            f"{manifest.encoder[:LONGEST_NAME]!r}: embed the slide with that"
-        )
+    refuse_made_otherwise(path, stored.making, manifest)
     if not count:
         raise SlideError(f"{path} holds no tiles: an empty bag is of no class")
+
+
+def refuse_made_otherwise(path: Path, making: Making, manifest: Mil) -> None:
+    """Raise SlideError for features that say they were made in another way than those that a head learned from."""
+    if manifest.made and (told := making.differ(manifest.made)):
+        raise SlideError(
+            f"{path} has {told[0]}, the bundle {manifest.name} learned from {told[1]}: embed the slide as those were"
+        )
 
 
 def run_head(path: Path, table: h5py.Dataset, backend: Backend, mean: BagMean) -> tuple[Floats, Floats]:

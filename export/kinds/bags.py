@@ -7,13 +7,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import UNSET
 from torch import Tensor, nn
 
 from glassrt.engine.bundles.kinds.mil import MOST_LEARNED, Mil
-from glassrt.engine.bundles.parts import LONGEST_NAME, ClassInfo
+from glassrt.engine.bundles.parts import LONGEST_NAME, ClassInfo, Making
 from glassrt.engine.errors import TrainingError
-from glassrt.engine.results.features import Making
 from glassrt.export.kinds.made import UNMADE, Made
 from glassrt.export.kinds.segmentation import weights_licence
 from glassrt.export.samples import Samples
@@ -105,7 +103,7 @@ def read(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str],
     else:
         assert isinstance(network.encoder, Extractor)
         served, manifest = Tiles(network), describe(learned, stage, network.encoder.channels, name)
-    known = tuple(metadata["learned_from"].split())
+    known = tuple(metadata.get("learned_from", "").split())
     return Made(
         {"main": served}, msgspec.structs.replace(manifest, learned_from=known if len(known) <= MOST_LEARNED else ())
     )
@@ -126,7 +124,7 @@ def describe_head(learned: Learned, stage: str, features: int, making: Making, n
     if making.side is None or making.mpp is None:
         of += " (their files do not say of which tiles)"
     told = describe_bags(learned, stage, of, making.side or USUAL_SIDE, making.mpp or USUAL_MPP, name)
-    return Mil(**told, features=features, takes="features", encoder=making.encoder or UNSET)
+    return Mil(**told, features=features, takes="features", made=making)
 
 
 def describe_bags(learned: Learned, stage: str, of: str, side: int, mpp: float, name: str) -> dict[str, Any]:

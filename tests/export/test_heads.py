@@ -14,6 +14,7 @@ from stored_slides import LENGTH, store_slide, store_slides
 
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.kinds.mil import Mil
+from glassrt.engine.bundles.parts import Making
 from glassrt.engine.errors import DatasetError, SlideError, UsageError
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.tasks.stored import score_features
@@ -143,9 +144,9 @@ def test_three_classes_are_told_apart_in_half_floats(made: tuple[DistillConfig, 
         evaluate(bundle, backend, "features", folder / "data", "5")
     with pytest.raises(DatasetError, match="tells nothing of bags of pictures"):
         evaluate(bundle, backend, "ucsb", folder / "data", "0")
-    store_slides(tmp_path / "wide", config.class_names, 2)
+    store_slides(tmp_path / "wide", config.class_names, 2, "stamp")
     for path in (tmp_path / "wide" / "h5").iterdir():
-        store_slide(path, np.zeros((2, 9)))
+        store_slide(path, np.zeros((2, 9)), "stamp")
     with pytest.raises(DatasetError, match="has instances of 9 numbers, three takes those of 24 numbers"):
         evaluate(bundle, backend, "features", tmp_path / "wide", "all")
     backend.close()
@@ -159,19 +160,35 @@ def test_a_bundle_says_what_its_features_were_made_of(made: tuple[DistillConfig,
     assert "without fold 1:3" in manifest.trained
     assert "features that were stored before -> scores, logits" in describe_model(made[2], manifest.graphs[0], "made")
     assert len({info.color for info in manifest.classes}) == 3
-    assert manifest.encoder == "made"
+    assert manifest.made == Making("made", 224, 0.5)
     config, folder, bundle = made
     learned = {fingerprint(bag) for bag in load_bags(config, folder / "data").train}
     assert set(manifest.learned_from) == learned
     assert len(learned) == len(manifest.learned_from)
-    backend, path = open_backend(bundle, "ort"), tmp_path / "other.h5"
-    shutil.copy(next((folder / "data").rglob("*.h5")), path)
+    backend = open_backend(bundle, "ort")
+    store_slides(tmp_path / "other", config.class_names, 1, "stamp", seed=7)
+    path = tmp_path / "other" / "h5" / "slide_0.h5"
+    for name, value, said in (
+        ("extractor", "another", "features by 'another', the bundle three learned from features by 'made'"),
+        ("tile_size_um", 448.0, "tiles at 2 micrometres per pixel, the bundle three learned from tiles at 0.5 micro"),
+        ("tile_size_px", 112, "tiles of 112 px, the bundle three learned from tiles of 224 px"),
+    ):
+        with h5py.File(path, "a") as file:
+            before = file.attrs[name]
+            file.attrs[name] = value
+            if name == "tile_size_px":
+                file.attrs["tile_size_um"] = 56.0
+        with pytest.raises(SlideError, match=said):
+            score_features(path, bundle, tmp_path / "out", backend)
+        for each in (1, 2):
+            shutil.copy(path, tmp_path / "other" / "h5" / f"slide_{each}.h5")
+        with pytest.raises(SlideError, match=said):
+            evaluate(bundle, backend, "features", tmp_path / "other", "all")
+        with h5py.File(path, "a") as file:
+            file.attrs[name] = before
     with h5py.File(path, "a") as file:
-        file.attrs["extractor"] = "another"
-    with pytest.raises(SlideError, match="has features by 'another', the bundle three learned from features by 'made'"):
-        score_features(path, bundle, tmp_path / "out", backend)
-    with h5py.File(path, "a") as file:
-        del file.attrs["extractor"]
+        for name in ("extractor", "tile_size_um", "tile_size_px"):
+            del file.attrs[name]
     assert score_features(path, bundle, tmp_path / "out", backend).bag.probabilities
     backend.close()
     example = made[2].read_example()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from stored_slides import LENGTH, store_slide, store_slides
 
+from glassrt.engine.bundles.parts import Making
 from glassrt.engine.errors import DatasetError, GlassError, SlideError
-from glassrt.engine.results.features import Making
 from glassrt.training.bag_statistics import LEAST, measure
 from glassrt.training.datasets import stored
 from glassrt.training.datasets.features import find_making, read_bags
@@ -34,7 +34,7 @@ def open_instances(folder: Path, name: str = "slide_0") -> StoredInstances:
 @pytest.mark.parametrize(
     ("layout", "making"),
     [
-        ("trident", Making(None, 512, 1.0)),
+        ("trident", Making("made", 512, 1.0)),
         ("clam", Making(None, None, None)),
         ("stamp", Making("made", 224, 0.5)),
     ],
@@ -69,7 +69,7 @@ def scaled(folder: Path) -> None:
 def named(folder: Path) -> None:
     for number, name in enumerate(("uni", "uni", "ctranspath")):
         with h5py.File(folder / "h5" / f"slide_{number}.h5", "a") as changed:
-            changed.attrs["encoder"] = name
+            changed["features"].attrs["encoder"] = name
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -32,7 +33,6 @@ def test_a_folder_is_a_class(tmp_path: Path) -> None:
     assert found.classes == ("a", "b")
     assert found.labels.tolist() == [0, 0, 1, 1]
     assert [int(found.load(at)[0, 0, 0]) for at in range(4)] == [101, 102, 10, 20]
-    assert len(set(found.groups)) == 4
     assert labelled_patches.find_patches(tmp_path / "test", "all").labels.tolist() == [0, 1]
 
 
@@ -60,7 +60,6 @@ def make_kather(folder: Path) -> Path:
 def test_slides_of_kather_are_in_one_split(tmp_path: Path, place: str) -> None:
     make_kather(tmp_path / place)
     train, test = (kather.find_patches(tmp_path, split) for split in ("train", "test"))
-    assert (set(train.groups), set(test.groups)) == ({"01", "05"}, {"10"})
     assert Counter(train.labels.tolist()) == dict.fromkeys(range(8), 2)
     assert test.labels.tolist() == [*range(8)]
     assert [int(test.load(at).mean()) for at in range(8)] == [*range(1, 9)]
@@ -80,26 +79,21 @@ def test_what_is_not_kathers_is_refused(tmp_path: Path) -> None:
         kather.find_patches(tmp_path, "test")
 
 
-def make_pcam(folder: Path, labels: tuple[int, ...] = (0, 1, 1), slides: tuple[str, ...] = ("a", "b", "a")) -> Path:
+def make_pcam(folder: Path, labels: tuple[int, ...] = (0, 1, 1)) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     name = "camelyonpatch_level_2_split_valid"
     with h5py.File(folder / f"{name}_x.h5", "w") as file:
         file["x"] = np.stack([np.full((SIDE, SIDE, 3), at, np.uint8) for at in range(3)])
     with h5py.File(folder / f"{name}_y.h5", "w") as file:
         file["y"] = np.array(labels, np.uint8).reshape(-1, 1, 1, 1)
-    rows = [f"{at},1,2,{slide}" for at, slide in enumerate(slides)]
-    (folder / f"{name}_meta.csv").write_text("\n".join([",coord_y,coord_x,wsi", *rows]))
     return folder
 
 
 def test_pcam_is_read_patch_by_patch(tmp_path: Path) -> None:
     found = pcam.find_patches(make_pcam(tmp_path / "pcam").parent, "validation")
     assert found.labels.tolist() == [0, 1, 1]
-    assert list(found.groups) == ["a", "b", "a"]
     assert found.load(2).shape == (SIDE, SIDE, 3)
     assert found.load(2).mean() == 2
-    (tmp_path / "pcam/camelyonpatch_level_2_split_valid_meta.csv").unlink()
-    assert len(set(pcam.find_patches(tmp_path, "validation").groups)) == 3
 
 
 def test_what_is_not_pcam_is_refused(tmp_path: Path) -> None:
@@ -111,10 +105,26 @@ def test_what_is_not_pcam_is_refused(tmp_path: Path) -> None:
     for broken, said in (
         ({"labels": (0, 1)}, "3 patches of validation but 2 labels"),
         ({"labels": (0, 1, 7)}, "labels of validation go up to 7"),
-        ({"slides": ("a",)}, "has 1 rows for 3 patches"),
     ):
         with pytest.raises(DatasetError, match=said):
             pcam.find_patches(make_pcam(folder, **broken), "validation")
+    folder = make_pcam(tmp_path / "others")
+    packed = folder / f"{name}_x.h5"
+    with h5py.File(packed, "w") as file:
+        file.create_dataset(
+            "x",
+            data=np.random.default_rng(1).integers(0, 256, (3, SIDE, SIDE, 3), np.uint8),
+            chunks=(1, SIDE, SIDE, 3),
+            compression="gzip",
+        )
+        place = file["x"].id.get_chunk_info(1)
+    damaged = bytearray(packed.read_bytes())
+    damaged[place.byte_offset : place.byte_offset + place.size] = bytes(place.size)
+    packed.write_bytes(damaged)
+    found = pcam.find_patches(folder, "validation")
+    with pytest.raises(DatasetError, match=r"_x\.h5 is damaged .*: download it again"):
+        found.load(1)
+    folder = make_pcam(tmp_path / "third")
     with h5py.File(folder / f"{name}_x.h5", "w") as file:
         file["pixels"] = np.zeros((3, SIDE, SIDE, 3), np.uint8)
     with pytest.raises(DatasetError, match=r"no table under 'x', expected uint8 \[N, 96, 96, 3\]"):
@@ -133,10 +143,12 @@ def test_nuclei_have_their_type_and_image(tmp_path: Path) -> None:
         make_image(tmp_path, number, fibroblast=[[10.0, 20.0]], others=[[30.0, 40.0], [5.0, 5.0]])
     train, test = (nuclei.find_patches(tmp_path, split) for split in ("train", "test"))
     assert test.labels.tolist() == [1, 3, 3]
-    assert list(test.groups) == ["img5"] * 3
-    assert set(train.groups) == {"img1", "img2", "img3", "img4"}
+    assert train.labels.tolist() == [1, 3, 3] * 4
     # MATLAB's pixels begin at 1: the nucleus at (10, 20) lies in column 9 and row 19
     assert test.load(0)[13, 13].tolist() == [109, 119, 128]
+    shutil.rmtree(tmp_path / "img5")
+    with pytest.raises(DatasetError, match="too few images for a split test"):
+        nuclei.find_patches(tmp_path, "test")
     with pytest.raises(DatasetError, match="no split 'half'"):
         nuclei.find_patches(tmp_path, "half")
 
@@ -146,4 +158,3 @@ def test_the_sets_nuclei_are_all_there() -> None:
     found = nuclei.find_patches(Path(os.environ["GLASSRT_DATA"]), "all")
     assert Counter(found.labels.tolist()) == {0: 7722, 1: 5712, 2: 6971, 3: 2039}
     assert found.classes == crchisto.KINDS
-    assert len(set(found.groups)) == 100

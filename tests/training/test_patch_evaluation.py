@@ -12,6 +12,7 @@ from small_mil import CLASSES, SIDE, encode, head, make_bundle
 from glassrt.engine.bundles.bundle import open_bundle
 from glassrt.engine.errors import DatasetError
 from glassrt.engine.runtimes.open import open_backend
+from glassrt.training.datasets.kather import CLASSES as KATHER
 from glassrt.training.evaluate import evaluate
 
 
@@ -79,5 +80,11 @@ def test_patches_of_another_kind_are_refused(bundle: Path, tmp_path: Path) -> No
     paint("fat", 32)
     with pytest.raises(DatasetError, match=r"patch 1 is 32 x 32 px, .* takes 64 x 64: cut or resize them"):
         evaluate(opened, backend, "folders", tmp_path, "all")
+    kather = tmp_path / ".kather"  # no class
+    for number, name in enumerate(KATHER, start=1):
+        (kather / f"{number:02}_{name}").mkdir(parents=True)
+        cv2.imwrite(str(kather / f"{number:02}_{name}" / "HE-01_1.png"), np.zeros((SIDE, SIDE, 3), np.uint8))
+    with pytest.raises(DatasetError, match="has no patches of the split test: choose another one"):
+        evaluate(opened, backend, "kather", kather)
     with pytest.raises(DatasetError, match="is of the kind segmentation, which does not tell tiles apart"):
         evaluate(open_bundle(), open_backend(open_bundle(), "ort"), "folders", tmp_path, "all")

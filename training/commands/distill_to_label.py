@@ -31,4 +31,5 @@ def distill_to_label_command(
         keep_config(settings, out, world)
         distill_to_label.train(settings, bags.train, out, world, stage)
     if world.leads:
-        print(f"{out}: each stage's network is in its folder, as {out / 'student' / 'model.safetensors'}")
+        last = [each for each in distill_to_label.STAGES if (out / each / "model.safetensors").exists()][-1]
+        print(f"{out}: each stage's network is in its folder; export the last with `glassrt export {out / last}`")

@@ -14,8 +14,9 @@ settings say: the set has no classes of its own.
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from glassrt.engine.bundles.parts import Making
 from glassrt.engine.errors import DatasetError
-from glassrt.engine.results.features import Making, read_features
+from glassrt.engine.results.features import read_features
 from glassrt.training.datasets.bag import LabelledBag
 from glassrt.training.datasets.drawings import SHOWN
 from glassrt.training.datasets.stored import StoredInstances
@@ -79,20 +80,21 @@ def refuse_mixed(instances: Iterable[StoredInstances]) -> None:
     """Raise DatasetError for files that differ in what they say of how they were made: what one encoder gives means
     nothing where another's is expected. What a file does not say is not asked.
     """
-    said: dict[str, tuple[str, Path]] = {}  # by the first file that does
+    firsts: dict[str, StoredInstances] = {}  # that say something
     for each in instances:
-        encoder, side, mpp = each.making
-        told = {"length": f"features of {each.shape[1]} numbers"}
-        told |= {"encoder": f"features by {encoder[:SHOWN]!r}"} if encoder else {}
-        told |= {"side": f"tiles of {side} px"} if side else {}
-        told |= {"mpp": f"tiles at {mpp:.3g} micrometres per pixel"} if mpp else {}
-        for what, text in told.items():
-            first, file = said.setdefault(what, (text, each.path))
-            if text != first:
-                raise DatasetError(f"{file} has {first}, {each.path} {text}: embed all slides alike")
+        for what in ("encoder", "side", "mpp", "length"):
+            if what != "length" and getattr(each.making, what) is None:
+                continue
+            first = firsts.setdefault(what, each)
+            told = first.making.differ(each.making)
+            if first.shape[1] != each.shape[1]:
+                told = f"features of {first.shape[1]} numbers", f"features of {each.shape[1]} numbers"
+            if told:
+                raise DatasetError(f"{first.path} has {told[0]}, {each.path} {told[1]}: embed all slides alike")
 
 
 def find_making(bags: Sequence[LabelledBag]) -> Making:
     """How the features of bags were made, as the first of the files tells that says it."""
     makings = [bag.instances.making for bag in bags if isinstance(bag.instances, StoredInstances)]
-    return Making(*(next((each for each in told if each is not None), None) for told in zip(*makings, strict=True)))
+    told = {name: [getattr(each, name) for each in makings] for name in Making.__struct_fields__}
+    return Making(**{name: next((each for each in all if each is not None), None) for name, all in told.items()})

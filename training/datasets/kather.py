@@ -28,13 +28,11 @@ def find_patches(folder: Path, split: str) -> LabelledPatches:
     folders = {name: root / f"{number:02}_{name}" for number, name in enumerate(CLASSES, start=1)}
     if missing := [each for each in folders.values() if not each.is_dir()]:
         raise DatasetError(f"{missing[0]} is missing: unpack the set again")
-    every = gather(folders, root, tell_slide)
-    if split == "all":
-        return every._replace(mpp=MPP)
-    chosen = [at for at, slide in enumerate(every.groups) if (slide in TESTED) == (split == "test")]
-    return LabelledPatches(
-        CLASSES, every.labels[chosen], [every.groups[at] for at in chosen], lambda n: every.load(chosen[n]), MPP
-    )
+
+    def wanted(path: Path) -> bool:
+        return split == "all" or (tell_slide(path) in TESTED) == (split == "test")
+
+    return gather(folders, root, wanted)._replace(mpp=MPP)
 
 
 def find_root(folder: Path) -> Path:

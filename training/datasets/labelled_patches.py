@@ -2,7 +2,7 @@
 folder of images for each class.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,19 +17,18 @@ ALL = "all"
 
 
 class LabelledPatches(NamedTuple):
-    """N patches: their class numbers in `classes` `[N]`, and what each is cut from, as a slide or a patient, which
-    stays in one part when they are split. `load(n)` reads the n-th, RGB `[H, W, 3]`; `mpp` is None if nobody says it.
+    """N patches: their class numbers in `classes` `[N]`; `load(n)` reads the n-th, RGB `[H, W, 3]`. `mpp` is None if
+    nobody says it.
     """
 
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
-    groups: Sequence[str]
     load: Callable[[int], NDArray[np.uint8]]
     mpp: float | None
 
 
 def find_patches(folder: Path, split: str) -> LabelledPatches:
-    """The images in `folder/SPLIT/CLASS/`, or for the split `all` in `folder/CLASS/`; each is a group of its own.
+    """The images in `folder/SPLIT/CLASS/`, or for the split `all` in `folder/CLASS/`.
 
     Classes are in alphabetical order. Raises DatasetError.
     """
@@ -40,8 +39,10 @@ def find_patches(folder: Path, split: str) -> LabelledPatches:
     return gather({each.name: each for each in found}, root)
 
 
-def gather(folders: dict[str, Path], root: Path, group: Callable[[Path], str] = str) -> LabelledPatches:
-    """The images of a folder for each class, in order. Raises DatasetError for one class alone, or an empty one."""
+def gather(folders: dict[str, Path], root: Path, wanted: Callable[[Path], bool] = lambda path: True) -> LabelledPatches:
+    """The `wanted` images of a folder for each class, in order. Raises DatasetError for one class alone, or an empty
+    one.
+    """
     if len(folders) < 2:
         raise DatasetError(
             f"{root}: a set of patches has a folder for each of two classes or more, found {len(folders)}"
@@ -52,9 +53,8 @@ def gather(folders: dict[str, Path], root: Path, group: Callable[[Path], str] = 
         mine = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
         if not mine:
             raise DatasetError(f"{folder} holds no image of the class {name!r}: add some, or remove the folder")
-        paths += mine
-        counts.append(len(mine))
+        chosen = [path for path in mine if wanted(path)]
+        paths += chosen
+        counts.append(len(chosen))
     labels = np.repeat(np.arange(len(folders)), counts)
-    return LabelledPatches(
-        tuple(folders), labels, [group(path) for path in paths], lambda n: read_image(paths[n]), None
-    )
+    return LabelledPatches(tuple(folders), labels, lambda number: read_image(paths[number]), None)

@@ -1,8 +1,8 @@
 """PatchCamelyon: 327,680 patches of lymph nodes, positive where their middle holds tumour.
 
 Source: Veeling et al., "Rotation equivariant CNNs for digital pathology" (MICCAI 2018). Published layout:
-`camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5` with `x` uint8 `[N, 96, 96, 3]` and `y` `[N, 1, 1, 1]`, and
-`..._meta.csv`, whose column `wsi` names each patch's slide. Files come as `.gz`.
+`camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5` with `x` uint8 `[N, 96, 96, 3]` and `y` `[N, 1, 1, 1]`, which
+come as `.gz`. The splits are of different slides.
 """
 
 from pathlib import Path
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from glassrt.engine.errors import DatasetError, first_line
 from glassrt.training.datasets.labelled_patches import LabelledPatches
-from glassrt.training.datasets.tables import read_rows
 
 CLASSES = ("normal", "tumour")
 SIDE = 96
@@ -24,27 +23,20 @@ NAME = "camelyonpatch_level_2_split_{}_{}"
 
 
 def find_patches(folder: Path, split: str) -> LabelledPatches:
-    """The patches of a split, `train`, `validation` or `test`, which are read one by one. Raises DatasetError.
-
-    Without the table of a split each patch is a group of its own.
-    """
+    """The patches of a split, `train`, `validation` or `test`, which are read one by one. Raises DatasetError."""
     if split not in SPLITS:
         raise DatasetError(f"PCam has no split {split!r}; choose one of {', '.join(SPLITS)}")
     if (folder / "pcam").is_dir():
         folder = folder / "pcam"
     pixels = open_table(folder / f"{NAME.format(SPLITS[split], 'x')}.h5", "x", (SIDE, SIDE, 3))
     found = open_table(folder / f"{NAME.format(SPLITS[split], 'y')}.h5", "y", (1, 1, 1))
-    labels = found[:].reshape(-1).astype(np.int64)
+    labels = read(found, slice(None)).reshape(-1).astype(np.int64)
     if len(labels) != len(pixels):
         raise DatasetError(f"{folder}: {len(pixels)} patches of {split} but {len(labels)} labels: unpack them again")
     if labels.size and not set(np.unique(labels)) <= {0, 1}:
         raise DatasetError(f"{folder}: labels of {split} go up to {labels.max()}; they are 0 and 1: unpack them again")
 
-    def load(number: int) -> NDArray[np.uint8]:
-        patch: NDArray[np.uint8] = pixels[number]
-        return patch
-
-    return LabelledPatches(CLASSES, labels, read_slides(folder, split, len(labels)), load, MPP)
+    return LabelledPatches(CLASSES, labels, lambda number: read(pixels, number), MPP)
 
 
 def open_table(path: Path, key: str, shape: tuple[int, ...]) -> Any:
@@ -63,12 +55,10 @@ def open_table(path: Path, key: str, shape: tuple[int, ...]) -> Any:
     return table
 
 
-def read_slides(folder: Path, split: str, count: int) -> list[str]:
-    """The slide of each patch. Raises DatasetError for a table of other patches."""
-    path = folder / f"{NAME.format(SPLITS[split], 'meta')}.csv"
-    if not path.is_file():
-        return [str(number) for number in range(count)]
-    rows = read_rows(path, ["wsi"], "download it again")
-    if len(rows) != count:
-        raise DatasetError(f"{path} has {len(rows)} rows for {count} patches: download it again")
-    return [row["wsi"] or "" for row in rows]
+def read(table: Any, which: int | slice) -> NDArray[np.uint8]:
+    """A part of an opened table. Raises DatasetError where the file is damaged."""
+    try:
+        found: NDArray[np.uint8] = table[which]
+    except OSError as error:
+        raise DatasetError(f"{table.file.filename} is damaged ({first_line(error)}): download it again") from error
+    return found

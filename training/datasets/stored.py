@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from glassrt.engine.bundles.parts import Making
 from glassrt.engine.errors import DatasetError, first_line
 from glassrt.engine.geometry.boxes import Indices, bands
-from glassrt.engine.results.features import Making, Stored, read_features
+from glassrt.engine.results.features import Stored, read_features
 
 PART = 4096  # instances
 

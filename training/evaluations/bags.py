@@ -21,6 +21,7 @@ from glassrt.engine.errors import DatasetError
 from glassrt.engine.flow.bag import open_mean
 from glassrt.engine.geometry.boxes import bands
 from glassrt.engine.runtimes.protocol import Backend
+from glassrt.engine.tasks.stored import refuse_made_otherwise
 from glassrt.training import bag_metrics
 from glassrt.training.bag_folds import FOLDS, fold_bags
 from glassrt.training.bag_sets import fingerprint
@@ -76,6 +77,9 @@ def score_features(
     bags = features.read_bags(data, [info.name for info in manifest.classes])
     which = list(range(len(bags))) if fold is None else fold_bags(bags, fold[1])[fold[0]].test.tolist()
     refuse_learned(manifest, [bags[at] for at in which], bundle)
+    for stored in (bags[at].instances for at in which):
+        if isinstance(stored, StoredInstances):
+            refuse_made_otherwise(stored.path, stored.making, manifest)
     told = tell_all(bags, which, manifest, backend, progress)
     return summarise([], [(bags[at], told[at]) for at in which]), len(which)
 

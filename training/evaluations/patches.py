@@ -43,6 +43,8 @@ def score(
     than the bundle's: nothing is resized in silence.
     """
     patches = labelled.find_patches(data, split)
+    if not len(patches.labels):
+        raise DatasetError(f"{data} has no patches of the split {split}: choose another one")
     order = match_classes(bundle, patches, data)
     logits = classify(patches, bundle, backend, progress)[:, order]
     counts = metrics.confusion(patches.labels, logits.argmax(1), len(order))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from glassrt.engine.bundles.kinds.encoder import tiles, vectors
 from glassrt.engine.bundles.kinds.segmentation import Segmentation
-from glassrt.engine.bundles.parts import Length, Role, Text
+from glassrt.engine.bundles.parts import Length, Making, Role
 from glassrt.engine.bundles.tensors import Signature, TensorSpec
 from glassrt.engine.geometry.plan import InputSpec
 
@@ -26,14 +26,14 @@ class Mil(Segmentation, frozen=True, kw_only=True, tag="mil"):
     Two classes have one logit, that of the second. A bundle that `takes` features has no encoder: it scores those that
     were stored before. Of a slide's map a tile is a pixel: `output_stride` is `window`.
 
-    `encoder` is what the features that a head learned from say they were made by, `learned_from` the fingerprints of
-    the bags that it learned from (`bag_sets.fingerprint`), on which nobody should test it. Both may be unknown.
+    `made` is how the features that a head learned from were made, `learned_from` are the fingerprints of the bags that
+    it learned from (`bag_sets.fingerprint`), on which nobody should test it. Both may be unknown.
     """
 
     features: Length
     pooling: Literal["attention", "mean", "max"]
     takes: Literal["tiles", "features"] = "tiles"
-    encoder: Text | UnsetType = UNSET
+    made: Making | UnsetType = UNSET
     learned_from: Annotated[tuple[Fingerprint, ...], msgspec.Meta(max_length=MOST_LEARNED)] = ()
 
     def __post_init__(self) -> None:

@@ -8,10 +8,11 @@ import pytest
 from small_mil import FEATURES, MPP, SIDE, encode, make_bundle
 
 from glassrt.engine import open_bundle, open_slide
+from glassrt.engine.bundles.parts import Making
 from glassrt.engine.errors import FolderTaken, SlideError
 from glassrt.engine.flow.cut import cut_windows
 from glassrt.engine.geometry.plan import InputSpec, plan
-from glassrt.engine.results.features import LAYOUTS, Layout, Making, lay_tiles, read_features, write_features
+from glassrt.engine.results.features import LAYOUTS, Layout, lay_tiles, read_features, write_features
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.tasks.tiles import embed, place_file
@@ -47,6 +48,7 @@ def test_trident_s_loader_reads_them(demo_slide: Path, tmp_path: Path) -> None:
     assert path.relative_to(tmp_path) == Path(f"20x_64px_0px_overlap/features_small/{demo_slide.stem}.h5")
     with h5py.File(path, "r") as file:  # as its loaders do
         features, coords, told = file["features"][:], file["coords"][:], dict(file["coords"].attrs)
+        assert file["features"].attrs["encoder"] == "small"
     assert (features.dtype, coords.dtype) == (np.float32, np.int64)
     assert np.abs(features - encode(cut_at(demo_slide, coords))).max() < 1e-4
     assert told["patch_size"] == told["patch_size_level0"] == SIDE

@@ -32,6 +32,7 @@ def scored(bundle: Path, demo_slide: Path, tmp_path_factory: pytest.TempPathFact
         *("--tissue", "all", "--map-mpp", MPP * SIDE),
     )
     assert done.returncode == 0, done.stderr
+    assert "tiles.csv" in done.stdout
     return out / demo_slide.stem
 
 
@@ -94,8 +95,13 @@ def test_a_slide_without_tissue_has_no_tiles(bundle: Path, tmp_path: Path) -> No
 
 def test_maps_of_pixels_are_refused(bundle: Path) -> None:
     opened = open_bundle(bundle)
-    with pytest.raises(UsageError, match="is for tiles of slides as a whole: use `glassrt score`"):
+    with pytest.raises(UsageError, match=r"is for tiles of slides as a whole: use `glassrt score`$"):
         segment_image(np.zeros((128, 128, 3), np.uint8), MPP, opened, open_backend(opened, "ort"))
+
+
+def test_flips_are_refused_as_such(bundle: Path) -> None:
+    with pytest.raises(UsageError, match=r"^flips: tiles are seen at one scale, not mirrored"):
+        open_bundle(bundle).replace(None, True)
 
 
 @pytest.mark.parametrize(
