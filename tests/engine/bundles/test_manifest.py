@@ -44,7 +44,7 @@ def edit(bundle: Path, change: Callable[[dict], object]) -> None:
         (lambda m: (m.update(format=3), m.pop("kind")), "format 3 is of a later version of GlassRT"),
         (
             lambda m: m.update(kind="poem"),
-            r"'poem' at `\$.kind` is no kind of bundle .* \(segmentation, dual, classification, mil, encoder\): pip install",
+            r"'poem' at `\$.kind` is no kind of bundle .* \(segmentation, dual, classification, mil, encoder\): pip",
         ),
         (lambda m: m.update(kind=7), r"Expected `str`, got `int` - at `\$.kind`"),
         (lambda m: m.pop("kind"), "missing required field `kind`"),
