@@ -156,8 +156,8 @@ def test_a_stage_is_trained_anew_only_for_what_it_depends_on(bags: list, tmp_pat
 @pytest.mark.parametrize(
     ("name", "stage", "known"),
     [
-        ("crchisto", "student", "29e3dd053d9691c68f79793a31200705c605e6e4926e99f4ac7de83aa931ca6c"),
-        ("ucsb", "mil", "8fd0e96b33081ee1ed8745841a101663cfbc0fe97050b936ef9a064c5d598d13"),
+        ("crchisto", "student", "b32b48e0b8cf4d715887336db14f7d86f2e02125085753ef840ae7376c5add3e"),
+        ("ucsb", "mil", "5336e909bb380e73d489b5607ec7b944a9249e33dd92b3ef2c313500903a6203"),
         ("mnist", "teacher", "cb0d16be50a0caa83cd8beaadcb854ad378004fab7de95250a3bd97471b3e105"),
     ],
 )
