@@ -107,6 +107,13 @@ def draw_beta_kl(report: Report) -> list[list[str]]:
     return draw_table(report)
 
 
+def draw_distill(report: Report) -> list[list[str]]:
+    """Baseline, teacher and student: means over folds and seeds, or curves over the number of bags."""
+    from glassrt.benchmarks.distill import draw_table  # which loads torch
+
+    return draw_table(report)
+
+
 def show_errors(row: dict[str, Any]) -> str:
     """Both kinds of error of a row, a dash where there was nothing to judge."""
     kinds = (row["tissue_missed_percent"], row["nothing_taken_percent"])
@@ -130,6 +137,7 @@ TABLES: dict[str, tuple[str, Callable[[Report], list[list[str]]]]] = {
     "marks": ("tissue.json", draw_marks),
     "da-refinenet": ("da-refinenet-mosaic.json", draw_da_refinenet),
     "beta-kl": ("beta-kl-mosaic.json", draw_beta_kl),
+    "distill colon": ("distill-crchisto.json", draw_distill),
 }
 
 
