@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import onnx
 import onnxruntime
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, inliner
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, inliner
 
 from glassrt.engine.bundles.scan import TYPES
 from glassrt.engine.errors import BundleError, UsageError, first_line
@@ -18,6 +18,8 @@ OLDEST = 8  # opset since which operations broadcast as ours need it
 CHANNELS_AT: dict[Layout, int] = {"nchw": 1, "nhwc": 3}
 RGB = 3
 TAKEN = ("float32", "uint8")
+MOVING = {"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}  # values as they are, elsewhere
+FLOATS = {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE}
 
 Shape = tuple[int | None, ...]
 
@@ -153,9 +155,22 @@ def inner_graphs(node: NodeProto) -> Iterator[GraphProto]:
         yield from attribute.graphs
 
 
-def all_tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    """The weights of a graph and of those within it."""
-    yield from graph.initializer
-    for node in graph.node:
-        for inner in inner_graphs(node):
-            yield from all_tensors(inner)
+def steps_back(graph: GraphProto, output: str) -> Iterator[NodeProto]:
+    """The nodes that made an output, the last first: those that only move values, and the one that computed them."""
+    makers = {name: node for node in graph.node for name in node.output}
+    node = makers.get(output)
+    while node is not None:
+        yield node
+        node = makers.get(node.input[0]) if only_moves(node) else None
+
+
+def only_moves(node: NodeProto) -> bool:
+    """Whether a node leaves values as they are, but for where they stand and how finely they are stored."""
+    if node.op_type == "Cast":
+        return any(each.name == "to" and helper.get_attribute_value(each) in FLOATS for each in node.attribute)
+    return node.op_type in MOVING
+
+
+def find_ending(foreign: Foreign) -> str:
+    """The operation that computes the network's output; empty where it has none."""
+    return next((node.op_type for node in steps_back(foreign.model.graph, foreign.output) if not only_moves(node)), "")

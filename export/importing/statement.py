@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from glassrt.engine.errors import BundleError, UsageError, first_line
 from glassrt.engine.slides.slide import Pixels
-from glassrt.export.importing.foreign import CHANNELS_AT, Foreign, open_session, tell
+from glassrt.export.importing.foreign import CHANNELS_AT, Foreign, find_ending, open_session, tell
 from glassrt.export.importing.settings import Activation, Settings
 
 Values = NDArray[np.float32]
@@ -20,6 +20,7 @@ FLATTEST = 0.02  # that its standard deviation may be
 BYTES = 255.0  # what pixels span
 FARTHEST_LOGIT = 500.0  # beyond which exponentials overflow
 SUMS = 1e-3  # how far from 1 probabilities may sum to
+ENDINGS: dict[str, Activation] = {"Sigmoid": "sigmoid", "Softmax": "softmax"}  # operations that make probabilities
 
 
 class Meaning(NamedTuple):
@@ -113,11 +114,13 @@ def find_meaning(output: NDArray[Any], foreign: Foreign, settings: Settings) -> 
         )
     if settings.kind == "segmentation":
         at, channels, stride = find_maps(output, foreign, settings)
+        values = np.moveaxis(output, at, 1)
     else:
         at, channels, stride = 1, *find_vector(output, foreign, settings)
+        values = output.reshape(len(output), channels)
     if settings.kind == "encoder":
         return Meaning(at, channels, stride, "logits")
-    return Meaning(at, channels, stride, find_activation(np.moveaxis(output, at, 1), foreign, settings))
+    return Meaning(at, channels, stride, find_activation(values, foreign, settings))
 
 
 def find_vector(output: NDArray[Any], foreign: Foreign, settings: Settings) -> tuple[int, int]:
@@ -151,25 +154,41 @@ def find_maps(output: NDArray[Any], foreign: Foreign, settings: Settings) -> tup
 
 
 def find_activation(output: NDArray[Any], foreign: Foreign, settings: Settings) -> Activation:
-    """What values `[N, C, ...]` are, as said or as they look. Raises UsageError where they cannot be what is said."""
-    channels, said = output.shape[1], settings.activation
+    """What values `[N, C, ...]` are, as said, as the graph ends or as they look. Raises UsageError where they cannot be
+    what is said or may be several things.
+    """
+    channels, said, ending = output.shape[1], settings.activation, find_ending(foreign)
     within = bool(((output >= -SUMS) & (output <= 1 + SUMS)).all())
     shares = within and channels > 1 and bool((np.abs(output.sum(1) - 1) < SUMS).all())
-    told = f"{foreign.path}: its {channels} outputs lie from {output.min():.3g} to {output.max():.3g}"
-    if said == "sigmoid" and channels > 1:
+    count = f"{channels} outputs lie" if channels > 1 else "only output lies"
+    told = f"{foreign.path}: its {count} from {output.min():.3g} to {output.max():.3g}"
+    if channels > 1 and "Sigmoid" in (ending, (said or "").capitalize()):
         raise UsageError(
             f"{foreign.path}: sigmoids of {channels} outputs tell of classes that may overlap, "
-            "a bundle's do not: only a single one can be taken in"
+            "a bundle's do not: such (multi-label) networks cannot be imported, only those of a single sigmoid"
         )
-    if said is None and channels > 1 and within and not shares:
-        raise UsageError(f"{told} and do not sum to 1: say what they are with `activation`")
+    if said == "logits" and ending in ENDINGS:
+        raise UsageError(
+            f"{foreign.path} ends in {ending}, whose values are no logits: leave `activation` out or set it to "
+            f'"{ENDINGS[ending]}"'
+        )
+    if said is None and within and not shares and channels > 1:
+        raise UsageError(
+            f"{told} and do not sum to 1: say what they are with `activation`; sigmoids of classes that may overlap "
+            "(multi-label) cannot be imported"
+        )
+    if said is None and within and channels == 1 and ending != "Sigmoid":
+        raise UsageError(
+            f"{told} and not from a Sigmoid at the end of the graph: say with `activation` whether it is a "
+            'probability, "sigmoid", or "logits"'
+        )
     if said == "sigmoid" and not within:
         raise UsageError(f'{told}: they are no sigmoid, leave `activation` out or set it to "logits"')
     if said == "softmax" and not shares:
         raise UsageError(f"{told} and do not sum to 1: they are no softmax, leave `activation` out")
     if said == "logits" and shares:
         raise UsageError(f'{told} and sum to 1: they are no logits, set `activation` to "softmax" or leave it out')
-    return said or ("softmax" if shares else "sigmoid" if channels == 1 and within else "logits")
+    return said or ("softmax" if shares else "sigmoid" if ending == "Sigmoid" else "logits")
 
 
 def undo(logits: Values, meaning: Meaning, order: tuple[int, ...]) -> NDArray[np.float64]:

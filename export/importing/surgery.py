@@ -12,7 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from glassrt.engine.bundles.tensors import Signature, TensorSpec
 from glassrt.engine.errors import BundleError, first_line
-from glassrt.export.importing.foreign import Foreign, inner_graphs
+from glassrt.export.importing.foreign import Foreign, inner_graphs, steps_back
 from glassrt.export.importing.settings import Settings
 from glassrt.export.importing.statement import Meaning
 
@@ -20,7 +20,6 @@ BATCH_AXIS = "batch"  # by which ONNX Runtime's backend fixes it
 FIRST_STORED_APART = 4  # version of ONNX's files since which weights need not be named among the inputs
 LEAST = 1e-7  # probability whose logarithm is taken
 MOST = 1 - 5e-5  # probability whose log-odds are taken: nearer to 1, float32 does not tell them to a thousandth
-MOVING = {"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}  # values as they are, elsewhere
 TYPES = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8}
 
 
@@ -149,18 +148,17 @@ def read_output(chain: Chain, foreign: Foreign, settings: Settings, meaning: Mea
 def drop_sigmoid(graph: GraphProto, output: str) -> bool:
     """Whether the output was the sigmoid of something, which it now is itself: its log-odds, whole.
 
-    Between the two may lie what only moves values. A sigmoid that others take too stays.
+    Between the two may lie what only moves values. A sigmoid that others take too stays, and one of half precision,
+    which is not what its log-odds in float32 would give.
     """
-    makers = {name: node for node in graph.node for name in node.output}
     takers = [name for node in graph.node for name in taken_by(node)]
-    value = output
-    while (node := makers.get(value)) is not None and takers.count(value) <= (value != output):
+    for node in steps_back(graph, output):
+        value = node.output[0]
+        if node.op_type == "Cast" or takers.count(value) > (value != output):
+            return False
         if node.op_type == "Sigmoid":
             node.op_type = "Identity"
             return True
-        if node.op_type not in MOVING:
-            return False
-        value = node.input[0]
     return False
 
 

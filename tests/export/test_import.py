@@ -154,6 +154,7 @@ def test_one_output_tells_two_classes(
         tmp_path / "one.onnx", "Sigmoid" if last else "", 1, "nchw", TensorProto.UINT8, more=() if last else more
     )
     keys = SEGMENTS | {"classes": classes} | ({"background": background} if background else {})
+    keys |= {} if last else {"activation": "sigmoid"}
     bundle = import_network(path, foreign.set_up(tmp_path, **keys), tmp_path / "one.glass")
     assert isinstance(bundle.manifest, Segmentation)
     names = [each.name for each in bundle.manifest.classes]
