@@ -99,6 +99,7 @@ def export_made(
 ) -> Bundle:
     """As `export_run`, of networks that came from elsewhere; `source` names them in errors."""
     networks, manifest = made
+    painted = False
     if isinstance(head := networks.get("main"), bags.Head):
         if calibration is not None or {*precisions} - {"fp32"}:
             raise UsageError(
@@ -109,8 +110,8 @@ def export_made(
     elif "int8" in precisions and calibration is None:
         raise UsageError("int8 needs --calibration: a folder of slides or images of the bundle's tissue")
     elif calibration is None:
-        painted = paint(manifest.inputs)
-        tissue = Calibration(painted, painted, ())
+        windows, painted = paint(manifest.inputs), True
+        tissue = Calibration(windows, windows, ())
     else:
         tissue = collect_calibration(calibration, manifest)
     files: dict[str, bytes] = {}
@@ -126,7 +127,7 @@ def export_made(
         refuse_other_shapes(wanted, signature, source)
         refuse_other(run_graph(exact[role], window), wanted, source)
         stored = store_example(Known(window, wanted))
-        examples.append(Example(f"{prefix}example.npz", hashlib.sha256(stored).hexdigest(), role))
+        examples.append(Example(f"{prefix}example.npz", hashlib.sha256(stored).hexdigest(), role, painted))
         graphs.append(describe_graph(f"{prefix}fp32.onnx", exact[role], role=role))
         files |= {examples[-1].file: stored, graphs[-1].file: exact[role]}
         if len(networks) > 1:  # those after it are given what it gives

@@ -108,9 +108,12 @@ class Bundle:
 
     @property
     def example_window(self) -> NDArray[np.uint8] | None:
-        """The stored window `[H, W, 3]` alone, of its inputs the fine part; None without. Raises BundleError."""
+        """The stored window of tissue `[H, W, 3]` alone, of its inputs the fine part; None without, or where it is
+        painted. Raises BundleError.
+        """
         known, inputs = self.read_example(), self.manifest.inputs
-        return None if known is None or not inputs else known.inputs[inputs[0].name][0]
+        painted = any(entry.painted and entry.role == self.manifest.first_role for entry in self.manifest.examples)
+        return None if known is None or not inputs or painted else known.inputs[inputs[0].name][0]
 
     def check_files(self) -> None:
         """Read every file that the manifest names, for whatever device. Raises BundleError for one that is damaged."""

@@ -9,11 +9,13 @@ import msgspec
 LONGEST_NAME = 64
 LONGEST_TEXT = 4096
 SAME_MPP = 0.05  # by what share resolutions may differ that are taken for one
+FINEST_MPP, COARSEST_MPP = 0.05, 20.0  # micrometres per pixel, as any scan has
+SMALLEST_SIDE, LARGEST_SIDE = 16, 4096  # pixels of a window
 
 Channel = Annotated[int, msgspec.Meta(ge=0, le=255)]
-Resolution = Annotated[float, msgspec.Meta(ge=0.05, le=20)]  # micrometres per pixel, as any scan has
+Resolution = Annotated[float, msgspec.Meta(ge=FINEST_MPP, le=COARSEST_MPP)]
 Scale = Annotated[float, msgspec.Meta(ge=0.1, le=10)]
-Side = Annotated[int, msgspec.Meta(ge=16, le=4096)]  # pixels of a window
+Side = Annotated[int, msgspec.Meta(ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
 Step = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 Length = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]  # of an axis of features
 Coordinate = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
@@ -96,12 +98,13 @@ class Graph(Strict, frozen=True):
 
 class Example(Strict, frozen=True):
     """What the network of a role takes and exactly gives, which every runtime has to give when it opens: an .npz file
-    of its inputs and outputs by name, one of each.
+    of its inputs and outputs by name, one of each. One that is `painted` tells nothing of tissue.
     """
 
     file: str
     sha256: str
     role: Role = "main"
+    painted: bool = False
 
     def __post_init__(self) -> None:
         check_pinned(self.file, "npz", self.sha256)

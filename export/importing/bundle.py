@@ -62,7 +62,7 @@ def import_network(
     refuse_other(graph, {name: add_edges(windows)}, given, meaning, classes.order, foreign)
     for line in tell_found(foreign, settings, meaning, classes):
         told(line)
-    return store(out, manifest, graph, {name: windows[:1]})
+    return store(out, manifest, graph, {name: windows[:1]}, painted=tissue is None)
 
 
 def add_edges(windows: Pixels) -> Pixels:
@@ -139,13 +139,13 @@ def refuse_other(
             raise BundleError(f"{foreign.path} is not imported: {at_once} another output in its bundle{hint} ({fault})")
 
 
-def store(out: Path, manifest: Kind, graph: bytes, window: Samples) -> Bundle:
+def store(out: Path, manifest: Kind, graph: bytes, window: Samples, painted: bool) -> Bundle:
     """Write the bundle with what its graph exactly gives for one window."""
     exact = manifest.whole.name_outputs(run_each(OrtBackend(graph, 1, 0, "fp32"), window))
     example = store_example(Known(window, exact))
     finished = msgspec.structs.replace(
         manifest,
         graphs=(Graph(GRAPH, hashlib.sha256(graph).hexdigest()),),
-        examples=(Example(EXAMPLE, hashlib.sha256(example).hexdigest()),),
+        examples=(Example(EXAMPLE, hashlib.sha256(example).hexdigest(), painted=painted),),
     )
     return write_bundle(out, finished, {GRAPH: graph, EXAMPLE: example})

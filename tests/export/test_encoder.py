@@ -38,6 +38,7 @@ def test_the_command_writes_a_bundle_to_embed_with(slide: Path, tmp_path: Path) 
     done = run("export-encoder", "efficientnet_lite0", "--out", out, "--mpp", 0.25, "--window", 64)
     assert done.returncode == 0, done.stderr
     manifest = open_bundle(out).manifest
+    assert open_bundle(out).example_window is None  # it is painted
     assert isinstance(manifest, Encoder)
     assert (manifest.features, manifest.mpp, manifest.window, manifest.stride) == (320, 0.25, 64, 64)
     assert "Apache-2.0" in manifest.licence

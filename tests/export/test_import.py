@@ -240,8 +240,14 @@ def test_no_torch_is_needed(tmp_path: Path) -> None:
 
 
 def test_it_is_tried_on_slides_that_are_named(demo_slide: Path, tmp_path: Path) -> None:
+    """Else on a painted window, which tells nothing of its tissue's stain."""
     path = foreign.write_graph(tmp_path / "keras.onnx")
     settings = foreign.set_up(tmp_path, **SEGMENTS, **CAFFE)
+    painted = import_network(path, settings, tmp_path / "painted.glass")
+    known = painted.read_example()
+    assert known is not None
+    assert np.array_equal(known.inputs["image"], paint_window(WINDOW))
+    assert painted.example_window is None
     bundle = import_network(path, settings, tmp_path / "keras.glass", tissue=demo_slide.parent)
     window = bundle.example_window
     assert window is not None
