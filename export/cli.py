@@ -12,7 +12,7 @@ from rich.text import Text
 
 from glassrt.engine.bundles.bundle import Bundle, open_bundle
 from glassrt.engine.bundles.checks import Check, record_checks
-from glassrt.engine.bundles.parts import is_name
+from glassrt.engine.bundles.parts import COARSEST_MPP, FINEST_MPP, is_name
 from glassrt.engine.commands.options import parse_precisions
 from glassrt.engine.commands.plan import build_plans
 from glassrt.engine.commands.progress import show_progress, show_status
@@ -71,7 +71,9 @@ def export_encoder_command(
     ],
     out: Annotated[Path, typer.Option(help="Bundle folder to write, NAME.glass.", show_default=False)],
     weights: Annotated[str, typer.Option(help="File of weights, or imagenet.")] = "imagenet",
-    mpp: Annotated[float, typer.Option(min=0.01, max=100, help="Micrometres per pixel of its tiles.")] = 0.5,
+    mpp: Annotated[
+        float, typer.Option(min=FINEST_MPP, max=COARSEST_MPP, help="Micrometres per pixel of its tiles.")
+    ] = 0.5,
     window: Annotated[int, typer.Option(min=32, max=4096, help="Pixels along a tile's side.")] = 224,
     precision: Annotated[str, typer.Option(help="fp32, fp16, int8, with commas; fp32 is always there.")] = "fp32",
     calibration: Annotated[
@@ -93,8 +95,9 @@ def import_command(
     config: Annotated[
         Path,
         typer.Option(
-            help="TOML: kind, mpp, licence, classes, background, window, stride, layout, scale, mean, std, bgr, "
-            "activation, origin. Or WSInfer's config.json, or the metadata.json of a MONAI bundle.",
+            help="TOML, as example.toml in glassrt/export/importing explains: kind, mpp, licence, classes, background, "
+            "window, stride, layout, scale, mean, std, bgr, activation, origin. Or WSInfer's config.json, or the "
+            "metadata.json of a MONAI bundle.",
             show_default=False,
         ),
     ],
@@ -105,7 +108,10 @@ def import_command(
         typer.Option(help="Folder of slides or images that it is tried on.", show_default="painted windows"),
     ] = None,
     mpp: Annotated[
-        float | None, typer.Option(help="Micrometres per pixel of its windows.", show_default="the config's")
+        float | None,
+        typer.Option(
+            min=FINEST_MPP, max=COARSEST_MPP, help="Micrometres per pixel of its windows.", show_default="the config's"
+        ),
     ] = None,
     licence: Annotated[str | None, typer.Option(help="What allows its use.", show_default="the config's")] = None,
     background: Annotated[
@@ -116,12 +122,14 @@ def import_command(
     check_out(out)
     with missing_packages("cpu,export"):
         from glassrt.export.importing.bundle import import_network
-        from glassrt.export.importing.settings import load_settings
+        from glassrt.export.importing.settings import keys_of, load_settings
     options = {"mpp": mpp, "licence": licence, "background": background}
     settings, notes = load_settings(config, {name: value for name, value in options.items() if value is not None})
     for line in notes:
         tell(line)
-    tell_made(import_network(model, settings, out, output, tiles, tell))
+    with keys_of(config):
+        bundle = import_network(model, settings, out, output, tiles, tell)
+    tell_made(bundle)
 
 
 def check_out(out: Path) -> None:

@@ -1,4 +1,6 @@
-"""Networks as others store them: exported from torch plainly, or written as Keras' converters write them."""
+"""Networks as others store them, exported from torch plainly, or written as Keras' converters write them; and what
+publishers write beside theirs.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +20,27 @@ WINDOW = 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NORMALISED = {"scale": 255, "mean": list(MEAN), "std": list(STD)}
 SEGMENTS = {"kind": "segmentation", "mpp": 0.5, "licence": "free", "classes": ["stroma", "gland", "fat"]}
+WSINFER: dict[str, Any] = {
+    "spec_version": "1.0", "architecture": "resnet34", "num_classes": 3,
+    "class_names": ["grade3", "grade4+5", "benign"], "patch_size_pixels": 100, "spacing_um_px": 0.88,
+    "transform": [
+        {"name": "Resize", "arguments": {"size": 64}}, {"name": "ToTensor"},
+        {"name": "Normalize", "arguments": {"mean": [0.7238, 0.5716, 0.6779], "std": [0.112, 0.1459, 0.1089]}},
+    ],
+}  # fmt: skip
+MONAI: dict[str, Any] = {
+    "version": "0.6.1", "name": "Pathology tumor detection", "data_source": "Camelyon dataset",
+    "network_data_format": {
+        "inputs": {"image": {
+            "type": "image", "format": "magnitude", "num_channels": 3, "spatial_shape": [64, 64], "dtype": "float32",
+            "value_range": [-1, 1], "is_patch_data": True, "channel_def": {"0": "R", "1": "G", "2": "B"},
+        }},
+        "outputs": {"pred": {
+            "type": "probability", "format": "classification", "num_channels": 1, "spatial_shape": [1, 1],
+            "dtype": "float32", "value_range": [0, 1], "channel_def": {"0": "metastasis"},
+        }},
+    },
+}  # fmt: skip
 
 
 class UNet(nn.Module):

@@ -44,7 +44,9 @@ def files_of(pattern: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("pattern", ["**/*.py", "configs/*.toml", "bundles/shipped/**/*", "*.cu", "*.cuh"])
+@pytest.mark.parametrize(
+    "pattern", ["**/*.py", "configs/*.toml", "importing/*.toml", "bundles/shipped/**/*", "*.cu", "*.cuh"]
+)
 def test_the_wheel_holds_every_module_configuration_bundle_and_kernel(wheel: set[str], pattern: str) -> None:
     expected = files_of(pattern)
     assert expected, f"no {pattern} in the rooms: the pattern or the layout is wrong"

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, inliner
 
+from glassrt.engine.bundles.parts import LARGEST_SIDE, SMALLEST_SIDE
 from glassrt.engine.bundles.scan import TYPES
 from glassrt.engine.errors import BundleError, UsageError, first_line
 from glassrt.export.importing.settings import Layout, Settings
@@ -129,7 +130,7 @@ def find_layout(shape: Shape, said: Layout | None, path: Path) -> Layout:
 
 def find_window(shape: Shape, layout: Layout, said: int | None, path: Path) -> int:
     """The side of the square that it takes. Raises UsageError where the settings have another or the graph leaves it
-    open, BundleError for no square.
+    open, BundleError for no square or one that no bundle may have.
     """
     height, width = shape[2:] if layout == "nchw" else shape[1:3]
     if height and width and height != width:
@@ -139,7 +140,13 @@ def find_window(shape: Shape, layout: Layout, said: int | None, path: Path) -> i
         raise UsageError(f"{path} takes images of {side} x {side} pixels, `window` is {said}")
     if not (side or said):
         raise UsageError(f"{path} takes images of any size: `window` has to say of which")
-    return side or said or 0
+    window = side or said or 0
+    if not SMALLEST_SIDE <= window <= LARGEST_SIDE:
+        raise BundleError(
+            f"{path} takes images of {window} x {window} pixels; windows of bundles have {SMALLEST_SIDE} to "
+            f"{LARGEST_SIDE} along a side"
+        )
+    return window
 
 
 def tell(shape: Sequence[int | None]) -> str:

@@ -9,7 +9,10 @@ import msgspec
 from glassrt.engine.errors import UsageError
 
 TOP = 255  # of a pixel's values
-OWN_SCALING = ("ScaleIntensity", "NormalizeIntensity")  # how the names of MONAI's transforms of pixels begin
+OWN_SCALING = (  # what stands in the names of MONAI's transforms that change pixels, or may
+    "ScaleIntensity", "NormalizeIntensity", "ShiftIntensity", "Normalize", "TorchVision", "Lambda",
+)  # fmt: skip
+STEPS = ("inference.json", "inference.yaml", "inference.yml")  # files in which a MONAI bundle has them
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
 
 
@@ -162,15 +165,17 @@ def read_monai(metadata: Monai, path: Path) -> Published:
 
 
 def refuse_own_scaling(path: Path) -> None:
-    """Raise UsageError where `inference.json` beside `metadata.json` changes pixels, which this does not tell."""
-    beside = path.with_name("inference.json")
-    try:
-        text = beside.read_text()
-    except (OSError, UnicodeDecodeError):
-        return
-    for name in OWN_SCALING:
-        if name in text:
-            raise UsageError(
-                f"{beside} changes pixels by {name}, which {path.name} does not tell: write a bundle.toml that says "
-                "with `scale`, `mean` and `std` what the network takes"
-            )
+    """Raise UsageError where the steps of inference beside `metadata.json`, or in `configs` beside it, change pixels,
+    which this does not tell.
+    """
+    for file in (folder / name for folder in (path.parent, path.parent / "configs") for name in STEPS):
+        try:
+            text = file.read_text(errors="replace")
+        except OSError:
+            continue
+        for name in OWN_SCALING:
+            if name in text:
+                raise UsageError(
+                    f"{file} changes pixels by {name}, which {path.name} does not tell: write a bundle.toml that says "
+                    "with `scale`, `mean` and `std` what the network takes"
+                )

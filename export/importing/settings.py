@@ -1,7 +1,8 @@
 """What has to be said of a foreign network, as its graph says none of it: pixels, classes, resolution, licence."""
 
 import colorsys
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
@@ -13,7 +14,7 @@ from glassrt.engine.bundles.kinds.classification import Classification
 from glassrt.engine.bundles.kinds.encoder import Encoder
 from glassrt.engine.bundles.kinds.segmentation import Segmentation
 from glassrt.engine.bundles.parts import Channel, ClassInfo, Resolution, Side, Step, Strict, Text
-from glassrt.engine.errors import UsageError, first_line
+from glassrt.engine.errors import BundleError, UsageError, first_line
 from glassrt.export.importing.published import read_published
 
 Layout = Literal["nchw", "nhwc"]
@@ -33,8 +34,8 @@ class Named(Strict, frozen=True):
 
 
 class Settings(Strict, frozen=True, kw_only=True):
-    """The keys of `bundle.toml`. `kind`, `mpp` (micrometres per pixel) and `licence` have to be there, and `classes` in
-    the order of the network's outputs, but for encoders.
+    """The keys of `bundle.toml`, as `example.toml` shows them. `kind`, `mpp` (micrometres per pixel) and `licence` have
+    to be there, and `classes` in the order of the network's outputs, but for encoders.
 
     `window` is pixels along a side, needed where the graph leaves it open; `stride` is by default all of it for tiles
     and three quarters for segmentation. The network takes `(pixels / scale - mean) / std`: `mean` and `std` are of all
@@ -121,6 +122,18 @@ def load_settings(path: Path, said: Mapping[str, object]) -> Read:
         options = [each for each in ("mpp", "licence") if f"missing required field `{each}`" in line]
         hint = f": give --{options[0]}" if options else ""
         raise UsageError(f"{path}: {line}{hint}") from error
+
+
+@contextlib.contextmanager
+def keys_of(path: Path) -> Iterator[None]:
+    """Errors that name a key say where it can be written, if the settings came from a file that has no such keys."""
+    try:
+        yield
+    except (BundleError, UsageError) as error:
+        named = [key for key in Settings.__struct_fields__ if f"`{key}`" in str(error)]
+        if path.suffix != ".json" or not named:
+            raise
+        raise type(error)(f"{error} ({path.name} has no such key: write a bundle.toml with all of it)") from error
 
 
 def arrange(settings: Settings, channels: int) -> Classes:

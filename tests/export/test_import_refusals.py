@@ -10,7 +10,7 @@ import foreign_networks as foreign
 import onnx
 import pytest
 from command_line import assert_one_line, run
-from foreign_networks import SEGMENTS, WINDOW
+from foreign_networks import MONAI, SEGMENTS, WINDOW, WSINFER
 from onnx import TensorProto, helper
 
 from glassrt.engine.bundles.kinds.classification import Classification
@@ -151,16 +151,6 @@ def test_files_that_are_damaged_are_refused(case: str, tmp_path: Path) -> None:
     assert not (tmp_path / "made.glass").exists()
 
 
-WSINFER: dict[str, Any] = {
-    "spec_version": "1.0", "architecture": "resnet34", "num_classes": 3,
-    "class_names": ["grade3", "grade4+5", "benign"], "patch_size_pixels": 100, "spacing_um_px": 0.88,
-    "transform": [
-        {"name": "Resize", "arguments": {"size": 64}}, {"name": "ToTensor"},
-        {"name": "Normalize", "arguments": {"mean": [0.7238, 0.5716, 0.6779], "std": [0.112, 0.1459, 0.1089]}},
-    ],
-}  # fmt: skip
-
-
 def test_a_model_of_wsinfer_is_read_as_published(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps(WSINFER))
@@ -176,21 +166,6 @@ def test_a_model_of_wsinfer_is_read_as_published(tmp_path: Path) -> None:
     assert (manifest.mpp, manifest.window, manifest.stride) == (1.375, 64, 64)
     assert [each.name for each in manifest.classes] == ["benign", "grade3", "grade4+5"]
     assert (settings.scale, settings.mean, settings.std) == (255, (0.7238, 0.5716, 0.6779), (0.112, 0.1459, 0.1089))
-
-
-MONAI: dict[str, Any] = {
-    "version": "0.6.1", "name": "Pathology tumor detection", "data_source": "Camelyon dataset",
-    "network_data_format": {
-        "inputs": {"image": {
-            "type": "image", "format": "magnitude", "num_channels": 3, "spatial_shape": [64, 64], "dtype": "float32",
-            "value_range": [-1, 1], "is_patch_data": True, "channel_def": {"0": "R", "1": "G", "2": "B"},
-        }},
-        "outputs": {"pred": {
-            "type": "probability", "format": "classification", "num_channels": 1, "spatial_shape": [1, 1],
-            "dtype": "float32", "value_range": [0, 1], "channel_def": {"0": "metastasis"},
-        }},
-    },
-}  # fmt: skip
 
 
 def test_a_bundle_of_monai_is_read_as_published(tmp_path: Path) -> None:
@@ -245,11 +220,3 @@ def test_what_is_published_otherwise_is_refused(
     config.write_text(json.dumps(changed))
     with pytest.raises(UsageError, match=said):
         load_settings(config, {"mpp": 0.5, "licence": "free"})
-
-
-def test_pixels_that_monai_changes_elsewhere_are_not_guessed(tmp_path: Path) -> None:
-    """Its published tumour detector says values of 0 to 255 and takes -1 to 1."""
-    (tmp_path / "metadata.json").write_text(json.dumps(MONAI))
-    (tmp_path / "inference.json").write_text('{"transforms": [{"_target_": "ScaleIntensityRanged", "b_min": -1.0}]}')
-    with pytest.raises(UsageError, match=r"inference\.json changes pixels by ScaleIntensity"):
-        load_settings(tmp_path / "metadata.json", {"mpp": 0.5, "licence": "free"})
