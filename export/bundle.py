@@ -99,7 +99,7 @@ def export_made(
 ) -> Bundle:
     """As `export_run`, of networks that came from elsewhere; `source` names them in errors."""
     networks, manifest = made
-    painted = False
+    painted: bool | msgspec.UnsetType = msgspec.UNSET
     if isinstance(head := networks.get("main"), bags.Head):
         if calibration is not None or {*precisions} - {"fp32"}:
             raise UsageError(

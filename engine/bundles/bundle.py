@@ -112,7 +112,9 @@ class Bundle:
         painted. Raises BundleError.
         """
         known, inputs = self.read_example(), self.manifest.inputs
-        painted = any(entry.painted and entry.role == self.manifest.first_role for entry in self.manifest.examples)
+        painted = any(
+            entry.painted is True and entry.role == self.manifest.first_role for entry in self.manifest.examples
+        )
         return None if known is None or not inputs or painted else known.inputs[inputs[0].name][0]
 
     def check_files(self) -> None:

@@ -104,7 +104,7 @@ class Example(Strict, frozen=True):
     file: str
     sha256: str
     role: Role = "main"
-    painted: bool = False
+    painted: bool | msgspec.UnsetType = msgspec.UNSET  # not written where it is not
 
     def __post_init__(self) -> None:
         check_pinned(self.file, "npz", self.sha256)

@@ -62,7 +62,7 @@ def import_network(
     refuse_other(graph, {name: add_edges(windows)}, given, meaning, classes.order, foreign)
     for line in tell_found(foreign, settings, meaning, classes):
         told(line)
-    return store(out, manifest, graph, {name: windows[:1]}, painted=tissue is None)
+    return store(out, manifest, graph, {name: windows[:1]}, tissue is None)
 
 
 def add_edges(windows: Pixels) -> Pixels:
@@ -146,6 +146,6 @@ def store(out: Path, manifest: Kind, graph: bytes, window: Samples, painted: boo
     finished = msgspec.structs.replace(
         manifest,
         graphs=(Graph(GRAPH, hashlib.sha256(graph).hexdigest()),),
-        examples=(Example(EXAMPLE, hashlib.sha256(example).hexdigest(), painted=painted),),
+        examples=(Example(EXAMPLE, hashlib.sha256(example).hexdigest(), painted=painted or msgspec.UNSET),),
     )
     return write_bundle(out, finished, {GRAPH: graph, EXAMPLE: example})
