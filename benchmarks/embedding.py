@@ -95,8 +95,10 @@ def measure_embedding(
     rounds: int,
     report_file: Path | None,
     progress: Callable[[str], None] = lambda name: None,
+    loops: bool = True,
 ) -> dict[str, Any]:
-    """Tiles a second of each contender and of the encoder alone, by turns, over all of a slide at its own resolution.
+    """Tiles a second of each contender and of the encoder alone, by turns, over all of a slide at its own resolution;
+    without `loops` of GlassRT and the encoder, as for slides that torch would take minutes for.
 
     Raises UsageError for a slide that OpenSlide does not open, GlassError where features differ.
     """
@@ -113,7 +115,7 @@ def measure_embedding(
             plain = network.networks["main"].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             whole = (corners + window <= slide.levels[0].size).all(1)  # others fill up the rest as they see fit
             cosines = {}
-            for workers in sorted({0, 1, count_cores()}):
+            for workers in sorted({0, 1, count_cores()}) if loops else ():
                 loop = Loop(path, plain, corners, window, workers)
                 name = f"torch and OpenSlide, {workers or 'no'} workers"
                 progress(f"{name}: features")
@@ -127,7 +129,7 @@ def measure_embedding(
                 for name, run in runs.items():
                     progress(f"round {number + 1} of {rounds}: {name}")
                     seconds[name].append(time_run(run, out))
-    loops = [each for name, each in seconds.items() if name in cosines]
+    others = [each for name, each in seconds.items() if name in cosines]
     report = {
         "slide": path.name,
         "encoder": {"name": encoder, "weights": Path(weights).name, "window": window, "batch": backend.batch},
@@ -144,7 +146,9 @@ def measure_embedding(
         ],
         # Medians of the rounds' own ratios, so that a machine whose speed drifts does not count.
         "share_of_encoder": median(map(truediv, seconds["the encoder alone"], seconds[ours])),
-        "times_fastest_loop": median(map(truediv, map(min, zip(*loops, strict=True)), seconds[ours])),
+        "times_fastest_loop": median(map(truediv, map(min, zip(*others, strict=True)), seconds[ours]))
+        if loops
+        else None,
     }
     write_report(report_file, report)
     return report
