@@ -22,7 +22,7 @@ from glassrt.engine.bundles.tensors import Signature
 from glassrt.engine.errors import BundleError, TrainingError, UsageError
 from glassrt.export.calibration import Calibration, collect_calibration, paint
 from glassrt.export.comparison import MadeOn, compare, edge_windows
-from glassrt.export.kinds import bags, dual, segmentation, weak
+from glassrt.export.kinds import bags, dual, patches, segmentation, weak
 from glassrt.export.kinds.made import Made
 from glassrt.export.precision import FLIPS_AIM, WEIGHT_BITS, Measure, run_graph, run_plainly, to_float16, to_int8
 from glassrt.export.samples import Samples, count, each, join, pick, take
@@ -36,6 +36,7 @@ READERS: dict[str, Read] = {  # by the method of a run
     "da-refinenet": dual.read,
     "beta-kl": weak.read,
     "distill-to-label": bags.read,
+    "transfer": patches.read,
 }
 
 

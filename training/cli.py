@@ -9,6 +9,7 @@ from glassrt.training.commands.evaluate import evaluate_command
 from glassrt.training.commands.mosaic import mosaic_command
 from glassrt.training.commands.oeem import oeem_command
 from glassrt.training.commands.segment import segment_command
+from glassrt.training.commands.transfer import transfer_command
 
 train_app = typer.Typer(help="Train networks.", no_args_is_help=True)
 train_app.command("segment")(segment_command)
@@ -16,6 +17,7 @@ train_app.command("oeem")(oeem_command)
 train_app.command("da-refinenet")(da_refinenet_command)
 train_app.command("beta-kl")(beta_kl_command)
 train_app.command("distill-to-label")(distill_to_label_command)
+train_app.command("transfer")(transfer_command)
 
 
 def register(app: typer.Typer) -> None:

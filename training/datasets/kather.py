@@ -32,7 +32,7 @@ def find_patches(folder: Path, split: str) -> LabelledPatches:
     def wanted(path: Path) -> bool:
         return split == "all" or (tell_slide(path) in TESTED) == (split == "test")
 
-    return gather(folders, root, wanted)._replace(mpp=MPP)
+    return gather(folders, root, wanted, lambda path: f"HE-{tell_slide(path)}")._replace(mpp=MPP)
 
 
 def find_root(folder: Path) -> Path:

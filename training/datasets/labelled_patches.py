@@ -2,10 +2,11 @@
 folder of images for each class.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,13 +19,14 @@ ALL = "all"
 
 class LabelledPatches(NamedTuple):
     """N patches: their class numbers in `classes` `[N]`; `load(n)` reads the n-th, RGB `[H, W, 3]`. `mpp` is None if
-    nobody says it.
+    nobody says it, `sources` the slide or image that each is of, empty if nobody says that.
     """
 
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
     load: Callable[[int], NDArray[np.uint8]]
     mpp: float | None
+    sources: Sequence[str] = ()
 
 
 def find_patches(folder: Path, split: str) -> LabelledPatches:
@@ -39,7 +41,12 @@ def find_patches(folder: Path, split: str) -> LabelledPatches:
     return gather({each.name: each for each in found}, root)
 
 
-def gather(folders: dict[str, Path], root: Path, wanted: Callable[[Path], bool] = lambda path: True) -> LabelledPatches:
+def gather(
+    folders: dict[str, Path],
+    root: Path,
+    wanted: Callable[[Path], bool] = lambda path: True,
+    tell_source: Callable[[Path], str] | None = None,
+) -> LabelledPatches:
     """The `wanted` images of a folder for each class, in order. Raises DatasetError for one class alone, or an empty
     one.
     """
@@ -57,4 +64,13 @@ def gather(folders: dict[str, Path], root: Path, wanted: Callable[[Path], bool] 
         paths += chosen
         counts.append(len(chosen))
     labels = np.repeat(np.arange(len(folders)), counts)
-    return LabelledPatches(tuple(folders), labels, lambda number: read_image(paths[number]), None)
+    sources = [] if tell_source is None else list(map(tell_source, paths))
+    return LabelledPatches(tuple(folders), labels, lambda number: read_image(paths[number]), None, sources)
+
+
+def resize(patch: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """A patch `[S, S, 3]` with `side` pixels a side, as networks learn from it and are scored on it."""
+    if patch.shape[0] == side:
+        return patch
+    how = cv2.INTER_AREA if side < patch.shape[0] else cv2.INTER_LINEAR
+    return cv2.resize(patch, (side, side), interpolation=how).astype(np.uint8, copy=False)

@@ -33,7 +33,8 @@ def find_patches(folder: Path, split: str) -> LabelledPatches:
         raise DatasetError(f"{folder} has too few images for a split {split}, which is of every fifth: ask for all")
     patches, labels = zip(*map(cut_nuclei, images), strict=True)
     every = np.concatenate(patches)
-    return LabelledPatches(CLASSES, np.concatenate(labels), lambda number: every[number], MPP)
+    sources = [image.name for image, mine in zip(images, labels, strict=True) for _ in mine]
+    return LabelledPatches(CLASSES, np.concatenate(labels), lambda number: every[number], MPP, sources)
 
 
 def cut_nuclei(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

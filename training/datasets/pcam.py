@@ -2,9 +2,10 @@
 
 Source: Veeling et al., "Rotation equivariant CNNs for digital pathology" (MICCAI 2018). Published layout:
 `camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5` with `x` uint8 `[N, 96, 96, 3]` and `y` `[N, 1, 1, 1]`, which
-come as `.gz`. The splits are of different slides.
+come as `.gz`, and `..._meta.csv`, whose `wsi` are their slides. The splits are of different ones.
 """
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,22 @@ def find_patches(folder: Path, split: str) -> LabelledPatches:
         raise DatasetError(f"{folder}: {len(pixels)} patches of {split} but {len(labels)} labels: unpack them again")
     if labels.size and not set(np.unique(labels)) <= {0, 1}:
         raise DatasetError(f"{folder}: labels of {split} go up to {labels.max()}; they are 0 and 1: unpack them again")
+    sources = read_slides(folder / f"{NAME.format(SPLITS[split], 'meta')}.csv", len(labels))
+    return LabelledPatches(CLASSES, labels, lambda number: read(pixels, number), MPP, sources)
 
-    return LabelledPatches(CLASSES, labels, lambda number: read(pixels, number), MPP)
+
+def read_slides(path: Path, count: int) -> list[str]:
+    """The slide of each patch, in the column `wsi`; none where the file is not there. Raises DatasetError."""
+    if not path.is_file():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            slides = [row.get("wsi") or "" for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path} is no table ({first_line(error)}): download it again") from error
+    if len(slides) != count or not all(slides):
+        raise DatasetError(f"{path} does not name a slide (column wsi) for each of {count} patches: download it again")
+    return slides
 
 
 def open_table(path: Path, key: str, shape: tuple[int, ...]) -> Any:

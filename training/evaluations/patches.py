@@ -1,5 +1,6 @@
 """A bundle that tells tiles apart on patches of one class each, through the engine that serves it."""
 
+import logging
 import math
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -14,10 +15,12 @@ from glassrt.engine.errors import DatasetError
 from glassrt.engine.geometry.boxes import bands
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.training import metrics
-from glassrt.training.datasets.labelled_patches import LabelledPatches
+from glassrt.training.datasets.labelled_patches import LabelledPatches, resize
 from glassrt.training.slide_metrics import roc_auc
 
-SAME_MPP = 0.05  # by what share resolutions may differ that are taken for one
+LOGGER = logging.getLogger("glassrt")
+
+SAME_WIDTH = 0.05  # by what share patches and windows may differ that are taken for as wide
 
 
 class PatchSet(Protocol):
@@ -39,26 +42,33 @@ def score(
     """Scores from 0 to 1 by name, and the number of patches.
 
     Accuracy, its mean over classes (`balanced accuracy`), the mean of the classes' F1 and of their AUROC, each class
-    against all others. What is not defined is NaN. Raises DatasetError for patches of other classes, resolution or size
-    than the bundle's: nothing is resized in silence.
+    against all others. What is not defined is NaN. Patches that are as wide as a window of the bundle, in micrometres,
+    are resized to it. Raises DatasetError for others, or ones of other classes.
     """
     patches = labelled.find_patches(data, split)
     if not len(patches.labels):
         raise DatasetError(f"{data} has no patches of the split {split}: choose another one")
     order = match_classes(bundle, patches, data)
-    logits = classify(patches, bundle, backend, progress)[:, order]
-    counts = metrics.confusion(patches.labels, logits.argmax(1), len(order))
+    warn_of_learned(bundle, patches)
+    logits = classify(patches, bundle, backend, progress)
+    return rate(logits[:, order], patches.labels), len(patches.labels)
+
+
+def rate(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, float]:
+    """The scores of logits `[N, C]`, as `score` names them."""
+    order = range(logits.shape[1])
+    counts = metrics.confusion(labels, logits.argmax(1), len(order))
     overlap, truth = np.diag(counts), counts.sum(1)
     with np.errstate(invalid="ignore"):
         recalls = overlap / truth
     odds = logits - beside(logits)
-    aucs = [roc_auc(odds[:, at], patches.labels == at) for at in range(len(order))]
+    aucs = [roc_auc(odds[:, at], labels == at) for at in range(len(order))]
     return {
         "accuracy": float(overlap.sum() / counts.sum()),
         "balanced accuracy": mean_known(recalls),
         "F1": mean_known(metrics.dice_per_class(counts)),
         "AUROC": mean_known(np.array(aucs)),
-    }, len(patches.labels)
+    }
 
 
 def match_classes(bundle: Bundle, patches: LabelledPatches, data: Path) -> list[int]:
@@ -70,12 +80,19 @@ def match_classes(bundle: Bundle, patches: LabelledPatches, data: Path) -> list[
     if sorted(names) != sorted(name.casefold() for name in patches.classes):
         told, needed = (", ".join(each) for each in ((info.name for info in manifest.classes), patches.classes))
         raise DatasetError(f"{bundle.path} tells {told} apart; {data} has {needed}")
-    if patches.mpp is not None and abs(patches.mpp / manifest.mpp - 1) > SAME_MPP:
-        raise DatasetError(
-            f"{data} has {patches.mpp:g} micrometres per pixel, {bundle.path} takes {manifest.mpp:g}: resize the "
-            "patches and name them as a folder a class (--dataset folders)"
-        )
     return [names.index(name.casefold()) for name in patches.classes]
+
+
+def warn_of_learned(bundle: Bundle, patches: LabelledPatches) -> None:
+    """Say so where patches are of slides that the bundle learned from: neighbours of one slide are much alike."""
+    assert isinstance(bundle.manifest, Classification)
+    known = {*bundle.manifest.learned_from}.intersection(patches.sources)
+    if known:
+        count = sum(each in known for each in patches.sources)
+        LOGGER.warning(
+            "%d of %d patches are of slides that %s learned from, such as %s: scores on others will be lower",
+            count, len(patches.labels), bundle.path, min(known),
+        )  # fmt: skip
 
 
 def classify(
@@ -88,16 +105,30 @@ def classify(
     for top, bottom in bands(count, backend.batch):
         for at in range(top, bottom):
             patch = patches.load(at)
-            if patch.shape != given.shape[1:]:
-                height, width = patch.shape[:2]
-                raise DatasetError(
-                    f"patch {at + 1} is {width} x {height} px, {bundle.path} takes {side} x {side}: cut or resize them"
-                )
-            given[at - top] = patch
+            check_size(patch, at, patches.mpp, bundle)
+            given[at - top] = resize(patch, side)
         (logits,) = backend.infer({"tile": given}).values()
         parts.append(logits[: bottom - top].astype(np.float64))
         progress(bottom, count)
     return np.concatenate(parts)
+
+
+def check_size(patch: NDArray[np.uint8], number: int, mpp: float | None, bundle: Bundle) -> None:
+    """Raise DatasetError for a patch that does not show what a window of the bundle does; of unknown resolution `mpp`
+    it has to have as many pixels.
+    """
+    manifest, (height, width) = bundle.manifest, patch.shape[:2]
+    if mpp is None or height != width:
+        if (height, width) != (manifest.window, manifest.window):
+            raise DatasetError(
+                f"patch {number + 1} is {width} x {height} px, {bundle.path} takes {manifest.window} x "
+                f"{manifest.window}: cut or resize them"
+            )
+    elif abs(width * mpp / (manifest.window * manifest.mpp) - 1) > SAME_WIDTH:
+        raise DatasetError(
+            f"patch {number + 1} is {width * mpp:.4g} micrometres wide, windows of {bundle.path} are "
+            f"{manifest.window * manifest.mpp:.4g}: cut patches of that width, a folder a class (--dataset folders)"
+        )
 
 
 def beside(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,7 +5,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from glassrt.training.networks.encoders import Encoder
-from glassrt.training.networks.separable import SeparableEncoder
 
 
 class Encoded(nn.Module):
@@ -17,7 +16,7 @@ class Encoded(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, encoder: Encoder | SeparableEncoder, frozen: bool, learns: bool) -> None:
+    def __init__(self, encoder: Encoder, frozen: bool, learns: bool) -> None:
         super().__init__()
         self.encoder = encoder.requires_grad_(learns)
         self.frozen = frozen or not learns

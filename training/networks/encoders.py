@@ -1,8 +1,8 @@
 """Encoders by name, and the ImageNet weights they start from.
 
 An encoder turns normalised `[N, 3, H, W]` into the maps of its last stages, fine to coarse, four of them but for
-ResNet38, which shows three: `channels` tells their depths, `pixel_mean` and `pixel_std` (0 to 1, RGB) what its public
-weights were normalised with.
+ResNet38, which shows three, and beta-KL's, which shows five: `channels` tells their depths, `pixel_mean` and
+`pixel_std` (0 to 1, RGB) what its public weights were normalised with.
 """
 
 from collections.abc import Mapping
@@ -14,15 +14,19 @@ from torch import Tensor, nn
 from glassrt.engine.errors import TrainingError
 from glassrt.training import checkpoint
 from glassrt.training.networks import efficientnet_lite, resnet, resnet38
+from glassrt.training.networks.separable import SeparableEncoder
 
-Encoder = resnet38.ResNet38 | resnet.ResNet | efficientnet_lite.EfficientNetLite
+Encoder = resnet38.ResNet38 | resnet.ResNet | efficientnet_lite.EfficientNetLite | SeparableEncoder
+SEPARABLE, FILTERS, POOLINGS = "separable", 32, 4  # as beta-KL has it
 STRIDES: dict[str, tuple[int, ...]] = {
     "resnet38": (8,),
     **dict.fromkeys(resnet.LAYOUTS, (8, 16, 32)),
     **dict.fromkeys(efficientnet_lite.WIDTH_DEPTH, (8, 16, 32)),
+    SEPARABLE: (16,),
 }
 # What public weight files hold besides the encoder: ImageNet's classifier.
 CLASSIFIERS = ("_conv_head.", "_bn1.", "_fc.", "fc.", "fc8.")
+OWN = ("encoder.encoder.", "encoder.")  # how the tensors of an encoder begin in the models of runs
 IMAGENET, RANDOM = "imagenet", "random"
 PACKAGED = "efficientnet_lite0"  # whose weights a package ships
 
@@ -36,6 +40,8 @@ def build_encoder(name: str, output_stride: int) -> Encoder:
         raise TrainingError(f"output_stride {output_stride}: {name} runs at {strides}")
     if name == "resnet38":
         return resnet38.ResNet38()
+    if name == SEPARABLE:
+        return SeparableEncoder(FILTERS, POOLINGS)
     if name in resnet.LAYOUTS:
         return resnet.ResNet(name, output_stride)
     return efficientnet_lite.EfficientNetLite(name, output_stride)
@@ -45,14 +51,23 @@ def load_weights(encoder: nn.Module, name: str, source: str) -> None:
     """Start `encoder` from `source`: `imagenet` (where a package ships the weights), `random`, or a weight file.
 
     A file is safetensors or a `.pth` of nothing but tensors, with the names of torchvision (ResNets),
-    EfficientNet-PyTorch (Lite) or `resnet38.convert`; its ImageNet classifier is left away.
+    EfficientNet-PyTorch (Lite) or `resnet38.convert`; its ImageNet classifier is left away. Of the model of a run, any
+    network on an encoder of this name, the encoder is taken.
     """
     check_weights(name, source)
     if source == RANDOM:
         return
     path = efficientnet_lite.packaged_weights() if source == IMAGENET else Path(source)
-    tensors = {key: value for key, value in read_weights(path).items() if not key.startswith(CLASSIFIERS)}
+    tensors = pick_encoder(read_weights(path))
     checkpoint.load_into(encoder, tensors, path)
+
+
+def pick_encoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of an encoder alone, of a public file of weights or of the model of a run."""
+    for part in OWN:
+        if mine := {key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}:
+            return mine
+    return {key: value for key, value in tensors.items() if not key.startswith(CLASSIFIERS)}
 
 
 def check_weights(name: str, source: str) -> None:

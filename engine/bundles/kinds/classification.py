@@ -1,18 +1,27 @@
 """Classification of tiles: a tile in, the logits of its classes out."""
 
 from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
 
 from glassrt.engine.bundles.kinds.encoder import tiles
 from glassrt.engine.bundles.kinds.segmentation import Segmentation
-from glassrt.engine.bundles.parts import Role
+from glassrt.engine.bundles.parts import Role, Text
 from glassrt.engine.bundles.tensors import Signature, TensorSpec
 from glassrt.engine.geometry.plan import InputSpec
+
+MOST_LEARNED = 1000  # slides that a manifest names
 
 
 class Classification(Segmentation, frozen=True, kw_only=True, tag="classification"):
     """What a network tells apart of tiles, each as a whole. Of a slide's map a tile is a pixel: `output_stride` is
     `window`; where tiles overlap, what they say is averaged.
+
+    `learned_from` names the slides that it learned from, of which nobody should take tiles to test it, where known.
     """
+
+    learned_from: Annotated[tuple[Text, ...], msgspec.Meta(max_length=MOST_LEARNED)] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,33 @@
+"""`glassrt train transfer`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glassrt.training.commands.options import CONFIGS, DATA, RUN, bars, missing_packages, tell_next
+
+
+def transfer_command(
+    data: Annotated[Path, DATA],
+    out: Annotated[Path, RUN],
+    config: Annotated[Path, typer.Option(help="TOML file.", show_default="transfer_compact.toml")] = CONFIGS
+    / "transfer_compact.toml",
+    natural: Annotated[
+        Path | None, typer.Option(help="Folder of PASCAL VOC 2012 to pre-train on.", show_default="that of --data")
+    ] = None,
+) -> None:
+    """Train a classifier of patches that starts from natural images' labels, other weights, or none (transfer)."""
+    with missing_packages():
+        from glassrt.training.config import load_config
+        from glassrt.training.methods import transfer
+        from glassrt.training.run import keep_config
+        from glassrt.training.world import join_world
+    settings = load_config(config, transfer.TransferConfig)
+    with join_world() as world, bars(world.leads) as stage:
+        patches = transfer.load_patches(settings, data)
+        transfer.check(settings, world)
+        keep_config(settings, out, world)
+        transfer.train(settings, patches, data if natural is None else natural, out, world, stage)
+    if world.leads:
+        tell_next(out)
