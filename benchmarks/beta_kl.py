@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET
 
 from glassrt.benchmarks.machine import write_report
-from glassrt.benchmarks.runs import lay_once, score_once
+from glassrt.benchmarks.runs import lay_once, score_once, spread
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.export.bundle import export_run
 from glassrt.training.datasets import weak_mosaic
@@ -124,11 +124,7 @@ def draw_table(report: dict[str, Any]) -> list[list[str]]:
     plain = {(row["layout"], row["seed"]): row["pixel AUC"] for row in report["rows"] if row["row"].startswith(PLAIN)}
     for name in dict.fromkeys(row["row"] for row in report["rows"]):
         rows = [row for row in report["rows"] if row["row"] == name]
-        cells = []
-        for key in SHOWN:
-            values = [row[key] for row in rows]
-            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.fmean(values):.1f}{spread}")
+        cells = [spread([row[key] for row in rows]) for key in SHOWN]
         gains = [row["pixel AUC"] - plain[row["layout"], row["seed"]] for row in rows]
         table.append([name, *cells, "" if name.startswith(PLAIN) else ", ".join(f"{gain:+.1f}" for gain in gains)])
     return table

@@ -16,6 +16,7 @@ from glassrt.benchmarks.commands.reading import reading_command
 from glassrt.benchmarks.commands.slide import slide_command
 from glassrt.benchmarks.commands.suspicion import suspicion_command
 from glassrt.benchmarks.commands.tissue import tissue_command
+from glassrt.benchmarks.commands.transfer import transfer_command
 
 bench_app = typer.Typer(help="Measure GlassRT on this machine.", no_args_is_help=True)
 bench_app.command("slide")(slide_command)
@@ -29,6 +30,7 @@ bench_app.command("oeem")(oeem_command)
 bench_app.command("da-refinenet")(da_refinenet_command)
 bench_app.command("beta-kl")(beta_kl_command)
 bench_app.command("distill")(distill_command)
+bench_app.command("transfer")(transfer_command)
 bench_app.command("embed")(embed_command)
 bench_app.command("suspicion")(suspicion_command)
 bench_app.command("kernels")(kernels_command)

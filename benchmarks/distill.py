@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET
 
 from glassrt.benchmarks.machine import write_report
-from glassrt.benchmarks.runs import score_once
+from glassrt.benchmarks.runs import score_once, spread
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.export.bundle import export_run
 from glassrt.training.bag_folds import FOLDS
@@ -135,11 +135,3 @@ def draw_curves(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
                 cells = [spread([row["bag AUROC"] for row in mine if row["bags"] == count]) for count in counts]
                 table.append([f"{name}, {size:g} digits", *cells])
     return table
-
-
-def spread(values: Sequence[float]) -> str:
-    """Their mean and standard deviation."""
-    known = [value for value in values if not math.isnan(value)]
-    if not known:
-        return "-"
-    return f"{statistics.fmean(known):.1f}" + (f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else "")

@@ -1,5 +1,6 @@
 """Pictures of what was measured."""
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -38,5 +39,32 @@ def plot_latency(path: Path, report: dict[str, Any]) -> None:
     axes.set_xlim(left=0)
     axes.set_title(f"{report['bundle']}, {report['window']} px windows; numbers are batch sizes")
     axes.legend()
+    with replace_file(path) as beside:
+        figure.savefig(beside, format="png")
+
+
+def plot_transfer(path: Path, report: dict[str, Any]) -> None:
+    """Accuracy by the number of patches as a PNG: a line for each start, its bars one standard deviation."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    rows = report["rows"]
+    for name in dict.fromkeys(row["start"] for row in rows):
+        cells: dict[int, list[float]] = {}
+        for row in rows:
+            if row["start"] == name:
+                cells.setdefault(row["examples"], []).append(row["accuracy"])
+        means = [statistics.fmean(each) for each in cells.values()]
+        axes.errorbar(
+            [*cells], means, [statistics.pstdev(each) for each in cells.values()], marker="o", capsize=3, label=name
+        )
+    axes.set_xlabel("patches of each class")
+    axes.set_ylabel("accuracy, percent")
+    axes.set_xscale("log")
+    axes.set_xticks(counts := sorted({row["examples"] for row in rows}), labels=[str(count) for count in counts])
+    axes.minorticks_off()
+    axes.set_title(f"{report['config']['dataset']}, {report['tested']} patches of other images")
+    axes.legend(fontsize="small")
     with replace_file(path) as beside:
         figure.savefig(beside, format="png")

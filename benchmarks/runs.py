@@ -1,6 +1,8 @@
-"""Runs that a benchmark trains and scores: each once, so that a stopped benchmark goes on."""
+"""Runs that a benchmark trains and scores, each once, so that a stopped benchmark goes on; and what many gave."""
 
 import hashlib
+import math
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,3 +52,11 @@ def lay_once(
     found = msgspec.json.decode((folder / INDEX).read_bytes())
     if any(found.get(key) != value for key, value in asked.items()):
         raise DatasetError(f"{folder} holds other mosaics than those asked for: choose another --out, or remove it")
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean and standard deviation of those that are known, as a table shows them."""
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return "-"
+    return f"{statistics.fmean(known):.1f}" + (f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else "")

@@ -66,6 +66,7 @@ def test_slides_of_kather_are_in_one_split(tmp_path: Path, place: str) -> None:
     assert test.load(0).shape == (150, 150, 3)
     assert test.mpp == 0.495
     assert len(kather.find_patches(tmp_path, "all").labels) == 24
+    assert ({*train.sources}, {*test.sources}) == ({"HE-01", "HE-05"}, {"HE-10"})
 
 
 def test_what_is_not_kathers_is_refused(tmp_path: Path) -> None:
@@ -94,6 +95,13 @@ def test_pcam_is_read_patch_by_patch(tmp_path: Path) -> None:
     assert found.labels.tolist() == [0, 1, 1]
     assert found.load(2).shape == (SIDE, SIDE, 3)
     assert found.load(2).mean() == 2
+    assert not found.sources
+    table = tmp_path / "pcam" / "camelyonpatch_level_2_split_valid_meta.csv"
+    table.write_text("coord_y,coord_x,wsi\n1,2,a\n1,3,a\n5,5,b\n")
+    assert pcam.find_patches(tmp_path, "validation").sources == ["a", "a", "b"]
+    table.write_text("coord_y,coord_x,wsi\n1,2,a\n1,3,a\n")
+    with pytest.raises(DatasetError, match=r"meta\.csv does not name a slide \(column wsi\) for each of 3 patches"):
+        pcam.find_patches(tmp_path, "validation")
 
 
 def test_what_is_not_pcam_is_refused(tmp_path: Path) -> None:
@@ -144,6 +152,7 @@ def test_nuclei_have_their_type_and_image(tmp_path: Path) -> None:
     train, test = (nuclei.find_patches(tmp_path, split) for split in ("train", "test"))
     assert test.labels.tolist() == [1, 3, 3]
     assert train.labels.tolist() == [1, 3, 3] * 4
+    assert test.sources == ["img5"] * 3
     # MATLAB's pixels begin at 1: the nucleus at (10, 20) lies in column 9 and row 19
     assert test.load(0)[13, 13].tolist() == [109, 119, 128]
     shutil.rmtree(tmp_path / "img5")

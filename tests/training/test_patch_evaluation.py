@@ -1,17 +1,20 @@
 """How bundles that tell tiles apart are scored on patches: against scores worked by hand."""
 
 import json
+import logging
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from command_line import assert_one_line, run
+from made_crchisto import make_image
 from small_mil import CLASSES, SIDE, encode, head, make_bundle
 
 from glassrt.engine.bundles.bundle import open_bundle
 from glassrt.engine.errors import DatasetError
 from glassrt.engine.runtimes.open import open_backend
+from glassrt.training.datasets import nuclei
 from glassrt.training.datasets.kather import CLASSES as KATHER
 from glassrt.training.evaluate import evaluate
 
@@ -63,6 +66,41 @@ def test_the_command_scores_them(bundle: Path, patches: tuple[Path, np.ndarray, 
     assert "balanced accuracy" in json.loads((tmp_path / "scores.json").read_text())["scores"]
     assert "30 patches" in done.stdout
     assert_one_line(run(*words, "--split", "validation"), 2, "validation does not exist: name a split")
+
+
+def make_nuclear(folder: Path, mpp: float) -> Path:
+    """A bundle that tells nuclei apart and learned from two images."""
+    manifest = (
+        make_bundle(folder, "classification", classes=4, mpp=mpp, learned_from=["img2", "img5"]) / "manifest.json"
+    )
+    names = [{"name": name, "color": [0, at, 9]} for at, name in enumerate(nuclei.CLASSES)]
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"classes": names}))
+    return folder
+
+
+def test_patches_as_wide_as_a_window_are_resized_to_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """27 pixels of 0.55 micrometres are 14.85: a window of 64 at 0.232, and not at 0.3."""
+    opened = open_bundle(make_nuclear(tmp_path / "fits.glass", 27 * 0.55 / SIDE))
+    for number in range(1, 6):
+        make_image(tmp_path / "set", number, fibroblast=[[30.0, 20.0]], others=[[30.0, 30.0], [20.0, 25.0]])
+    backend = open_backend(opened, "ort")
+    monkeypatch.setattr(logging.getLogger("glassrt"), "propagate", True)
+    report = evaluate(opened, backend, "nuclei", tmp_path / "set")
+    patches = nuclei.find_patches(tmp_path / "set", "test")
+    windows = np.stack([cv2.resize(patches.load(at), (SIDE, SIDE)) for at in range(3)])
+    said = head(encode(windows), 4)[1].argmax(1)
+    assert report["scores"]["accuracy"] == pytest.approx(100 * (said == patches.labels).mean(), abs=1e-3)
+    assert caplog.messages == [
+        f"3 of 3 patches are of slides that {opened.path} learned from, such as img5: scores on others will be lower"
+    ]
+    caplog.clear()
+    evaluate(opened, backend, "nuclei", tmp_path / "set", "all")
+    assert caplog.messages[0].startswith("6 of 15 patches are of slides")
+    other = open_bundle(make_nuclear(tmp_path / "wide.glass", 0.3))
+    with pytest.raises(DatasetError, match=r"patch 1 is 14\.85 micrometres wide, windows of .* are 19\.2"):
+        evaluate(other, backend, "nuclei", tmp_path / "set")
 
 
 def test_patches_of_another_kind_are_refused(bundle: Path, tmp_path: Path) -> None:
