@@ -105,8 +105,11 @@ def import_command(
     output: Annotated[str | None, typer.Option(help="Which of its outputs.", show_default="the only one")] = None,
     tiles: Annotated[
         Path | None,
-        typer.Option(help="Folder of slides or images that it is tried on.", show_default="painted windows"),
+        typer.Option(
+            help="Folder of slides or images that it is tried on, and int8 calibrated.", show_default="painted windows"
+        ),
     ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, fp16, int8, with commas; fp32 is always there.")] = "fp32",
     mpp: Annotated[
         float | None,
         typer.Option(
@@ -120,6 +123,7 @@ def import_command(
 ) -> None:
     """Make a bundle of an ONNX network that others trained: segmentation, classification of tiles, or an encoder."""
     check_out(out)
+    precisions = parse_precisions(precision)
     with missing_packages("cpu,export"):
         from glassrt.export.importing.bundle import import_network
         from glassrt.export.importing.settings import keys_of, load_settings
@@ -128,7 +132,7 @@ def import_command(
     for line in notes:
         tell(line)
     with keys_of(config):
-        bundle = import_network(model, settings, out, output, tiles, tell)
+        bundle = import_network(model, settings, out, output, tiles, precisions, tell)
     tell_made(bundle)
 
 

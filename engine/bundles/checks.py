@@ -83,13 +83,18 @@ class Check(Strict, frozen=True):
     bag_changes: bool = False
 
     @property
+    def farthest(self) -> float:
+        """How far outputs may be off in its precision."""
+        return TOLERANCES[self.precision].largest * max(1.0, self.reach)
+
+    @property
     def is_within(self) -> bool:
         """Whether its figures are what its precision may lose, whatever it says."""
         allowed = TOLERANCES[self.precision]
         return (
             self.windows > 0
             and self.nan == 0
-            and 0 <= self.largest <= allowed.largest * max(1.0, self.reach)
+            and 0 <= self.largest <= self.farthest
             and 0 <= self.flips <= allowed.flips
             and (self.cosine is None or self.cosine >= allowed.cosine)
             and not self.bag_changes

@@ -1,7 +1,7 @@
 """A foreign ONNX network -> a bundle, held against the network as it was given before anything is written."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,17 +11,18 @@ from glassrt.engine.bundles.bundle import LARGEST_GRAPH, Bundle, write_bundle
 from glassrt.engine.bundles.checks import TOLERANCES
 from glassrt.engine.bundles.example import Known, store_example
 from glassrt.engine.bundles.kinds.encoder import tiles
-from glassrt.engine.bundles.parts import Example, Graph
+from glassrt.engine.bundles.parts import Example, Graph, Precision
 from glassrt.engine.bundles.scan import scan_graph
 from glassrt.engine.errors import BundleError, GlassError, UsageError, first_line
 from glassrt.engine.runtimes.ort import OrtBackend
 from glassrt.engine.slides.slide import Pixels
-from glassrt.export.calibration import FEWEST, collect_windows, paint_window
+from glassrt.export.calibration import FEWEST, Calibration, collect_calibration, collect_windows, paint_window
 from glassrt.export.comparison import edge_windows, run_each
 from glassrt.export.importing.foreign import Foreign, load_foreign
 from glassrt.export.importing.settings import Classes, Kind, Settings, arrange
 from glassrt.export.importing.statement import Meaning, Statement, Values, check_scaling, find_meaning, undo
 from glassrt.export.importing.surgery import build_graph
+from glassrt.export.lowering import describe_graph, lower_all
 from glassrt.export.samples import Samples
 
 GRAPH, EXAMPLE = "fp32.onnx", "example.npz"
@@ -36,14 +37,18 @@ def import_network(
     out: Path,
     output: str | None = None,
     tissue: Path | None = None,
+    precisions: Sequence[Precision] = ("fp32",),
     told: Callable[[str], None] = lambda line: None,
 ) -> Bundle:
     """Make the bundle folder `out` of the ONNX network in a file.
 
     `output` names the one of several that is wanted. Both are compared on windows of the slides in the folder `tissue`,
-    or a painted one, and on white, black and noise. What was found and not said is `told`. Raises UsageError where the
-    settings do not fit the network, BundleError for a network that cannot be a bundle, OutputError.
+    or a painted one, and on white, black and noise; on others of these int8 is calibrated. What was found and not said
+    is `told`. Raises UsageError where the settings do not fit the network, BundleError for a network that cannot be a
+    bundle or loses too much in a precision, OutputError.
     """
+    if "int8" in precisions and tissue is None:
+        raise UsageError("int8 needs --tiles: a folder of slides or images of the bundle's tissue")
     foreign = load_foreign(path, settings, output)
     statement = Statement(foreign, settings)
     windows = paint_window(foreign.window)
@@ -52,17 +57,29 @@ def import_network(
     meaning = find_meaning(given, foreign, settings)
     classes = arrange(settings, meaning.channels) if settings.kind != "encoder" else Classes((), ())
     manifest = describe(out.stem, foreign, settings, meaning, classes)
+    name = manifest.inputs[0].name
+    held = Calibration({name: windows}, {name: windows}, ())
     if tissue is not None:
-        (windows,) = collect_windows(tissue, manifest, FEWEST).values()
+        held = collect_tissue(tissue, manifest, {*precisions} != {"fp32"})
+        windows = held.calibrated[name][:FEWEST]
         check_scaling(windows, foreign, settings)
         given = statement.run(add_edges(windows))
     graph = build_graph(foreign, settings, meaning, classes.order, manifest.whole)
     refuse_unsafe(graph, path)
-    name = manifest.inputs[0].name
     refuse_other(graph, {name: add_edges(windows)}, given, meaning, classes.order, foreign)
+    lowered = list(lower_all({"main": graph}, precisions, held, manifest))
     for line in tell_found(foreign, settings, meaning, classes):
         told(line)
-    return store(out, manifest, graph, {name: windows[:1]}, tissue is None)
+    known = msgspec.structs.replace(manifest, calibrated=held.seen)
+    return store(out, known, graph, lowered, {name: windows[:1]}, tissue is None)
+
+
+def collect_tissue(folder: Path, manifest: Kind, lowered: bool) -> Calibration:
+    """Windows of a folder's slides to compare both on, and where precisions are `lowered`, to make and measure them."""
+    if lowered:
+        return collect_calibration(folder, manifest)
+    windows = collect_windows(folder, manifest, FEWEST)
+    return Calibration(windows, windows, ())
 
 
 def add_edges(windows: Pixels) -> Pixels:
@@ -139,13 +156,21 @@ def refuse_other(
             raise BundleError(f"{foreign.path} is not imported: {at_once} another output in its bundle{hint} ({fault})")
 
 
-def store(out: Path, manifest: Kind, graph: bytes, window: Samples, painted: bool) -> Bundle:
+def store(
+    out: Path,
+    manifest: Kind,
+    graph: bytes,
+    lowered: Sequence[tuple[Graph, bytes]],
+    window: Samples,
+    painted: bool,
+) -> Bundle:
     """Write the bundle with what its graph exactly gives for one window."""
     exact = manifest.whole.name_outputs(run_each(OrtBackend(graph, 1, 0, "fp32"), window))
     example = store_example(Known(window, exact))
     finished = msgspec.structs.replace(
         manifest,
-        graphs=(Graph(GRAPH, hashlib.sha256(graph).hexdigest()),),
+        graphs=(describe_graph(GRAPH, graph), *(entry for entry, _ in lowered)),
         examples=(Example(EXAMPLE, hashlib.sha256(example).hexdigest(), painted=painted or msgspec.UNSET),),
     )
-    return write_bundle(out, finished, {GRAPH: graph, EXAMPLE: example})
+    contents = {entry.file: content for entry, content in lowered}
+    return write_bundle(out, finished, {GRAPH: graph, EXAMPLE: example, **contents})

@@ -19,10 +19,10 @@ from glassrt.engine.bundles.tensors import TensorSpec
 from glassrt.engine.errors import BundleError, UsageError
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.plans import open_plan
-from glassrt.export.bundle import Together, lower_all, refuse_lossy
 from glassrt.export.calibration import Calibration, collect_calibration, collect_windows
 from glassrt.export.comparison import edge_windows, run_each
 from glassrt.export.ground import Ground, open_ground
+from glassrt.export.lowering import Together, lower_all, refuse_lossy
 from glassrt.export.precision import run_graph
 from glassrt.export.samples import pick, take
 from glassrt.export.triton import write_repository

@@ -23,8 +23,9 @@ from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.readers import open_slide
 from glassrt.export import bundle as exporting
-from glassrt.export.bundle import describe_graph, export_run, lower_precisions, open_network
+from glassrt.export.bundle import export_run, open_network
 from glassrt.export.calibration import collect_calibration, collect_windows
+from glassrt.export.lowering import describe_graph, lower_precisions, refuse_lossy
 from glassrt.export.to_onnx import export_graph
 from glassrt.training import checkpoint
 from glassrt.training.commands.options import CONFIGS
@@ -255,7 +256,7 @@ def test_the_shipped_network_passes_in_every_precision(data: Path, tmp_path: Pat
     tissue = collect_calibration(tmp_path, shipped.manifest, wanted=20)
     made = list(lower_precisions(shipped.read_graph(), ("fp16", "int8"), tissue, shipped.manifest))
     for entry, content in made:
-        exporting.refuse_lossy(shipped.read_graph(), entry, content, tissue.measured, shipped.manifest)
+        refuse_lossy(shipped.read_graph(), entry, content, tissue.measured, shipped.manifest)
     assert [entry.file for entry, _ in made] == ["fp16.onnx", "int8_cpu.onnx", "int8_gpu.onnx"]
 
 

@@ -14,12 +14,14 @@ import pytest
 import torch
 from command_line import run
 from foreign_networks import NORMALISED, SEGMENTS, WINDOW
+from known import run_windows
 from onnx import TensorProto, helper
 
 from glassrt.engine import ArraySlide, open_bundle, open_slide, score, segment_image
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.kinds.classification import Classification
 from glassrt.engine.bundles.kinds.segmentation import Segmentation
+from glassrt.engine.errors import UsageError
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.tasks.tiles import embed
 from glassrt.export.calibration import paint_window
@@ -252,3 +254,20 @@ def test_it_is_tried_on_slides_that_are_named(demo_slide: Path, tmp_path: Path) 
     window = bundle.example_window
     assert window is not None
     assert np.abs(window.astype(int) - paint_window(WINDOW)[0]).max() > 50
+
+
+def test_lower_precisions_are_made_on_the_slides_that_it_is_tried_on(demo_slide: Path, tmp_path: Path) -> None:
+    path = foreign.write_graph(tmp_path / "keras.onnx")
+    settings, precisions = foreign.set_up(tmp_path, **SEGMENTS, **CAFFE), ("fp32", "fp16", "int8")
+    bundle = import_network(path, settings, tmp_path / "made.glass", tissue=demo_slide.parent, precisions=precisions)
+    files = {graph.file for graph in bundle.manifest.graphs}
+    assert files == {"fp32.onnx", "fp16.onnx", "int8_gpu.onnx", "int8_cpu.onnx"}
+    assert len(bundle.manifest.calibrated) == 1
+    window = bundle.example_window
+    assert window is not None
+    exact, found = (
+        run_windows(open_backend(bundle, "ort", precision=precision), window[None]) for precision in ("fp32", "int8")
+    )
+    assert 0 < np.abs(exact - found).max() < 0.1 * np.abs(exact).max()
+    with pytest.raises(UsageError, match="int8 needs --tiles: a folder of slides or images"):
+        import_network(path, settings, tmp_path / "other.glass", precisions=precisions)

@@ -29,8 +29,8 @@ from glassrt.engine.runtimes.open import open_backend, open_plan_backend
 from glassrt.engine.runtimes.plans import Entry, Key, open_plan, read_entry, read_timings
 from glassrt.engine.runtimes.table import can_run
 from glassrt.export import precision, rounding
-from glassrt.export.bundle import describe_graph, lower_precisions
 from glassrt.export.calibration import collect_calibration, collect_windows
+from glassrt.export.lowering import describe_graph, lower_precisions
 
 FLAVOUR = "tensorrt-rtx"
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")

@@ -12,7 +12,7 @@ from tritonclient.grpc import model_config_pb2
 
 from glassrt.engine.bundles.bundle import Bundle, open_bundle, write_bundle
 from glassrt.engine.errors import OutputError, UsageError
-from glassrt.export.bundle import describe_graph
+from glassrt.export.lowering import describe_graph
 from glassrt.export.precision import to_float16
 from glassrt.export.triton import prepare_repository, write_repository
 
