@@ -16,10 +16,13 @@ from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
 
 from glassrt.engine.errors import DatasetError
 from glassrt.engine.files import readable_json, replace_file
+from glassrt.engine.geometry.boxes import bands
 from glassrt.training import augment, checkpoint, losses
+from glassrt.training.batches import Draw, stack
 from glassrt.training.config import Count, Number, Schedule, Share, Weight
 from glassrt.training.datasets import kather, labelled_patches, nuclei, pcam, voc
 from glassrt.training.datasets.labelled_patches import LabelledPatches
@@ -38,6 +41,7 @@ METHOD = "transfer"
 SETS: dict[str, Any] = {"kather": kather, "pcam": pcam, "nuclei": nuclei, "folders": labelled_patches}
 PRETRAINING, SCORES = "pretraining", "scores.json"  # folder of a run, where its encoder is trained before
 THINGS = len(voc.CLASSES) - 1  # the background is no label of a picture
+SETTLING = 8  # batches that batch norm's statistics are taken of in the end
 PRESENT_SHARE = 0.01  # of a crop's pixels, from which on a kind of thing is a label of the crop
 
 
@@ -220,8 +224,23 @@ def train(
         return network
 
     draw = partial(draw_patch, patches, chosen, config)
-    task: Task[Tensor] = Task(start, draw, class_loss, groups=partial(group, config))
+    after = partial(settle, draw, config)
+    task: Task[Tensor] = Task(start, draw, class_loss, groups=partial(group, config), after=after)
     fit(task, config, run, world, stage("classify", config.steps))
+
+
+def settle(draw: Draw, config: TransferConfig, steps: int, network: nn.Module) -> None:
+    """After the last step, take batch norm's statistics of what was learned from: a short training leaves it those of
+    what the encoder saw before. An encoder that does not learn keeps its own.
+    """
+    if steps < config.steps or not config.encoder_rate:
+        return
+    place = next(network.parameters()).device
+    random = np.random.default_rng(config.seed)
+    count = min(config.steps, SETTLING) * config.batch
+    drawn = ([draw(number, random).inputs for number in range(*part)] for part in bands(count, config.batch))
+    update_bn((stack(inputs, place) for inputs in drawn), network)
+    network.eval()
 
 
 def build_network(config: TransferConfig, classes: int) -> TileClassifier:
