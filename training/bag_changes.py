@@ -9,6 +9,7 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 import torch
+from msgspec import UNSET, UnsetType
 from torch import Tensor
 
 from glassrt.training.batches import Bags
@@ -19,7 +20,8 @@ from glassrt.training.segments import number_bags
 class Regularisation(Strict, frozen=True, kw_only=True):
     """Weights of the terms of Eq. 3, and how bags are changed; the weights are the paper's for colon.
 
-    A term of weight 0 is neither drawn nor computed, so that `bag` alone is plain multiple instance learning.
+    A term of weight 0 is neither drawn nor computed, so that `bag` alone is plain multiple instance learning. The
+    entropy's may rise from 0 over so many steps: from the first one on, it sharpens what a young network gets wrong.
     """
 
     bag: Weight = 1.0
@@ -31,10 +33,17 @@ class Regularisation(Strict, frozen=True, kw_only=True):
     adversarial: bool = False
     kept: tuple[Share, Share] = (0.01, 0.15)  # the share of a bag in a sub-bag, between these
     realisations: Count = 5
+    entropy_rise_steps: Count | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         if not 0 <= self.kept[0] <= self.kept[1] < 1:
             raise ValueError(f"kept = {list(self.kept)}: two shares of a bag, the lower first, both below 1")
+
+    def at(self, step: int) -> "Regularisation":
+        """The weights of a step, counted from 0."""
+        if self.entropy_rise_steps is UNSET:
+            return self
+        return msgspec.structs.replace(self, entropy=self.entropy * min(1.0, step / self.entropy_rise_steps))
 
 
 class Noise(NamedTuple):

@@ -56,6 +56,17 @@ def test_the_teachers_loss_is_its_equation(classes: int, seed: int, dtype: torch
     assert {name: each.item() for name, each in found.items()} == pytest.approx(wanted, rel=1e-6, abs=1e-6)
 
 
+def test_the_entropys_weight_may_rise() -> None:
+    settings = Regularisation(entropy=0.4, entropy_rise_steps=100)
+    assert [settings.at(step).entropy for step in (0, 25, 100, 999)] == [0.0, 0.1, 0.4, 0.4]
+    network, (bags, labels) = network_for(2), example(2)
+    predicted = network(bags, drawn(bags, settings))
+    first, last = (bag_losses.regularised(predicted, labels, settings.at(step)) for step in (0, 100))
+    assert {*first} == {*last}  # each step logs the same terms
+    assert first["entropy"] == 0 < last["entropy"]
+    assert b"entropy_rise_steps" not in msgspec.json.encode(Regularisation())  # runs from before know theirs
+
+
 def test_the_bags_own_predictions_are_constants_in_the_consistency_terms() -> None:
     """Their gradient is that of a network whose unchanged half does not learn."""
     settings = Regularisation(entropy=0)

@@ -176,7 +176,7 @@ def learn_bags(
     def loss(network: nn.Module, given: Bags, labels: Tensor, step: int) -> Mapping[str, Tensor]:
         changes = draw_changes(given, terms, seen.range, torch.Generator().manual_seed(seed_of(schedule, step, world)))
         predicted: Predicted = network(given, changes)
-        return regularised(predicted, labels, terms)
+        return regularised(predicted, labels, terms.at(step))
 
     run = Run(folder / kind, identify(config, kind, schedule, told))
     if not run.is_finished():
