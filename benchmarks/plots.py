@@ -64,7 +64,12 @@ def plot_transfer(path: Path, report: dict[str, Any]) -> None:
     axes.set_xscale("log")
     axes.set_xticks(counts := sorted({row["examples"] for row in rows}), labels=[str(count) for count in counts])
     axes.minorticks_off()
-    axes.set_title(f"{report['config']['dataset']}, {report['tested']} patches of other images")
+    axes.set_title(f"{report['config']['dataset']}, {report['tested']} patches of the split test")
     axes.legend(fontsize="small")
     with replace_file(path) as beside:
         figure.savefig(beside, format="png")
+
+
+def find_spread(values: list[float]) -> float:
+    """Their standard deviation, as the tables have it; none of one alone."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0

@@ -18,15 +18,15 @@ def score_natural(
     network: nn.Module, images: Sequence[VocImage], progress: Callable[[int], None] = lambda done: None
 ) -> dict[str, float]:
     """In percent on whole images: `mIoU` over VOC's 21 classes of logits `[1, 21, h, w]`, or `mAP` over its 20 kinds
-    of things of logits `[1, 20]`. `progress` is told how many images are done.
+    of things of logits `[1, 20]`, NaN if the images show none. `progress` is told how many images are done.
     """
     network.eval()
     place = next(network.parameters()).device
     counts = np.zeros((len(voc.CLASSES), len(voc.CLASSES)), np.int64)
     said, shown = [], []
     for number, image in enumerate(images):
-        pixels = torch.from_numpy(image.pixels()).permute(2, 0, 1)[None].to(place).float()
-        logits, mask = network(pixels), image.classes()
+        pixels, mask = image.read()
+        logits = network(torch.from_numpy(pixels).permute(2, 0, 1)[None].to(place).float())
         if logits.ndim == 4:
             counts += metrics.confusion(mask, name_pixels(logits, mask.shape), len(voc.CLASSES))
         else:
@@ -37,7 +37,7 @@ def score_natural(
         return {"mIoU": 100 * metrics.mean_iou(counts)}
     logits, truth = np.array(said, np.float64), np.array(shown)
     each = [average_precision(logits[:, at], truth[:, at]) for at in range(truth.shape[1]) if truth[:, at].any()]
-    return {"mAP": 100 * float(np.mean(each))}
+    return {"mAP": 100 * float(np.mean(each)) if each else float("nan")}
 
 
 def name_pixels(logits: Tensor, shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 Features = NDArray[np.float32]
 NEIGHBOURS = 5
+LEAST = 1e-6  # of a feature's mean, from which on it varies: less is rounding
 ROUNDS = 200  # of L-BFGS at most
 
 
@@ -16,9 +17,10 @@ def classify_linearly(known: Features, labels: NDArray[np.int64], features: Feat
     Features are standardised by the known ones; the penalty is half the squared length of the weights over N, as
     scikit-learn's at C = 1.
     """
-    mean, deviation = known.mean(0), known.std(0)
-    scale = np.where(deviation > 0, deviation, 1)
-    given, asked = (torch.from_numpy((each - mean) / scale).double() for each in (known, features))
+    mean, deviation = known.mean(0, dtype=np.float64), known.std(0, dtype=np.float64)
+    varies = deviation > LEAST * np.maximum(np.abs(mean), LEAST)
+    scale = np.where(varies, deviation, np.inf)  # what never varied says nothing
+    given, asked = (torch.from_numpy((each - mean) / scale) for each in (known, features))
     truth = torch.from_numpy(labels)
     weight = torch.zeros(given.shape[1], classes, dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
@@ -37,13 +39,13 @@ def classify_linearly(known: Features, labels: NDArray[np.int64], features: Feat
 
 
 def classify_by_neighbours(known: Features, labels: NDArray[np.int64], features: Features, classes: int) -> Features:
-    """Votes `[M, C]` of the `NEIGHBOURS` known features `[N, D]` of the highest cosine, weighted by it."""
+    """Votes `[M, C]` of the `NEIGHBOURS` known features `[N, D]` of the highest cosine, each 1 more than that."""
     near = normalise(features) @ normalise(known).T
     chosen = np.argsort(-near, axis=1, kind="stable")[:, :NEIGHBOURS]
     votes = np.zeros((len(features), classes), np.float32)
     for place in chosen.T:
         rows = np.arange(len(features))
-        votes[rows, labels[place]] += near[rows, place].clip(min=0)
+        votes[rows, labels[place]] += 1 + near[rows, place]
     return votes
 
 

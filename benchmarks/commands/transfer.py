@@ -27,7 +27,11 @@ def transfer_command(
     repeats: Annotated[int, typer.Option(min=1, help="Subsets and seeds of each start.")] = 10,
 ) -> None:
     """Train classifiers of few patches from every start: none, VOC's labels, ImageNet, your own."""
-    with missing_packages():
+    if json.suffix == ".png":
+        raise UsageError(f"--json {json} would be the picture's file; name it otherwise")
+    with missing_packages("bench"):
+        import matplotlib  # noqa: F401  # before an hour of training
+
         from glassrt.benchmarks.plots import plot_transfer
         from glassrt.benchmarks.transfer import draw_table, measure_transfer, parse_start
         from glassrt.training.config import load_config
@@ -39,7 +43,6 @@ def transfer_command(
         if world.size > 1:
             raise UsageError("cells are trained one by one: start it without torchrun")
         report = measure_transfer(settings, data, natural or data, out, starts, repeats, world, stage, json)
-    plot_transfer(json.with_suffix(".png"), report)
     heads, *rows = draw_table(report)
     table = PlainTable(f"Transfer to {settings.dataset}, accuracy in percent on {report['tested']} patches")
     for name in heads:
@@ -47,3 +50,4 @@ def transfer_command(
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+    plot_transfer(json.with_suffix(".png"), report)

@@ -1,5 +1,6 @@
 """Bundles that tell tiles apart, from runs that trained classifiers of patches."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from glassrt.training import checkpoint
 from glassrt.training.methods import transfer
 from glassrt.training.methods.transfer import TransferConfig
 
+LOGGER = logging.getLogger("glassrt")
+
 LICENCES = {
     "kather": "Trained on Kather-5000 (CC BY 4.0).",
     "pcam": "Trained on PatchCamelyon (CC0).",
@@ -31,17 +34,21 @@ def read(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str],
     try:
         config = msgspec.json.decode(metadata["config"], type=TransferConfig)
         classes, sources = (msgspec.json.decode(metadata[key], type=list[str]) for key in ("classes", "learned_from"))
-        side, mpp = msgspec.json.decode(metadata["patch"], type=tuple[int, float])
-    except (KeyError, msgspec.MsgspecError) as error:
+        mpp = float(metadata["mpp"])
+    except (KeyError, ValueError, msgspec.MsgspecError) as error:
         raise TrainingError(f"{file} was written by another version: train it again ({error})") from error
     network = transfer.build_network(config, len(classes))
     checkpoint.load_into(network, tensors, file)
-    return Made({"main": network}, describe(config, classes, sources, side * mpp / config.window, name))
+    return Made({"main": network}, describe(config, classes, sources, mpp, name))
 
 
 def describe(config: TransferConfig, classes: list[str], sources: list[str], mpp: float, name: str) -> Classification:
     """The manifest of what was trained so, but for graphs and examples. `mpp` is that of the window."""
-    each = "all patches" if config.examples is UNSET else f"{config.examples} patches of each class"
+    each = "all patches"
+    if config.examples is not UNSET:
+        each = f"{config.examples} patches of each class (subset {config.subset})"
+    if len(sources) > MOST_LEARNED:
+        LOGGER.warning("%s learned from %d slides, more than a bundle names: it cannot tell them", name, len(sources))
     start = weights_licence(config.weights)
     if config.pretraining is not UNSET:
         start = f"{config.pretraining.task} of {NATURAL} ({start} before)"
@@ -56,7 +63,7 @@ def describe(config: TransferConfig, classes: list[str], sources: list[str], mpp
         flips=False,
         learned_from=tuple(sources) if len(sources) <= MOST_LEARNED else (),
         graphs=UNMADE,
-        trained=f"{config.encoder} on {each} of {config.dataset} {config.split} (subset {config.subset}), "
+        trained=f"{config.encoder} on {each} of {config.dataset} {config.split}, "
         f"{config.steps} steps of {config.batch}, seed {config.seed}",
         licence=f"{LICENCES[config.dataset]} Encoder started from {start}.",
     )

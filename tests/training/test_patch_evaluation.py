@@ -116,7 +116,7 @@ def test_patches_of_another_kind_are_refused(bundle: Path, tmp_path: Path) -> No
     with pytest.raises(DatasetError, match=r"tells stroma, gland, fat apart; .* has gland, stroma"):
         evaluate(opened, backend, "folders", tmp_path, "all")
     paint("fat", 32)
-    with pytest.raises(DatasetError, match=r"patch 1 is 32 x 32 px, .* takes 64 x 64: cut or resize them"):
+    with pytest.raises(DatasetError, match=r"fat/1\.png is 32 x 32 px, .* takes 64 x 64: cut or resize them"):
         evaluate(opened, backend, "folders", tmp_path, "all")
     kather = tmp_path / ".kather"  # no class
     for number, name in enumerate(KATHER, start=1):

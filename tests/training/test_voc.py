@@ -57,12 +57,23 @@ def test_what_is_not_voc_is_refused(tmp_path: Path) -> None:
     cv2.imwrite(str(image.mask_path), np.full((*SIZE, 3), 5, np.uint8))
     with pytest.raises(DatasetError, match="has colours that are not VOC's"):
         image.classes()
+    cv2.imwrite(str(image.mask_path), np.full(SIZE, 257, np.uint16))
+    with pytest.raises(DatasetError, match="cannot be read as an image of 8 bits"):
+        image.classes()
+    cv2.imwrite(str(image.mask_path), np.zeros((36, 45), np.uint8))
+    with pytest.raises(DatasetError, match=r"\.jpg has 90 x 72 pixels but its mask 45 x 36"):
+        image.read()
     image.mask_path.write_bytes(b"")
     with pytest.raises(DatasetError, match="cannot be read as an image"):
         image.classes()
     image.mask_path.unlink()
     with pytest.raises(DatasetError, match=r"trainaug\.txt names '2007_000000', but .*png is missing"):
         voc.find_images(tmp_path, "train")
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("2007_000004 2007_000005 x\n")
+    with pytest.raises(DatasetError, match=r"val\.txt has 3 words in a line"):
+        voc.find_images(tmp_path, "val")
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("\ufeff2007_000004\r\n", encoding="utf-8")
+    assert len(voc.find_images(tmp_path, "val")) == 1
     (tmp_path / "ImageSets/Segmentation/val.txt").write_text("\n")
     with pytest.raises(DatasetError, match=r"val\.txt names no image"):
         voc.find_images(tmp_path, "val")

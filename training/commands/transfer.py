@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from msgspec import UNSET
 
+from glassrt.engine.errors import UsageError
 from glassrt.training.commands.options import CONFIGS, DATA, RUN, bars, missing_packages, tell_next
 
 
@@ -25,9 +27,12 @@ def transfer_command(
         from glassrt.training.world import join_world
     settings = load_config(config, transfer.TransferConfig)
     with join_world() as world, bars(world.leads) as stage:
+        if natural is not None and settings.pretraining is UNSET:
+            raise UsageError(f"--natural: {config} has no [pretraining], which is all that VOC is for")
+        natural = natural or data
+        transfer.check(settings, natural, world)
         patches = transfer.load_patches(settings, data)
-        transfer.check(settings, world)
         keep_config(settings, out, world)
-        transfer.train(settings, patches, data if natural is None else natural, out, world, stage)
+        transfer.train(settings, patches, natural, out, world, stage)
     if world.leads:
         tell_next(out)

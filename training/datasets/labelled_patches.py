@@ -17,9 +17,15 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 ALL = "all"
 
 
+def call_by_number(number: int) -> str:
+    """What a patch is called that has no name."""
+    return f"patch {number + 1}"
+
+
 class LabelledPatches(NamedTuple):
-    """N patches: their class numbers in `classes` `[N]`; `load(n)` reads the n-th, RGB `[H, W, 3]`. `mpp` is None if
-    nobody says it, `sources` the slide or image that each is of, empty if nobody says that.
+    """N patches: their class numbers in `classes` `[N]`; `load(n)` reads the n-th, RGB `[H, W, 3]`, and `name(n)` is
+    what messages call it. `mpp` is None if nobody says it, `sources` the slide or image that each is of, empty if
+    nobody says that.
     """
 
     classes: tuple[str, ...]
@@ -27,6 +33,7 @@ class LabelledPatches(NamedTuple):
     load: Callable[[int], NDArray[np.uint8]]
     mpp: float | None
     sources: Sequence[str] = ()
+    name: Callable[[int], str] = call_by_number
 
 
 def find_patches(folder: Path, split: str) -> LabelledPatches:
@@ -65,7 +72,11 @@ def gather(
         counts.append(len(chosen))
     labels = np.repeat(np.arange(len(folders)), counts)
     sources = [] if tell_source is None else list(map(tell_source, paths))
-    return LabelledPatches(tuple(folders), labels, lambda number: read_image(paths[number]), None, sources)
+
+    def load(number: int) -> NDArray[np.uint8]:
+        return read_image(paths[number])
+
+    return LabelledPatches(tuple(folders), labels, load, None, sources, lambda number: str(paths[number]))
 
 
 def resize(patch: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

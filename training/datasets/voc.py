@@ -42,12 +42,21 @@ class VocImage(NamedTuple):
     def classes(self) -> NDArray[np.uint8]:
         """Class numbers `[H, W]`, 0 to 20, and `IGNORE`. Raises DatasetError."""
         mask = cv2.imread(str(self.mask_path), cv2.IMREAD_UNCHANGED)
-        if mask is None:
-            raise DatasetError(f"{self.mask_path} cannot be read as an image: unpack the set again")
-        found = mask.astype(np.uint8) if mask.ndim == 2 else read_palette(mask.astype(np.uint8), self.mask_path)
+        if mask is None or mask.dtype != np.uint8:
+            raise DatasetError(f"{self.mask_path} cannot be read as an image of 8 bits: unpack the set again")
+        found = mask.astype(np.uint8, copy=False)
+        found = found if found.ndim == 2 else read_palette(found, self.mask_path)
         if unknown := set(np.unique(found).tolist()) - {*range(len(CLASSES)), IGNORE}:
             raise DatasetError(f"{self.mask_path} holds the value {min(unknown)}: masks have 0 to 20, and {IGNORE}")
         return found
+
+    def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Pixels and class numbers. Raises DatasetError, also where they differ in size."""
+        pixels, classes = self.pixels(), self.classes()
+        if pixels.shape[:2] != classes.shape:
+            size, other = (f"{width} x {height}" for height, width in (pixels.shape[:2], classes.shape))
+            raise DatasetError(f"{self.image_path} has {size} pixels but its mask {other}: unpack the set again")
+        return pixels, classes
 
 
 def find_images(folder: Path, split: str) -> list[VocImage]:
@@ -62,7 +71,7 @@ def find_images(folder: Path, split: str) -> list[VocImage]:
     if path is None:
         raise DatasetError(f"{lists} has none of {', '.join(LISTS[split])}: unpack the set again")
     try:
-        lines = path.read_text("utf-8").split("\n")
+        lines = path.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} is no list of images ({first_line(error)})") from error
     images = [find_image(root, line.split(), path) for line in lines if line.strip()]
@@ -73,6 +82,8 @@ def find_images(folder: Path, split: str) -> list[VocImage]:
 
 def find_image(root: Path, words: list[str], listed: Path) -> VocImage:
     """The image that a line of a list names. Raises DatasetError where it is not there."""
+    if len(words) > 2:
+        raise DatasetError(f"{listed} has {len(words)} words in a line: one image a line, or an image and its mask")
     if len(words) == 2:
         image, mask = (root / word.lstrip("/") for word in words)
     else:

@@ -105,7 +105,7 @@ def classify(
     for top, bottom in bands(count, backend.batch):
         for at in range(top, bottom):
             patch = patches.load(at)
-            check_size(patch, at, patches.mpp, bundle)
+            check_size(patch, patches.name(at), patches.mpp, bundle)
             given[at - top] = resize(patch, side)
         (logits,) = backend.infer({"tile": given}).values()
         parts.append(logits[: bottom - top].astype(np.float64))
@@ -113,7 +113,7 @@ def classify(
     return np.concatenate(parts)
 
 
-def check_size(patch: NDArray[np.uint8], number: int, mpp: float | None, bundle: Bundle) -> None:
+def check_size(patch: NDArray[np.uint8], name: str, mpp: float | None, bundle: Bundle) -> None:
     """Raise DatasetError for a patch that does not show what a window of the bundle does; of unknown resolution `mpp`
     it has to have as many pixels.
     """
@@ -121,12 +121,12 @@ def check_size(patch: NDArray[np.uint8], number: int, mpp: float | None, bundle:
     if mpp is None or height != width:
         if (height, width) != (manifest.window, manifest.window):
             raise DatasetError(
-                f"patch {number + 1} is {width} x {height} px, {bundle.path} takes {manifest.window} x "
+                f"{name} is {width} x {height} px, {bundle.path} takes {manifest.window} x "
                 f"{manifest.window}: cut or resize them"
             )
     elif abs(width * mpp / (manifest.window * manifest.mpp) - 1) > SAME_WIDTH:
         raise DatasetError(
-            f"patch {number + 1} is {width * mpp:.4g} micrometres wide, windows of {bundle.path} are "
+            f"{name} is {width * mpp:.4g} micrometres wide, windows of {bundle.path} are "
             f"{manifest.window * manifest.mpp:.4g}: cut patches of that width, a folder a class (--dataset folders)"
         )
 

@@ -4,11 +4,12 @@ An encoder learns on PASCAL VOC which pixel is of what, or merely what a picture
 from it and learns from few of them. Read downwards: settings, pre-training, patches, the classifier.
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -18,13 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
-from glassrt.engine.errors import DatasetError
 from glassrt.engine.files import readable_json, replace_file
 from glassrt.engine.geometry.boxes import bands
 from glassrt.training import augment, checkpoint, losses
 from glassrt.training.batches import Draw, stack
-from glassrt.training.config import Count, Number, Schedule, Share, Weight
-from glassrt.training.datasets import kather, labelled_patches, nuclei, pcam, voc
+from glassrt.training.config import Schedule, Share, Weight
+from glassrt.training.datasets import voc
 from glassrt.training.datasets.labelled_patches import LabelledPatches
 from glassrt.training.datasets.voc import VocImage
 from glassrt.training.loop import Example, Group, Random, Task, fit, shuffled
@@ -34,11 +34,14 @@ from glassrt.training.natural_scores import score_natural
 from glassrt.training.networks.deeplab import OUTPUT_STRIDE, DeepLabV2
 from glassrt.training.networks.encoders import STRIDES, check_encoder, load_weights
 from glassrt.training.networks.tile_classifier import TileClassifier
+from glassrt.training.patch_sets import PatchConfig, draw_examples, load_patches, read_patch, tell_mpp, tell_sources
 from glassrt.training.run import Run
 from glassrt.training.world import World
 
+# With them a run is set.
+__all__ = ["TransferConfig", "build_network", "check", "draw_examples", "load_patches", "read_patch", "train"]
+
 METHOD = "transfer"
-SETS: dict[str, Any] = {"kather": kather, "pcam": pcam, "nuclei": nuclei, "folders": labelled_patches}
 PRETRAINING, SCORES = "pretraining", "scores.json"  # folder of a run, where its encoder is trained before
 THINGS = len(voc.CLASSES) - 1  # the background is no label of a picture
 SETTLING = 8  # batches that batch norm's statistics are taken of in the end
@@ -57,16 +60,9 @@ class Pretraining(Schedule, frozen=True, kw_only=True):
             raise ValueError(f"resize {list(self.resize)} must rise")
 
 
-class TransferConfig(Schedule, frozen=True, kw_only=True):
+class TransferConfig(PatchConfig, frozen=True, kw_only=True):
     """What one classifier of patches learns from."""
 
-    dataset: Literal["kather", "pcam", "nuclei", "folders"]
-    split: str = "train"
-    mpp: Annotated[float, Meta(gt=0, le=32)] | UnsetType = UNSET  # of the patches, where their set does not say it
-    background: str | UnsetType = UNSET  # class that maps leave blank; unset: the set's first
-    examples: Count | UnsetType = UNSET  # of each class; unset: all there are
-    subset: Number = 1  # which of many draws of so many
-    window: Annotated[int, Meta(ge=32, multiple_of=32)]  # what a patch is resized to
     shift: Share = 0.0  # by which part of a window it is moved at most, reflected beyond its border
     colour: augment.Colour
     encoder: str
@@ -74,14 +70,11 @@ class TransferConfig(Schedule, frozen=True, kw_only=True):
     encoder_rate: Weight = 1.0  # share of the learning rate that it learns at; at 0 it stays as it starts
     pretraining: Pretraining | UnsetType = UNSET
 
-    def __post_init__(self) -> None:
-        if (self.mpp is UNSET) == (self.dataset == "folders"):
-            needs = "needs `mpp`: nobody else says how large its pixels are" if self.mpp is UNSET else "has its own mpp"
-            raise ValueError(f"dataset {self.dataset} {needs}")
 
-
-def check(config: TransferConfig, world: World) -> None:
-    """Raise TrainingError if training with these settings cannot begin."""
+def check(config: TransferConfig, natural: Path, world: World) -> None:
+    """Raise TrainingError if training with these settings cannot begin, DatasetError without VOC in the folder
+    `natural` where it is needed.
+    """
     before = config.pretraining
     stride = max(STRIDES.get(config.encoder, (32,)))
     if before is not UNSET and before.task == "segmentation":
@@ -90,36 +83,8 @@ def check(config: TransferConfig, world: World) -> None:
     world.part(config.batch)
     if before is not UNSET:
         world.part(before.batch)
-
-
-def load_patches(config: TransferConfig, data: Path) -> LabelledPatches:
-    """The patches to learn from, the class of the background first. Raises DatasetError and SlideError."""
-    found: LabelledPatches = SETS[config.dataset].find_patches(data, config.split)
-    first = found.classes[0] if config.background is UNSET else config.background
-    if first not in found.classes:
-        raise DatasetError(f"{data} has no class {first!r}, the background: it has {', '.join(found.classes)}")
-    order = sorted(range(len(found.classes)), key=lambda at: found.classes[at] != first)
-    chosen = found._replace(
-        classes=tuple(found.classes[at] for at in order),
-        labels=np.argsort(order)[found.labels],
-        mpp=found.mpp if config.mpp is UNSET else config.mpp,
-    )
-    draw_examples(chosen, config)  # which raises where there are too few
-    return chosen
-
-
-def draw_examples(patches: LabelledPatches, config: TransferConfig) -> NDArray[np.int64]:
-    """The numbers of the patches that are learned from, equally many of each class. Raises DatasetError."""
-    if config.examples is UNSET:
-        return np.arange(len(patches.labels))
-    random = np.random.default_rng(config.subset)
-    drawn = []
-    for at, name in enumerate(patches.classes):
-        mine = np.flatnonzero(patches.labels == at)
-        if len(mine) < config.examples:
-            raise DatasetError(f"the split {config.split} has {len(mine)} patches of {name}, not {config.examples}")
-        drawn.append(random.choice(mine, config.examples, replace=False))
-    return np.concatenate(drawn)
+        for split in voc.LISTS:
+            voc.find_images(natural, split)
 
 
 def pretrain(config: TransferConfig, data: Path, folder: Path, world: World, stage: Stage) -> Path:
@@ -131,9 +96,14 @@ def pretrain(config: TransferConfig, data: Path, folder: Path, world: World, sta
     assert before is not UNSET
     images, tested = voc.find_images(data, "train"), voc.find_images(data, "val")
     settings = {"encoder": config.encoder, "weights": config.weights, **msgspec.to_builtins(before)}
-    told = {"config": msgspec.json.encode(settings).decode(), "images": str(len(images))}
+    told = {
+        "config": msgspec.json.encode(settings).decode(),
+        "images": hashlib.sha256(" ".join(each.image_path.name for each in images).encode()).hexdigest(),
+        "start": tell_start(config.weights)[0],
+    }
     run = Run(folder, {"method": PRETRAINING, **told})
     if not run.is_finished():
+        (folder / SCORES).unlink(missing_ok=True)
         loss = segmentation_loss if before.task == "segmentation" else presence_loss
         task: Task[Tensor] = Task(partial(start_natural, config), partial(draw_crop, images, before), loss)
         fit(task, before, run, world, stage(f"VOC {before.task}", before.steps))
@@ -174,7 +144,7 @@ def draw_crop(images: Sequence[VocImage], before: Pretraining, number: int, rand
     the image shows elsewhere is no label of it.
     """
     image = images[shuffled(number, len(images), before.seed)]
-    pixels, mask = augment.crop_at_random(image.pixels(), image.classes(), before.crop, before.resize, False, random)
+    pixels, mask = augment.crop_at_random(*image.read(), before.crop, before.resize, False, random)
     label = mask.astype(np.int64) if before.task == "segmentation" else tell_things(mask)
     return Example(pixels, label, image.image_path.name)
 
@@ -202,14 +172,16 @@ def train(
     """Pre-train where that is wanted, on VOC in the folder `natural`, then train the classifier, resuming in `folder`;
     leaves `folder/model.safetensors`. Raises TrainingError and DatasetError.
     """
-    check(config, world)
+    check(config, natural, world)
     chosen = draw_examples(patches, config)
-    sources = sorted({patches.sources[at] for at in chosen}) if patches.sources else []
+    start_hash, known = tell_start(config.weights)
+    sources = sorted({*known, *tell_sources(patches, chosen)})
     told = {
         "config": msgspec.json.encode(config).decode(),
         "classes": msgspec.json.encode(patches.classes).decode(),
         "learned_from": msgspec.json.encode(sources).decode(),
-        "patch": msgspec.json.encode([patches.load(int(chosen[0])).shape[0], patches.mpp]).decode(),
+        "mpp": repr(tell_mpp(patches, config.window)),
+        "start": start_hash,
     }
     run = Run(folder, {"method": METHOD, **told})
     if run.is_finished():
@@ -227,6 +199,18 @@ def train(
     after = partial(settle, draw, config)
     task: Task[Tensor] = Task(start, draw, class_loss, groups=partial(group, config), after=after)
     fit(task, config, run, world, stage("classify", config.steps))
+
+
+def tell_start(weights: str) -> tuple[str, list[str]]:
+    """The sha256 of a file of weights, nothing for other starts; and the slides that a classifier of patches, whose
+    model it is, learned from.
+    """
+    path = Path(weights)
+    if not path.is_file():
+        return "", []
+    metadata = checkpoint.load(path)[1] if path.suffix == ".safetensors" else {}
+    sources = metadata.get("learned_from", "[]") if metadata.get("method") == METHOD else "[]"
+    return hashlib.sha256(path.read_bytes()).hexdigest(), msgspec.json.decode(sources, type=list[str])
 
 
 def settle(draw: Draw, config: TransferConfig, steps: int, network: nn.Module) -> None:
@@ -261,15 +245,7 @@ def draw_patch(
         pixels = wide[top : top + config.window, left : left + config.window]
     pixels = augment.turn(pixels, int(random.integers(4)), bool(random.integers(2)))
     label = np.array(patches.labels[at], np.int64)
-    return Example(augment.COLOURS[config.colour](pixels, random), label, f"patch {at + 1} of {config.split}")
-
-
-def read_patch(patches: LabelledPatches, number: int, window: int) -> NDArray[np.uint8]:
-    """A patch as the network takes it. Raises DatasetError for one that is no square."""
-    patch = patches.load(number)
-    if patch.shape[0] != patch.shape[1]:
-        raise DatasetError(f"patch {number + 1} is {patch.shape[1]} x {patch.shape[0]} px: cut squares")
-    return labelled_patches.resize(patch, window)
+    return Example(augment.COLOURS[config.colour](pixels, random), label, patches.name(at))
 
 
 def class_loss(network: nn.Module, pixels: Tensor, labels: Tensor, step: int) -> Tensor:

