@@ -49,7 +49,7 @@ PAPER = {
         "VOC segmentation": "82.1 / 86.1 / 87.8",
     },
 }
-TESTED = 400  # patches of each class of the split `test` at most
+TESTED = 250  # patches of each class of the split `test` at most
 BATCH = 64
 TASKS = ("classification", "segmentation")
 WAYS: dict[str, Callable[..., NDArray[np.float32]]] = {
@@ -113,12 +113,13 @@ def measure_transfer(
     }
     progress = stage("cells", repeats * len(counts) * len(starts))
     for repeat in range(1, repeats + 1):
+        kept: dict[str, NDArray[np.float32]] = {}
         for start, count in ((start, count) for count in counts for start in starts):
             asked = msgspec.structs.replace(
                 config, encoder=start.encoder, weights=start.weights, pretraining=UNSET, examples=count,
                 subset=repeat, seed=repeat,
             )  # fmt: skip
-            found = score_cell(asked, start, patches, natural, truth, folder, world)
+            found = score_cell(asked, start, patches, natural, truth, folder, world, kept)
             row = {"start": start.name, "encoder": start.encoder, "examples": count, "repeat": repeat}
             report["rows"].append({**row, **found})
             progress(len(report["rows"]) - 1, math.nan)
@@ -200,6 +201,7 @@ def score_cell(
     truth: Test,
     folder: Path,
     world: World,
+    kept: dict[str, NDArray[np.float32]],
 ) -> dict[str, float]:
     """The scores, in percent, of one classifier, of its start's features linearly and of their neighbours; known ones
     where a cell was measured before with the same patches, settings and weights.
@@ -218,19 +220,33 @@ def score_cell(
     checkpoint.load_into(network, checkpoint.load(run / "model.safetensors")[0], run)
     logits = apply(network.to(world.device), truth, config.window)
     scores = dict(rate(logits.astype(np.float64), truth.labels))
-    torch.manual_seed(config.seed)  # as where it was trained
-    frozen = transfer.build_network(config, classes)
-    transfer.load_start(frozen, config.encoder, config.weights)
-    bare = frozen.encoder.to(world.device)
-    features = [apply(bare, each, config.window) for each in (Test(patches, chosen), truth)]
-    for name, way in WAYS.items():
-        said = way(features[0], patches.labels[chosen], features[1], classes)
-        scores[name] = float((said.argmax(1) == truth.labels).mean())
+    scores |= probe(config, patches, chosen, truth, world, kept)
     percent = {name: round(100 * value, 3) for name, value in scores.items()}
     shutil.rmtree(run)
     with replace_file(file) as beside:
         beside.write_bytes(msgspec.json.encode({"of": identity, "scores": percent}))
     return percent
+
+
+def probe(
+    config: TransferConfig,
+    patches: LabelledPatches,
+    chosen: NDArray[np.int64],
+    truth: Test,
+    world: World,
+    kept: dict[str, NDArray[np.float32]],
+) -> dict[str, float]:
+    """The accuracy of the start's features as they are, each way. What it gives of tested patches is `kept`."""
+    torch.manual_seed(config.seed)  # as where it was trained
+    network = transfer.build_network(config, len(patches.classes))
+    transfer.load_start(network, config.encoder, config.weights)
+    encoder = network.encoder.to(world.device)
+    key = f"{config.encoder} {config.weights} {config.seed if config.weights == RANDOM else ''}"
+    if key not in kept:
+        kept[key] = apply(encoder, truth, config.window)
+    known, classes = apply(encoder, Test(patches, chosen), config.window), len(patches.classes)
+    said = {name: way(known, patches.labels[chosen], kept[key], classes) for name, way in WAYS.items()}
+    return {name: float((each.argmax(1) == truth.labels).mean()) for name, each in said.items()}
 
 
 @torch.inference_mode()
