@@ -112,8 +112,8 @@ def measure_transfer(
         "rows": [],
     }
     progress = stage("cells", repeats * len(counts) * len(starts))
+    kept: dict[str, NDArray[np.float32]] = {}
     for repeat in range(1, repeats + 1):
-        kept: dict[str, NDArray[np.float32]] = {}
         for start, count in ((start, count) for count in counts for start in starts):
             asked = msgspec.structs.replace(
                 config, encoder=start.encoder, weights=start.weights, pretraining=UNSET, examples=count,
