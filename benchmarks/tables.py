@@ -138,6 +138,8 @@ TABLES: dict[str, tuple[str, Callable[[Report], list[list[str]]]]] = {
     "da-refinenet": ("da-refinenet-mosaic.json", draw_da_refinenet),
     "beta-kl": ("beta-kl-mosaic.json", draw_beta_kl),
     "distill colon": ("distill-crchisto.json", draw_distill),
+    "distill breast": ("distill-ucsb.json", draw_distill),
+    "distill digits": ("distill-mnist.json", draw_distill),
 }
 
 

@@ -18,11 +18,12 @@ LIGHT = [(name, stride) for name, strides in STRIDES.items() for stride in strid
 
 
 @pytest.mark.parametrize(("name", "output_stride"), LIGHT)
-def test_encoders_show_four_stages(name: str, output_stride: int) -> None:
+def test_encoders_show_their_stages(name: str, output_stride: int) -> None:
     encoder = build_encoder(name, output_stride).eval()
     with torch.inference_mode():
         maps = encoder(torch.zeros(1, 3, 64, 96))
     strides = [min(stride, output_stride) for stride in (4, 8, 16, 32)]
+    strides = [1, 2, 4, 8, 16] if name == "separable" else strides
     expected = [(channels, 64 // s, 96 // s) for channels, s in zip(encoder.channels, strides, strict=True)]
     assert [tuple(each.shape[1:]) for each in maps] == expected
 
