@@ -23,6 +23,7 @@ from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.readers import open_slide
 from glassrt.export import bundle as exporting
+from glassrt.export import lowering
 from glassrt.export.bundle import export_run, open_network
 from glassrt.export.calibration import collect_calibration, collect_windows
 from glassrt.export.lowering import describe_graph, lower_precisions, refuse_lossy
@@ -240,7 +241,7 @@ def test_a_graph_that_loses_too_much_is_not_exported(
         content = model.SerializeToString()
         yield describe_graph("lossy.onnx", content, precision, "gpu"), content
 
-    monkeypatch.setattr(exporting, "lower_precisions", spoil)
+    monkeypatch.setattr(lowering, "lower_precisions", spoil)
     with pytest.raises(BundleError, match=rf"{precision} for gpu is not exported: \d+\.\d\d% of the places"):
         export_run(run, tmp_path / "x.glass", "x", (precision,), demo_slide.parent)
     assert not (tmp_path / "x.glass").exists()

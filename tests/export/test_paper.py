@@ -15,7 +15,7 @@ from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.plans import open_plan
 from glassrt.engine.tasks.segment import segment_image
 from glassrt.export import bundle as exporting
-from glassrt.export import precision, rounding
+from glassrt.export import lowering, precision, rounding
 from glassrt.export.bundle import export_run, open_network
 from glassrt.export.calibration import collect_calibration
 from glassrt.training.commands.options import CONFIGS
@@ -50,7 +50,7 @@ def bundle(run: Path, demo_slide: Path) -> Bundle:
         patch.setattr(resnet38, "WIDTH", WIDTH)
         patch.setattr(rounding, "LONGEST", rounding.LONGEST * WIDTH // 64)  # the layers that are too long are the same
         patch.setattr(precision, "FLIPS_AIM", 1.0)  # after one step there is no accuracy to lose
-        patch.setattr(exporting, "refuse_lossy", lambda *_: None)  # nor to keep
+        patch.setattr(lowering, "refuse_lossy", lambda *_: None)  # nor to keep
         patch.setattr(exporting, "collect_calibration", partial(collect_calibration, wanted=8))
         return export_run(run, run / "paper.glass", "paper", PRECISIONS, demo_slide.parent)
 
