@@ -65,7 +65,7 @@ def plot_transfer(path: Path, report: dict[str, Any]) -> None:
     axes.set_xticks(counts := sorted({row["examples"] for row in rows}), labels=[str(count) for count in counts])
     axes.minorticks_off()
     axes.set_title(f"{report['config']['dataset']}, {report['tested']} patches of the split test")
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside right center", fontsize="small")
     with replace_file(path) as beside:
         figure.savefig(beside, format="png")
 

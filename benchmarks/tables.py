@@ -127,6 +127,13 @@ def describe_machine(report: Report) -> str:
     return f"{machine['processor']}{isa}, {machine['cores']} cores, {machine['date']}."
 
 
+def draw_transfer(report: Report) -> list[list[str]]:
+    """Accuracy of every start, by the number of patches."""
+    from glassrt.benchmarks.transfer import draw_table  # which loads torch
+
+    return draw_table(report)
+
+
 TABLES: dict[str, tuple[str, Callable[[Report], list[list[str]]]]] = {
     "latency": ("latency-demo.json", draw_latency),
     "peers": ("peers-demo.json", draw_peers),
@@ -140,6 +147,7 @@ TABLES: dict[str, tuple[str, Callable[[Report], list[list[str]]]]] = {
     "distill colon": ("distill-crchisto.json", draw_distill),
     "distill breast": ("distill-ucsb.json", draw_distill),
     "distill digits": ("distill-mnist.json", draw_distill),
+    "transfer": ("transfer-nuclei.json", draw_transfer),
 }
 
 

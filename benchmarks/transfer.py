@@ -4,34 +4,23 @@ All is kept in one folder, so a stopped benchmark goes on where it was. Scores a
 exported bundles equal: nothing of a cell is kept but its scores.
 """
 
-import hashlib
 import math
-import shutil
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
-import numpy as np
-import torch
 from msgspec import UNSET
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from glassrt.benchmarks.machine import write_report
 from glassrt.benchmarks.runs import spread
-from glassrt.engine.errors import DatasetError, UsageError
-from glassrt.engine.files import replace_file
-from glassrt.training import checkpoint
-from glassrt.training.datasets.labelled_patches import LabelledPatches
-from glassrt.training.evaluations.patches import rate
+from glassrt.benchmarks.transfer_cells import WAYS, Cell, Cells, Start, Test, score_all
+from glassrt.engine.errors import UsageError
 from glassrt.training.methods import transfer
 from glassrt.training.methods.oeem import Stage
 from glassrt.training.methods.transfer import TransferConfig
 from glassrt.training.networks.encoders import IMAGENET, PACKAGED, RANDOM, STRIDES, check_encoder
-from glassrt.training.patch_sets import draw_examples, fingerprint, load_patches, read_patch, tell_mpp
-from glassrt.training.probe import classify_by_neighbours, classify_linearly
 from glassrt.training.world import World
 
 # Patches of each class, as the paper's Table 1 has them, and its accuracy by start and number of patches.
@@ -49,21 +38,7 @@ PAPER = {
         "VOC segmentation": "82.1 / 86.1 / 87.8",
     },
 }
-TESTED = 250  # patches of each class of the split `test` at most
-BATCH = 64
 TASKS = ("classification", "segmentation")
-WAYS: dict[str, Callable[..., NDArray[np.float32]]] = {
-    "linear probe": classify_linearly,
-    "nearest neighbours": classify_by_neighbours,
-}
-
-
-class Start(NamedTuple):
-    """An encoder and the weights that it starts from."""
-
-    name: str
-    encoder: str
-    weights: str
 
 
 def parse_start(text: str) -> Start:
@@ -85,20 +60,22 @@ def measure_transfer(
     world: World,
     stage: Stage,
     report_file: Path,
+    processes: int = 1,
 ) -> dict[str, Any]:
-    """Train and score every start on every number of patches, `repeats` times; `others` are starts of one's own.
+    """Train and score every start on every number of patches, `repeats` times, in so many `processes`; `others` are
+    starts of one's own.
 
     `report_file` is written anew after each repeat. Raises TrainingError, DatasetError, UsageError or OutputError, for
     what cannot work before anything is trained.
     """
     counts = COUNTS.get(config.dataset, FEW)
-    patches = load_patches(msgspec.structs.replace(config, examples=max(counts)), data)
-    truth = find_test(config, patches, data)
+    again = (config, max(counts), data, natural, folder, world)
+    cells = Cells(*again)
     starts = lay_starts(config, folder, others)
     made = {str(place(folder, task)) for task in TASKS}
     for start in starts:
         if start.weights not in made:
-            check_start(config, start, truth)
+            check_start(config, start, cells.truth)
     transfer.check(config, natural, world)
     scores = {}
     for task in TASKS:
@@ -108,40 +85,19 @@ def measure_transfer(
     report: dict[str, Any] = {
         "config": msgspec.to_builtins(config),
         "pre-training": scores,
-        "tested": len(truth.chosen),
+        "tested": len(cells.truth.chosen),
         "rows": [],
     }
-    progress = stage("cells", repeats * len(counts) * len(starts))
-    kept: dict[str, NDArray[np.float32]] = {}
-    for repeat in range(1, repeats + 1):
-        for start, count in ((start, count) for count in counts for start in starts):
-            asked = msgspec.structs.replace(
-                config, encoder=start.encoder, weights=start.weights, pretraining=UNSET, examples=count,
-                subset=repeat, seed=repeat,
-            )  # fmt: skip
-            found = score_cell(asked, start, patches, natural, truth, folder, world, kept)
-            row = {"start": start.name, "encoder": start.encoder, "examples": count, "repeat": repeat}
-            report["rows"].append({**row, **found})
-            progress(len(report["rows"]) - 1, math.nan)
-        write_report(report_file, report)
+    asked = [Cell(start, count, repeat) for repeat in range(1, repeats + 1) for count in counts for start in starts]
+    progress = stage("cells", len(asked))
+    for cell, found in zip(asked, score_all(cells, asked, processes, again), strict=True):
+        start = cell.start
+        row = {"start": start.name, "encoder": start.encoder, "examples": cell.examples, "repeat": cell.repeat}
+        report["rows"].append({**row, **found})
+        progress(len(report["rows"]) - 1, math.nan)
+        if len(report["rows"]) % (len(counts) * len(starts)) == 0:
+            write_report(report_file, report)
     return report
-
-
-def find_test(config: TransferConfig, learned: LabelledPatches, data: Path) -> "Test":
-    """As many patches of each class as are tested. Raises DatasetError where they are not like those that are learned
-    from in all but their slides.
-    """
-    found = load_patches(msgspec.structs.replace(config, split="test", examples=1), data)
-    if learned.classes != found.classes:
-        told, other = (", ".join(each.classes) for each in (learned, found))
-        raise DatasetError(f"{data}: {config.split} has the classes {told}, test has {other}")
-    if config.split in ("test", "all") or {*learned.sources} & {*found.sources}:
-        raise DatasetError(f"{data}: the split {config.split} holds what is tested; learn from another one")
-    if tell_mpp(learned, config.window) != tell_mpp(found, config.window):
-        raise DatasetError(f"{data}: patches of {config.split} and of test have other sizes: cut all alike")
-    count = min(TESTED, int(np.bincount(found.labels).min()))
-    chosen = draw_examples(found, msgspec.structs.replace(config, split="test", examples=count, subset=0))
-    return Test(found, chosen, fingerprint(found, chosen))
 
 
 def lay_starts(config: TransferConfig, folder: Path, others: Sequence[Start]) -> list[Start]:
@@ -170,7 +126,7 @@ def pretrained(config: TransferConfig, task: str) -> TransferConfig:
     return msgspec.structs.replace(config, pretraining=msgspec.structs.replace(config.pretraining, task=task))
 
 
-def check_start(config: TransferConfig, start: Start, truth: "Test") -> None:
+def check_start(config: TransferConfig, start: Start, truth: Test) -> None:
     """Load a start's weights once. Raises TrainingError where they are not the encoder's, UsageError where they are of
     a classifier that learned from what is tested.
     """
@@ -179,88 +135,6 @@ def check_start(config: TransferConfig, start: Start, truth: "Test") -> None:
     transfer.load_start(network, start.encoder, start.weights)
     if known := {*transfer.tell_start(start.weights)[1]}.intersection(truth.patches.sources):
         raise UsageError(f"--start {start.name}: it learned from {min(known)}, which is tested")
-
-
-class Test(NamedTuple):
-    """Patches, the numbers of those that are meant, and what tells these from others."""
-
-    patches: LabelledPatches
-    chosen: NDArray[np.int64]
-    hash: str = ""
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        return self.patches.labels[self.chosen]
-
-
-def score_cell(
-    config: TransferConfig,
-    start: Start,
-    patches: LabelledPatches,
-    natural: Path,
-    truth: Test,
-    folder: Path,
-    world: World,
-    kept: dict[str, NDArray[np.float32]],
-) -> dict[str, float]:
-    """The scores, in percent, of one classifier, of its start's features linearly and of their neighbours; known ones
-    where a cell was measured before with the same patches, settings and weights.
-    """
-    chosen, classes = draw_examples(patches, config), len(patches.classes)
-    told = [msgspec.structs.replace(config, weights=""), transfer.tell_start(start.weights)[0] or start.weights]
-    identity = hashlib.sha256(msgspec.json.encode([*told, fingerprint(patches, chosen), truth.hash])).hexdigest()
-    file = folder / "cells" / f"{start.name}-{config.examples}-{config.subset}.json".replace(" ", "-").replace("/", "-")
-    known = msgspec.json.decode(file.read_bytes()) if file.exists() else {}
-    if known.get("of") == identity:
-        return dict(known["scores"])
-    run = folder / "cells" / "run"
-    shutil.rmtree(run, ignore_errors=True)
-    transfer.train(config, patches, natural, run, world, lambda name, steps: lambda step, loss: None)
-    network = transfer.build_network(config, classes)
-    checkpoint.load_into(network, checkpoint.load(run / "model.safetensors")[0], run)
-    logits = apply(network.to(world.device), truth, config.window)
-    scores = dict(rate(logits.astype(np.float64), truth.labels))
-    scores |= probe(config, patches, chosen, truth, world, kept)
-    percent = {name: round(100 * value, 3) for name, value in scores.items()}
-    shutil.rmtree(run)
-    with replace_file(file) as beside:
-        beside.write_bytes(msgspec.json.encode({"of": identity, "scores": percent}))
-    return percent
-
-
-def probe(
-    config: TransferConfig,
-    patches: LabelledPatches,
-    chosen: NDArray[np.int64],
-    truth: Test,
-    world: World,
-    kept: dict[str, NDArray[np.float32]],
-) -> dict[str, float]:
-    """The accuracy of the start's features as they are, each way. What it gives of tested patches is `kept`."""
-    torch.manual_seed(config.seed)  # as where it was trained
-    network = transfer.build_network(config, len(patches.classes))
-    transfer.load_start(network, config.encoder, config.weights)
-    encoder = network.encoder.to(world.device)
-    key = f"{config.encoder} {config.weights} {config.seed if config.weights == RANDOM else ''}"
-    if key not in kept:
-        kept[key] = apply(encoder, truth, config.window)
-    known, classes = apply(encoder, Test(patches, chosen), config.window), len(patches.classes)
-    said = {name: way(known, patches.labels[chosen], kept[key], classes) for name, way in WAYS.items()}
-    return {name: float((each.argmax(1) == truth.labels).mean()) for name, each in said.items()}
-
-
-@torch.inference_mode()
-def apply(network: nn.Module, test: Test, window: int) -> NDArray[np.float32]:
-    """What a network in evaluation mode gives of patches, `[N, ...]`."""
-    place = next(network.eval().parameters()).device
-    return np.concatenate([network(batch.to(place)).float().cpu().numpy() for batch in batches(test, window)])
-
-
-def batches(test: Test, window: int) -> Iterator[Tensor]:
-    """The patches as networks take them."""
-    for first in range(0, len(test.chosen), BATCH):
-        pixels = [read_patch(test.patches, int(at), window) for at in test.chosen[first : first + BATCH]]
-        yield torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float()
 
 
 def draw_table(report: dict[str, Any]) -> list[list[str]]:

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from glassrt.engine.commands.terminal import PlainTable
 from glassrt.engine.errors import UsageError
+from glassrt.engine.runtimes.isa import count_cores
 from glassrt.training.commands.options import CONFIGS, bars, missing_packages
 
 
@@ -42,7 +43,8 @@ def transfer_command(
     with join_world() as world, bars(world.leads) as stage:
         if world.size > 1:
             raise UsageError("cells are trained one by one: start it without torchrun")
-        report = measure_transfer(settings, data, natural or data, out, starts, repeats, world, stage, json)
+        processes = count_cores() if world.device.type == "cpu" else 1
+        report = measure_transfer(settings, data, natural or data, out, starts, repeats, world, stage, json, processes)
     heads, *rows = draw_table(report)
     table = PlainTable(f"Transfer to {settings.dataset}, accuracy in percent on {report['tested']} patches")
     for name in heads:

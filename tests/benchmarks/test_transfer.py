@@ -12,6 +12,7 @@ import torch
 from made_voc import make_voc
 
 from glassrt.benchmarks import transfer as benchmark
+from glassrt.benchmarks import transfer_cells
 from glassrt.benchmarks.plots import plot_transfer
 from glassrt.engine.errors import DatasetError, TrainingError, UsageError
 from glassrt.training import checkpoint
@@ -136,7 +137,7 @@ def test_a_start_that_knows_what_is_tested_is_refused(tmp_path: Path) -> None:
     for known, refused in ((["img1"], False), (["img1", "img5"], True)):
         checkpoint.save(file, network.state_dict(), {"method": "transfer", "learned_from": json.dumps(known)})
         learned = load_patches(msgspec.structs.replace(config, examples=1), tmp_path / "set")
-        truth = benchmark.find_test(config, learned, tmp_path / "set")
+        truth = transfer_cells.find_test(config, learned, tmp_path / "set")
         start = benchmark.Start("own", "resnet18", str(file))
         if not refused:
             benchmark.check_start(config, start, truth)
