@@ -1,6 +1,7 @@
 """The benchmark of transfer: its starts, pairing and table, and that a stopped one goes on."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -81,8 +82,12 @@ def test_a_second_call_measures_nothing_again(patches: Path, tmp_path: Path, mon
     assert dict(zip([row[0] for row in table], table, strict=True))["own"][3].startswith(f"{np.mean(gains):+.1f}, in ")
     for path in (patches / "train" / "a").iterdir():  # the same names and numbers, but other pixels
         cv2.imwrite(str(path), cv2.imread(str(path)) + np.uint8(1))
-    benchmark.measure_transfer(CONFIG, patches, natural, out, [], 1, ALONE, stage, tmp_path / "report.json")
+    asked = CONFIG, patches, natural, out, [], 1, ALONE, stage, tmp_path / "report.json"
+    alone = benchmark.measure_transfer(*asked)
     assert len(trained) == 6 * 2 + 5 * 2
+    shutil.rmtree(out / "cells")
+    assert benchmark.measure_transfer(*asked, processes=2) == alone
+    assert len(trained) == 6 * 2 + 5 * 2  # others trained them
     plot_transfer(tmp_path / "curve.png", reports[0])
     assert cv2.imread(str(tmp_path / "curve.png")).shape == (540, 840, 3)
 
