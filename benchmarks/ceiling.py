@@ -24,7 +24,7 @@ STEP = 0.01  # of the eight-bit activations
 
 def measure_ceiling(precisions: set[RunPrecision], threads: int = 0) -> dict[str, float]:
     """GMAC/s of dense 3 x 3 convolutions through OpenVINO on the CPU, the best of some calls, for each precision."""
-    import openvino
+    from glassrt.engine.runtimes.openvino import openvino
 
     core, rates = openvino.Core(), dict[str, float]()
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
@@ -92,9 +92,9 @@ def time_on_device(cupy: Any, call: Callable[[], object]) -> float:
 
 def stack_layers(quantised: bool) -> Any:
     """Convolutions one upon the other, in eight bits if asked."""
-    import openvino
-    from openvino import opset13 as ops
+    from glassrt.engine.runtimes.openvino import openvino
 
+    ops = openvino.opset13
     random = np.random.default_rng(0)
     image = ops.parameter([1, CHANNELS, SIDE, SIDE], np.float32)
     flow = image
@@ -117,7 +117,7 @@ def round_to_eight_bits(flow: Any, lowest: int, highest: int) -> Any:
 
 def count_gmac(bundle: Bundle) -> float:
     """Billions of multiply-accumulates that the bundle's networks take for a window."""
-    import openvino
+    from glassrt.engine.runtimes.openvino import openvino
 
     total = 0
     for role, network in bundle.manifest.networks.items():

@@ -36,7 +36,7 @@ def latency_command(
 
         if plot is not None:
             import matplotlib  # noqa: F401  # before minutes of measuring
-        import openvino  # noqa: F401  # which counts the work and finds the ceiling
+        import glassrt.engine.runtimes.openvino  # noqa: F401  # which counts the work and finds the ceiling
     opened = open_bundle(bundle)
     batches, counts = parse_counts("--batch", batch, 1), parse_counts("--threads", threads, 0)
     backends, precisions = ([part.strip() for part in text.split(",")] for text in (backend, precision))

@@ -1,11 +1,11 @@
 """OpenVINO on the CPU."""
 
+import sys
 from collections.abc import Mapping
 from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
 
 from glassrt.engine.bundles.parts import RunPrecision
@@ -14,6 +14,11 @@ from glassrt.engine.errors import BackendUnavailable, BundleError
 from glassrt.engine.runtimes.isa import cpu_isa
 from glassrt.engine.runtimes.protocol import check_inputs, tell_failure
 from glassrt.engine.runtimes.signal_stack import keep_signal_stack
+
+# OpenVINO would report its use to a server on the internet, from a process that it forks among threads, where it may
+# hang for ever. It does not where this package is missing, as it seems to be from here on.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+import openvino as openvino  # noqa: E402
 
 NO_BFLOAT16 = "this processor does not compute in bfloat16; choose --precision fp32 or int8"
 
