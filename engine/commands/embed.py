@@ -15,7 +15,7 @@ from glassrt.engine.bundles.bundle import open_bundle
 from glassrt.engine.commands.interrupt import Interrupt
 from glassrt.engine.commands.options import BACKEND, PRECISION
 from glassrt.engine.commands.progress import show_progress
-from glassrt.engine.commands.score import SLIDES_FAILED
+from glassrt.engine.commands.scored import SLIDES_FAILED
 from glassrt.engine.commands.terminal import PlainTable, printable
 from glassrt.engine.production.embedding import EmbedJob, EmbedOutcome, embed_batch
 from glassrt.engine.results.features import Layout

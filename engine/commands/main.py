@@ -12,8 +12,10 @@ from glassrt.engine.commands.embed import embed_command
 from glassrt.engine.commands.info import info_command
 from glassrt.engine.commands.plan import plan_command
 from glassrt.engine.commands.score import score_command
+from glassrt.engine.commands.status import report_command, status_command
 from glassrt.engine.commands.suspects import suspects_command
 from glassrt.engine.commands.terminal import printable
+from glassrt.engine.commands.watch import watch_command
 from glassrt.engine.errors import GlassError
 
 BAD_INPUT = 2
@@ -73,6 +75,9 @@ def options(
 
 
 app.command("score")(score_command)
+app.command("status")(status_command)
+app.command("report")(report_command)
+app.command("watch")(watch_command)
 app.command("embed")(embed_command)
 app.command("suspects")(suspects_command)
 app.command("plan")(plan_command)

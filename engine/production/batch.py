@@ -1,183 +1,207 @@
-"""Many slides: each on its own, one summary for all."""
+"""Many slides into one folder: a journal of each, workers that may die, one summary; a rerun does what is left."""
 
 import os
-import time
-import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple
 
-from glassrt.engine.bundles.bundle import Bundle
-from glassrt.engine.bundles.kinds.mil import Mil
-from glassrt.engine.errors import FolderTaken, GlassError, OutputError, UsageError
-from glassrt.engine.files import prepare_folder, refuse_foreign
+from glassrt.engine.bundles.bundle import Bundle, open_bundle
+from glassrt.engine.errors import FolderTaken, UsageError
+from glassrt.engine.files import is_same_file, prepare_folder
+from glassrt.engine.production.ahead import Ahead
+from glassrt.engine.production.claim import claim_folder
+from glassrt.engine.production.entries import Entry
+from glassrt.engine.production.executor import Executor
+from glassrt.engine.production.identity import identify_input, identify_work
+from glassrt.engine.production.journal import JOURNAL, Journal, Row, read_journals
+from glassrt.engine.production.lead import Settings, Watcher, lead
+from glassrt.engine.production.names import check_folders, is_unicode
+from glassrt.engine.production.parts import Shard, check_parts
+from glassrt.engine.production.places import is_address
+from glassrt.engine.production.plan import Plan, plan_batch
+from glassrt.engine.production.table import Table
+from glassrt.engine.production.wire import Failed, Lost, Order, Setup
 from glassrt.engine.results.figures import Result
-from glassrt.engine.results.origin import RESULT, refuse_other
-from glassrt.engine.results.summary import SUMMARY, Outcome, Summary
-from glassrt.engine.runtimes.protocol import Backend
-from glassrt.engine.slides.openslide_file import read_series
-from glassrt.engine.slides.readers import open_slide
-from glassrt.engine.slides.tissue.annotations import AUTO, check_tissue, choose_mask
-from glassrt.engine.staging import PREFIX
-from glassrt.engine.tasks.request import make_request
-from glassrt.engine.tasks.scoring import score_work
-from glassrt.engine.tasks.segment import DEFAULT_READERS
-from glassrt.engine.tasks.work import Work
-from glassrt.engine.watch import Progress, Watch
+from glassrt.engine.results.origin import RESULT, read_stored
+from glassrt.engine.results.summary import SUMMARY, Outcome
+from glassrt.engine.runtimes.choose import choose, choose_batch
+from glassrt.engine.slides.tissue.annotations import AUTO, check_tissue
+from glassrt.engine.staging import clear_left
+
+LOOKING = 16  # threads that ask what lies elsewhere
+More = Callable[["Batch"], Mapping[str, Order]]
 
 
-@dataclass(frozen=True)
-class Job:
-    """How every slide of a batch is scored. `mpp` replaces what the files say, `map_mpp` the map's pixel size.
+class Options(NamedTuple):
+    """How every slide of a batch is scored, and which: with `force` all anew, with `failed_alone` what failed before,
+    of a `shard` its part.
 
-    `tissue` is `auto`, `all`, the path of a mask, or a folder of masks named like the slides.
+    `backend`, `precision` and `batch` are as of `open_backend`; `mpp` replaces what the files say, `map_mpp` the map's
+    pixel size; `tissue` is `auto`, `all`, the path of a mask, or a folder of masks named like the slides.
     """
 
-    bundle: Bundle
-    backend: Backend
-    out: Path
+    bundle: Path
+    setup: Setup
+    backend: str = "auto"
+    precision: str = "auto"
+    batch: int | None = None
     mpp: float | None = None
     map_mpp: float | None = None
-    readers: int = DEFAULT_READERS
     tissue: str = AUTO
-
-    def folder(self, path: Path) -> Path:
-        """Where the results of the slide at `path` go."""
-        return self.out / path.stem
-
-
-Start = Callable[[Path], Progress]
-Done = TypeVar("Done")
+    force: bool = False
+    failed_alone: bool = False
+    attempts: int = 2
+    shard: Shard = Shard()
 
 
-def score_batch(paths: Iterable[Path], job: Job, start: Start) -> list[Outcome]:
-    """Score every slide; one that fails does not stop the rest.
+class Ended(NamedTuple):
+    """What a batch came to: the journal's rows of its slides, whether all were tried, and what there was to do."""
 
-    `start(path)` is called before each slide and returns its progress callback. Raises, before any work, UsageError
-    when two slides would share a folder or two files are one slide, and FolderTaken when one would replace what is not
-    its own or the output folder is itself a result's; and OutputError when results cannot be written: then no later
-    slide could.
-    """
-    paths = list(paths)
-    check_names(paths)
-    check_series(paths)
-    check_tissue(job.tissue, paths)
-    if (job.out / RESULT).is_file():
-        raise FolderTaken(f"{job.out} is the folder of one slide's result; choose another --out")
-    prepare_folder(job.out)
-    check_folders(paths, job)
-    told = job.bundle.segmentation
-    asked = told.slide_scores
-    summary = Summary(
-        job.out, [info.name for info in told.classes[1:]], asked.of if asked else None, isinstance(told, Mil)
-    )
-    summary.begin()
-    outcomes = []
-    for path in paths:
-        outcomes.append(score_path(path, job, start(path)))
-        summary.add(outcomes[-1])
-    return outcomes
+    rows: Sequence[Row]
+    finished: bool
+    plan: Plan
 
 
-def score_path(path: Path, job: Job, progress: Progress) -> Outcome:
-    """Score one slide and turn whatever goes wrong with it into an outcome."""
+class Batch:
+    """A batch in its output folder, which is this process's while it runs."""
 
-    def work() -> Result:
-        with open_slide(path, job.mpp) as slide:
-            start, tissue = time.perf_counter(), choose_mask(job.tissue, path)
-            request = make_request(slide, job.bundle, job.backend, job.map_mpp, tissue)
-            work = Work(request, slide, job.bundle, job.backend, tissue, job.readers, Watch(progress))
-            return score_work(work, job.folder(path), start)
+    def __init__(self, entries: Sequence[Entry], out: Path, options: Options) -> None:
+        """Raises UsageError, FolderTaken, BackendUnavailable or BundleError for what could not be scored at all."""
+        self.entries, self.out, self.options = options.shard.take(entries), out, options
+        if not is_unicode(os.path.abspath(out)):
+            raise UsageError(f"{str(out)!r}: the name is no valid UTF-8, which result files need; choose another --out")
+        check_tissue(options.tissue, [Path(entry.address) for entry in self.entries])
+        if (out / RESULT).is_file():
+            raise FolderTaken(f"{out} is the folder of one slide's result; choose another --out")
+        check_parts(out, JOURNAL, options.shard)
+        self.journal, table = (options.shard.file(out, name) for name in (JOURNAL, SUMMARY))
+        if os.path.lexists(table) and not (table.is_file() and self.journal.exists()):
+            raise FolderTaken(f"{table} is there without a journal, or no file: it is no batch's; choose another --out")
+        named = dict.fromkeys([str(options.bundle), *(entry.bundle for entry in self.entries if entry.bundle)])
+        self.bundles = {each: open_bundle(Path(each)) for each in named}
+        self._chosen = {each: choose_runtime(bundle, options) for each, bundle in self.bundles.items()}
+        self._rows: dict[str, Row] = {}
+        self._orders: dict[str, Order] = {}
+        self._ahead = Ahead(options.setup)
 
-    found = attempt(path, work)
-    return Outcome(path, error=found) if isinstance(found, str) else Outcome(path, found)
+    def run(
+        self, open_executor: Callable[[], Executor], watcher: Watcher, told: Callable[[Plan], None],
+        stopped: Callable[[], bool] = lambda: False, more: More | None = None,
+    ) -> Ended:  # fmt: skip
+        """Score what is not done. `told` is given the plan before anything is scored. With `more`, which may `add`
+        slides, it runs until it is `stopped`.
+
+        Raises UsageError where another batch has the folder, FolderTaken for what must not be replaced, and OutputError
+        where nothing can be written.
+        """
+        prepare_folder(self.out)
+        claim = claim_folder(self.out, self.options.shard.tag)
+        with claim, removed_unless_used(self.journal), closing(Journal(self.journal)) as journal:
+            journal.release()
+            self._rows = {row.id: row for row in journal.rows()}
+            plan, orders = self._add(self.entries, journal)
+            told(plan)
+            figures = [bundle.segmentation for bundle in self.bundles.values()]
+            table = Table(self.options.shard.file(self.out, SUMMARY), self.out, list(self._rows.values()), figures)
+            seen = Seen(watcher, lambda order, outcome: table.put(self._rows[order.id], outcome))
+            finished = True
+            if orders or more:
+                asked = (lambda: more(self)) if more else None
+                self.add = lambda entries: self._add(entries, journal)
+                settings = Settings(self.options.attempts, stopped, self._ahead.come, asked)
+                try:
+                    finished = lead(orders, open_executor(), journal, self._read, seen, settings)
+                finally:
+                    clear_left(self.out)  # of what workers were at that were ended
+            table.write()
+            mine = [row for row in journal.rows() if row.id in self._orders]
+        return Ended(mine, finished, plan)
+
+    add: Callable[[Sequence[Entry]], tuple[Plan, Mapping[str, Order]]]  # more slides, while the batch runs
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """What slides are called, by where they lie."""
+        return {row.address: row.id for row in self._rows.values()}
+
+    def outcome(self, row: Row) -> Outcome:
+        """What became of a slide."""
+        order = self._orders.get(row.id)
+        result = read_stored(self.out / row.id, Result) if row.state == "done" else None
+        return Outcome(order.path if order else row.address, result, row.error)
+
+    def _add(self, entries: Sequence[Entry], journal: Journal) -> tuple[Plan, Mapping[str, Order]]:
+        """Plan slides and put them into the journal. Raises FolderTaken."""
+        orders = {entry.id: self._order(entry) for entry in entries}
+        plan = self._plan(entries, orders)
+        waiting = [row for row in plan.rows if row.state == "waiting"]
+        check_folders(self.out, waiting)
+        journal.lay(plan.rows)
+        self._rows |= {row.id: row for row in plan.rows}
+        self._orders |= orders
+        return plan, {row.id: orders[row.id] for row in waiting}
+
+    def _order(self, entry: Entry) -> Order:
+        options, bundle = self.options, entry.bundle or str(self.options.bundle)
+        backend, precision, batch = self._chosen[bundle]
+        return Order(
+            id=entry.id, path=entry.address, folder=str(self.out / entry.id), bundle=bundle,
+            identity=self.bundles[bundle].sha256, backend=backend, precision=precision, batch=batch,
+            mpp=entry.mpp or options.mpp, map_mpp=options.map_mpp, tissue=options.tissue,
+            own=bool(entry.mpp or entry.bundle),
+        )  # fmt: skip
+
+    def _plan(self, entries: Sequence[Entry], orders: Mapping[str, Order]) -> Plan:
+        far = [entry.address for entry in entries if is_address(entry.address)]
+        with ThreadPoolExecutor(LOOKING) as pool:
+            found = dict(zip(far, pool.map(identify_input, far), strict=True))
+        inputs = {
+            entry.id: found[entry.address] if entry.address in found else identify_input(entry.address)
+            for entry in entries
+        }
+        works = {id: identify_work(self.options.setup, order) for id, order in orders.items()}
+        standing = frozenset(id for id, order in orders.items() if id in self._rows and self._stands(order))
+        options = self.options
+        return plan_batch(entries, inputs, works, self._rows, standing, options.force, options.failed_alone)
+
+    def _stands(self, order: Order) -> bool:
+        """Whether a whole result of this very slide lies in its folder."""
+        found = self._read(order).result
+        origin = str(found.slide.get("file") or "") if found else ""
+        return origin == order.path or bool(origin and is_same_file(origin, order.path))
+
+    def _read(self, order: Order) -> Outcome:
+        return Outcome(order.path, read_stored(Path(order.folder), Result))
 
 
-def attempt(path: Path, work: Callable[[], Done]) -> Done | str:
-    """What a piece of work on the file at `path` returns, or the line that says why it failed.
-
-    Raises OutputError and UsageError: what comes after would fail in the same way.
-    """
+@contextmanager
+def removed_unless_used(journal: Path) -> Iterator[None]:
+    """A journal that a batch makes and has no use for, as its folder is refused, goes again."""
+    fresh = not journal.exists()
     try:
-        return work()
-    except FolderTaken as error:  # since it was looked at before the first slide
-        return str(error)
-    except (OutputError, UsageError):
+        yield
+    except (FolderTaken, UsageError):
+        if fresh and not read_journals(journal.parent):
+            journal.unlink(missing_ok=True)
         raise
-    except GlassError as error:
-        return str(error)
-    except OSError as error:  # what fails in writing is an OutputError
-        return f"{path}: reading it failed ({error.strerror or error}); is its disk still there?"
-    except Exception as error:  # whatever a broken slide sets off must not end a night's work
-        if isinstance(error.__context__, KeyboardInterrupt):  # which came while a lock was waited for
-            raise error.__context__ from None
-        return " ".join(f"{path}: unexpected {type(error).__name__}: {error}".split())
 
 
-def check_names(paths: Sequence[Path], table: str = SUMMARY) -> None:
-    """Raise UsageError if slides' names do not make folders of their own, beside the `table` of all.
-
-    Names that differ in case only are one to Windows and macOS, where results may lie or be copied to.
-    """
-    owners: dict[str, Path] = {}
-    for path in paths:
-        if not is_unicode(str(path)):
-            raise UsageError(f"{str(path)!r}: the name is no valid UTF-8, which result files need; rename it")
-        if path.stem in ("", ".", "..") or path.stem.startswith(PREFIX):
-            raise UsageError(f"{path}: no folder of results can have its name; rename the slide")
-        if fold(path.stem) == table:
-            raise UsageError(f"{path}: its folder would stand where {table} belongs; rename the slide")
-        other = owners.setdefault(fold(path.stem), path)
-        if other is not path and other.stem == path.stem:
-            raise UsageError(
-                f"{other} and {path} would both write to the folder {path.stem}: score them with two --out"
-            )
-        if other is not path:
-            raise UsageError(f"{other} and {path} differ in case only, which not every disk does: use two --out")
+def choose_runtime(bundle: Bundle, options: Options) -> tuple[str, str, int]:
+    """The runtime, precision and windows a call that all workers use. As `choose`."""
+    name, precision = choose(bundle, options.backend, options.precision)
+    return name, precision, options.batch or choose_batch(bundle, name, precision)
 
 
-def check_series(paths: Iterable[Path]) -> None:
-    """Raise UsageError if two files are of one DICOM series, which is one slide."""
-    folders: dict[str, list[Path]] = {}
-    for path in paths:
-        if path.suffix.lower() == ".dcm":
-            folders.setdefault(os.path.realpath(path.parent), []).append(path)
-    for files in folders.values():
-        owners: dict[str, Path] = {}
-        for path in files if len(files) > 1 else ():
-            series = read_series(path)
-            if series and owners.setdefault(series, path) is not path:
-                raise UsageError(
-                    f"{owners[series]} and {path} are of one DICOM series, one slide: name one of its files"
-                )
+class Seen:
+    """A `Watcher` that also takes note of what came of each slide."""
 
+    def __init__(self, watcher: Watcher, note: Callable[[Order, Outcome], None]) -> None:
+        self.begin, self.advance, self._watcher, self._note = watcher.begin, watcher.advance, watcher, note
 
-def check_folders(paths: Sequence[Path], job: Job) -> None:
-    """Raise FolderTaken if what stands in the output folder is not for these slides to replace."""
-    alike: dict[str, set[str]] = {}
-    for name in os.listdir(job.out):
-        alike.setdefault(fold(name), set()).add(name)
-    for path in paths:
-        folder = job.folder(path)
-        if others := alike.get(fold(folder.name), set()) - {folder.name}:
-            raise FolderTaken(
-                f"{job.out / min(others)} differs from the name of {path} in case only, which not every disk does: "
-                "choose another --out"
-            )
-        refuse_foreign(folder, RESULT)
-        refuse_other(folder, path, known=True)
-
-
-def fold(name: str) -> str:
-    """What file systems that ignore case and ways to write accents see of a name."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a file's name is text that can be written down again."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    def end(self, order: Order, outcome: Outcome | None, failure: Failed | Lost | None, again: bool) -> None:
+        """As `Watcher.end`."""
+        if not again:
+            self._note(order, outcome or Outcome(order.path, error=failure.error if failure else ""))
+        self._watcher.end(order, outcome, failure, again)

@@ -1,14 +1,15 @@
 """Many slides into files of features: each on its own."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.files import prepare_folder
-from glassrt.engine.production.batch import Start, attempt, check_names, check_series
+from glassrt.engine.production.names import check_names, check_series
+from glassrt.engine.production.scoring import Fault, attempt
 from glassrt.engine.results.features import Layout, refuse_other
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.readers import open_slide
@@ -16,6 +17,8 @@ from glassrt.engine.slides.tissue.annotations import AUTO, check_tissue, choose_
 from glassrt.engine.tasks.segment import DEFAULT_READERS
 from glassrt.engine.tasks.tiles import Embedded, embed, find_encoder, place_file
 from glassrt.engine.watch import Progress, Watch
+
+Start = Callable[[Path], Progress]
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,6 @@ def embed_path(path: Path, job: EmbedJob, progress: Progress) -> EmbedOutcome:
     begun = time.perf_counter()
     found = attempt(path, work)
     seconds = time.perf_counter() - begun
-    return (
-        EmbedOutcome(path, None, found, seconds) if isinstance(found, str) else EmbedOutcome(path, found, "", seconds)
-    )
+    if isinstance(found, Fault):
+        return EmbedOutcome(path, None, found.error, seconds)
+    return EmbedOutcome(path, found, "", seconds)

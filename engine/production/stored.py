@@ -12,14 +12,15 @@ from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.regular_file import read_file
 from glassrt.engine.errors import BundleError, OutputError
 from glassrt.engine.files import output_errors, prepare_folder, replace_file
-from glassrt.engine.production.batch import attempt, check_names
+from glassrt.engine.production.names import check_names
+from glassrt.engine.production.scoring import Fault, attempt
 from glassrt.engine.results.cells import as_text, plain_text
-from glassrt.engine.results.summary import LARGEST_SUMMARY
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.staging import lock_folder
 from glassrt.engine.tasks.stored import StoredResult, find_head, score_features
 
 BAGS = "bags.csv"
+LARGEST_TABLE = 1 << 28  # bytes
 
 
 class StoredOutcome(NamedTuple):
@@ -45,7 +46,10 @@ def score_files(paths: Sequence[Path], bundle: Bundle, backend: Backend, out: Pa
     outcomes = []
     for path in paths:
         found = attempt(path, partial(score_features, path, bundle, out / path.stem, backend))
-        outcomes.append(StoredOutcome(path, None, found) if isinstance(found, str) else StoredOutcome(path, found, ""))
+        if isinstance(found, Fault):
+            outcomes.append(StoredOutcome(path, None, found.error))
+        else:
+            outcomes.append(StoredOutcome(path, found, ""))
         table.add(outcomes[-1])
     return outcomes
 
@@ -65,7 +69,7 @@ class BagTable:
         if not self._path.exists():
             return {}
         try:
-            text = read_file(self._path, LARGEST_SUMMARY).decode("utf-8-sig")
+            text = read_file(self._path, LARGEST_TABLE).decode("utf-8-sig")
             columns, *rows = ([plain_text(cell) for cell in row] for row in csv.reader(io.StringIO(text), strict=True))
         except (BundleError, UnicodeDecodeError, csv.Error, ValueError):
             columns, rows = [], []

@@ -125,7 +125,7 @@ def lay_table(file: h5py.File, name: str, shape: tuple[int, int], kind: np.dtype
     return Place(made.get_offset() or 0, shape[1] * kind.itemsize, kind)
 
 
-def refuse_other(path: Path, slide: Path | None, encoder: str) -> None:
+def refuse_other(path: Path, slide: Path | str | None, encoder: str) -> None:
     """Raise FolderTaken where something stands at `path` but features of this slide by an encoder of this name."""
     if not os.path.lexists(path):
         return

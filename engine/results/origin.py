@@ -28,10 +28,12 @@ class Stored(msgspec.Struct):
     slide: dict[str, Any]
 
 
-def describe_origin(path: Path | None) -> dict[str, str | None]:
-    """A slide's file in `result.json`: as it was given, its absolute path, and the file that links in it lead to."""
-    if path is None:
-        return {"given": None, "path": None, "file": None}
+def describe_origin(path: Path | str | None) -> dict[str, str | None]:
+    """A slide's file in `result.json`: as it was given, its absolute path, and the file that links in it lead to. An
+    address elsewhere, a text, is all three.
+    """
+    if path is None or isinstance(path, str):
+        return {"given": path, "path": path, "file": path}
     return {"given": str(path), "path": os.path.abspath(path), "file": os.path.realpath(path)}
 
 
@@ -49,7 +51,7 @@ def read_origin(folder: Path) -> str:
     return str(stored.slide.get("file") or "") if stored else ""
 
 
-def refuse_other(folder: Path, path: Path | None, known: bool = False) -> None:
+def refuse_other(folder: Path, path: Path | str | None, known: bool = False) -> None:
     """Raise FolderTaken if `folder` holds the result of another slide than the one at `path`, or more than a result.
 
     A result that does not say of which slide it is may be replaced unless it has to be `known`, and anything may where

@@ -28,7 +28,8 @@ class ArraySlide:
     ) -> None:
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
             raise SlideError(f"{name}: expected uint8 [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
-        self.pixels, self.name, self.source, self.path = pixels, name, source, path
+        self.pixels, self.name, self.source = pixels, name, source
+        self.path: Path | str | None = path
         self.mpp = check_mpp(mpp, name)
         self.levels: tuple[Level, ...] = lay_levels([(pixels.shape[1], pixels.shape[0])])
         self.bounds: Box | None = None

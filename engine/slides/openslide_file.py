@@ -32,7 +32,8 @@ class OpenSlideSlide:
 
     def __init__(self, path: Path, mpp: float | None) -> None:
         self.name = path.stem
-        self.path: Path | None = path
+        self._path = path
+        self.path: Path | str | None = path
         self._tiles: TiffTiles | None = None
         self._file = self._open()
         try:
@@ -62,9 +63,11 @@ class OpenSlideSlide:
 
     def _open(self) -> openslide.OpenSlide:
         try:
-            return openslide.OpenSlide(str(self.path))
+            return openslide.OpenSlide(str(self._path))
         except (openslide.OpenSlideError, OSError) as error:
-            raise SlideError(f"{self.path}: OpenSlide cannot read it ({error}); copy it again or convert it") from error
+            raise SlideError(
+                f"{self._path}: OpenSlide cannot read it ({error}); copy it again or convert it"
+            ) from error
 
     def _agree(self, tiles: TiffTiles, level: int, box: Box) -> bool:
         """Whether OpenSlide gives the very pixels that `tiles` does.
@@ -99,7 +102,7 @@ class OpenSlideSlide:
             rgba = np.asarray(self._file.read_region((base_x, base_y), self._levels[level], size))
         except (openslide.OpenSlideError, OSError) as error:
             place = f"{size[0]} x {size[1]} pixels from x {base_x}, y {base_y}" + (f", level {level}" if level else "")
-            raise SlideError(f"{self.path}: cannot be read: {place} ({error}); copy the slide again") from error
+            raise SlideError(f"{self._path}: cannot be read: {place} ({error}); copy the slide again") from error
         return over_white(rgba)
 
     def _base_xy(self, level: int, level_xy: tuple[int, int]) -> tuple[int, int]:

@@ -14,11 +14,12 @@ from glassrt.engine.slides.slide import Slide
 READERS: tuple[Callable[[Path, float | None], Slide | None], ...] = (open_openslide, open_image)
 
 
-def open_slide(path: Path | str, mpp: float | None = None) -> Slide:
+def open_slide(path: Path | str, mpp: float | None = None, given: Path | str | None = None) -> Slide:
     """The slide or image at `path`; the caller closes it.
 
     `mpp` (micrometres per pixel of the full resolution) replaces what the file says; most plain images say nothing.
-    Raises SlideError for a missing, broken or unscaled file.
+    `given` is whose results are of it where `path` is a copy: a file, or a text for an address elsewhere. Raises
+    SlideError for a missing, broken or unscaled file.
     """
     path = Path(path)
     try:
@@ -33,5 +34,7 @@ def open_slide(path: Path | str, mpp: float | None = None) -> Slide:
         raise SlideError(f"{path}: no permission to read it")
     for open_with in READERS:
         if (slide := open_with(path, mpp)) is not None:
+            if given is not None:
+                slide.path = given
             return slide
     raise SlideError(f"{path}: not a slide that OpenSlide reads, nor a PNG, JPEG, BMP or TIFF image")

@@ -39,7 +39,7 @@ class Slide(Protocol):
     """
 
     name: str
-    path: Path | None  # of its file as it was given; None for what has none
+    path: Path | str | None  # of its file as it was given, a text for an address elsewhere; None for what has none
     source: str
     mpp: float
     levels: tuple[Level, ...]

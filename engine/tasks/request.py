@@ -8,6 +8,7 @@ import numpy as np
 
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.parts import RunPrecision, Strict
+from glassrt.engine.results.origin import describe_origin
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.slide import Slide
 from glassrt.engine.slides.tissue.annotations import ALL, AUTO
@@ -43,7 +44,7 @@ class Request(Strict, frozen=True, kw_only=True):
 def make_request(slide: Slide, bundle: Bundle, backend: Backend, map_mpp: float | None, tissue: Tissue) -> Request:
     """The request that a call amounts to."""
     return Request(
-        slide=slide.name if slide.path is None else os.path.abspath(slide.path),
+        slide=slide.name if slide.path is None else describe_origin(slide.path)["path"] or "",
         bundle=os.path.abspath(bundle.path),
         identity=bundle.sha256,
         runtime=backend.name,

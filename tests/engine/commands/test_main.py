@@ -15,7 +15,7 @@ from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("score",), "Missing argument 'slides'; see glassrt score --help"),
+        (("score",), "Missing option '--out'; see glassrt score --help"),
         (("score", "a.svs", "--nope"), "No such option: --nope"),
         (("score", "a.svs", "--out"), "Option '--out' requires an argument"),
         (("score", "a.svs", "--out", "o", "--batch", "0"), "Invalid value for '--batch': .* see glassrt score --help"),

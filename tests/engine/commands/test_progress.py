@@ -110,7 +110,7 @@ def test_a_batch_tells_its_log_which_slide_and_how_many_windows_of_it(
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # as many a continuous integration sets it
     odd = Path(shutil.copy(demo_slide, tmp_path / "b [red]\x1b[2J\r.svs"))
-    out, told = impatient(tmp_path / "log", "score", demo_slide, odd, "--out", tmp_path / "out")
+    out, told = impatient(tmp_path / "log", "score", demo_slide, odd, "--out", tmp_path / "out", "--workers", 0)
     assert "windows/s" not in out
     assert not CONTROLS.search(told)
     lines = told.splitlines()
@@ -127,7 +127,8 @@ def test_a_batch_tells_its_log_which_slide_and_how_many_windows_of_it(
 
 
 def test_one_slide_has_no_number_and_a_failure_stays_one_line(tmp_path: Path) -> None:
-    _, told = impatient(tmp_path / "log", "score", tmp_path / "none.svs", "--out", tmp_path / "out", code=3)
+    words = ("score", tmp_path / "none.svs", "--out", tmp_path / "out", "--attempts", 1)
+    _, told = impatient(tmp_path / "log", *words, code=3)
     assert told.splitlines() == ["none.svs: took 0:00", f"glassrt: {tmp_path / 'none.svs'} does not exist"]
 
 

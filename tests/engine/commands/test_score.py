@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import tifffile
 from command_line import assert_one_line, obey_permissions, run
+from plain_batch import BESIDE
 
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE
+from glassrt.engine.results.summary import SUMMARY
 
 
 def test_scoring_prints_what_ran_and_where_the_results_lie(demo_slide: Path, tmp_path: Path) -> None:
@@ -61,7 +63,8 @@ def test_bad_input_gets_one_line_and_leaves_no_result(
     done = run("score", data / slide, "--out", tmp_path / "out", *options)
     assert_one_line(done, code, says)
     left = {path.name for path in tmp_path.rglob("*")} - {"out"}
-    assert left <= {"summary.csv"}
+    assert left <= BESIDE
+    assert (SUMMARY in left) == (code == 3)
 
 
 def test_a_slide_that_may_not_be_read_does_not_stop_the_rest(demo_slide: Path, tmp_path: Path) -> None:
@@ -104,7 +107,10 @@ def test_a_name_in_brackets_is_shown_as_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [(b"summary.csv.png", "would stand where summary.csv belongs"), (b"caf\xe9.png", "the name is no valid UTF-8")],
+    [
+        (b"summary.csv.png", "the name is that of a file which belongs there"),
+        (b"caf\xe9.png", "the name is no valid UTF-8"),
+    ],
 )
 def test_a_name_that_results_cannot_have_is_refused_before_any_work(tmp_path: Path, name: bytes, says: str) -> None:
     slide = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
@@ -156,8 +162,23 @@ def test_a_terminal_of_other_letters_does_not_end_a_finished_run(demo_slide: Pat
     assert r"\u7ec4\u7ec7/  overlay.png" in done.stdout
 
 
-def test_a_name_cannot_steer_the_terminal(tmp_path: Path) -> None:
-    slide = tmp_path / "a\x1b[2J\rb\nc.png"
-    done = run("score", slide, "--out", tmp_path / "out")
-    assert_one_line(done, 3, r"a\x1b[2J\rb\nc.png does not exist")
+@pytest.mark.parametrize(
+    ("name", "code", "says"),
+    [
+        ("a\x1b[2J\rb\nc.png", 3, r"a\x1b[2J\rb\nc.png does not exist"),
+        ("a\x1b[2J\rb\nc/none.png", 3, r"a\x1b[2J\rb\nc/none.png does not exist"),
+    ],
+)
+def test_a_name_cannot_steer_the_terminal(tmp_path: Path, name: str, code: int, says: str) -> None:
+    done = run("score", tmp_path / name, "--out", tmp_path / "out")
+    assert_one_line(done, code, says)
     assert not set(done.stdout + done.stderr) & {"\x1b", "\r"}
+
+
+def test_an_output_folder_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    out = tmp_path / "a\x1b[2J\rb"
+    done = run("score", tmp_path / "none.png", "--out", out)
+    assert_one_line(done, 3, "none.png does not exist")
+    assert not set(done.stdout + done.stderr) & {"\x1b", "\r"}
+    assert r"a\x1b[2J\rb/summary.csv" in done.stdout
+    assert (out / SUMMARY).exists()

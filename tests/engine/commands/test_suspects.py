@@ -10,11 +10,10 @@ import pytest
 import tifffile
 from command_line import assert_one_line, run
 from made_tiffs import write_scn
+from plain_batch import score_here
 from shapely.geometry import shape
 
-from glassrt.engine import open_bundle, open_slide
-from glassrt.engine.production.batch import Job, score_batch
-from glassrt.engine.runtimes.open import open_backend
+from glassrt.engine import open_slide
 
 PLACE, WHOLE = (1500, 1000), (3000, 2000)
 
@@ -29,11 +28,8 @@ def scored(demo_slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tifffile.imwrite(
         folder / "white.tif", np.full((400, 400, 3), 243, np.uint8), resolution=(20000, 20000), resolutionunit=3
     )
-    bundle = open_bundle()
-    backend = open_backend(bundle)
-    job = Job(bundle, backend, folder / "out")
-    outcomes = score_batch([demo_slide, cropped, folder / "white.tif"], job, lambda path: lambda done, total: None)
-    backend.close()
+    slides = [demo_slide, cropped, folder / "white.tif"]
+    outcomes = score_here(slides, folder / "out", backend="auto", precision="auto")
     assert [outcome.status for outcome in outcomes] == ["scored", "scored", "no tissue"]
     return folder
 

@@ -11,12 +11,13 @@ import pytest
 import tifffile
 from command_line import GLASSRT
 from made_dicom import write_series
-from plain_batch import BUNDLE, make_slide, read_rows
+from plain_batch import LOCK, SETUP, Unseen, list_slides, make_slide, read_all, read_rows, run_here, score_here
 
-from glassrt.engine.errors import OutputError, UsageError
-from glassrt.engine.production.batch import Job, score_batch
-from glassrt.engine.results.summary import Outcome
-from glassrt.engine.runtimes.protocol import Backend
+from glassrt.engine.errors import FolderTaken, OutputError, UsageError
+from glassrt.engine.production.claim import claim_folder
+from glassrt.engine.production.journal import JOURNAL, Journal
+from glassrt.engine.production.wire import Order, Setup
+from glassrt.engine.results.summary import SUMMARY, Outcome
 
 LOST = r"""
 #define _GNU_SOURCE
@@ -49,7 +50,50 @@ def test_a_loop_of_runs_leaves_what_one_run_does(score: Callable[..., list[Outco
     assert read_rows(tmp_path / "out") == [f"{slide} done" for slide in slides]
     score(slides[1])
     assert read_rows(tmp_path / "out") == [f"{slide} done" for slide in slides]
-    assert sorted(os.listdir(tmp_path / "out")) == ["a", "b", "c", "summary.csv"]
+    assert list_slides(tmp_path / "out") == ["a", "b", "c"]
+    score_here(slides, tmp_path / "once")
+    assert read_rows(tmp_path / "once") == read_rows(tmp_path / "out")
+    assert list_slides(tmp_path / "once") == ["a", "b", "c"]
+
+
+class Begun(Unseen):
+    """Takes note of the slides that are begun."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+
+    def begin(self, order: Order) -> None:
+        self.ids.append(order.id)
+
+
+def test_what_is_done_with_the_same_file_bundle_and_options_is_not_scored_again(tmp_path: Path) -> None:
+    slides, out = [make_slide(tmp_path / f"{name}.tif") for name in "abc"], tmp_path / "out"
+    slides[1].write_bytes(b"no slide")
+    begun: list[list[str]] = []
+
+    def run(**options: object) -> list[int]:
+        watcher = Begun()
+        plan = run_here(slides, out, watcher, **options).plan
+        begun.append(watcher.ids)
+        return [plan.done, plan.failed, plan.changed, plan.otherwise, plan.new]
+
+    assert run() == [0, 0, 0, 0, 3]
+    before = read_all(out)
+    assert run() == [2, 1, 0, 0, 0]
+    table = str(out / SUMMARY)
+    assert {**read_all(out), str(out / JOURNAL): b""} == {**before, str(out / JOURNAL): b""}
+    make_slide(slides[0], 200)
+    assert run(failed_alone=True) == [0, 1, 0, 0, 0]
+    assert read_all(out)[table] == before[table]
+    assert run() == [1, 1, 1, 0, 0]
+    assert run(setup=Setup(readers=1, flip=False)) == [0, 1, 0, 2, 0]
+    assert run(setup=Setup(readers=1, flip=False), force=True) == [0, 1, 0, 2, 0]
+    make_slide(slides[1], 230)
+    assert run(setup=Setup(readers=1, flip=False)) == [2, 1, 0, 0, 0]
+    assert begun == [
+        [*"abcb"], [*"bb"], [*"bb"], [*"abb"], [*"abcb"], [*"abcb"], ["b"]
+    ]  # fmt: skip
+    assert read_rows(out) == [f"{slide} done" for slide in slides]
 
 
 def test_a_result_says_of_which_file_it_is(
@@ -65,50 +109,6 @@ def test_a_result_says_of_which_file_it_is(
     shown = {name: [values[key] for key in ("given", "path", "file")] for name, values in stored.items()}
     assert shown["a"] == [str(slide)] * 3
     assert shown["link"] == ["link.tif", str(tmp_path / "link.tif"), str(slide)]
-
-
-def test_a_dicom_series_is_one_slide(score: Callable[..., list[Outcome]], tmp_path: Path) -> None:
-    first, second = (write_series(tmp_path / "dicom", f"1.2.3.{number}") for number in (5, 6))
-    broken = tmp_path / "dicom" / "broken.dcm"
-    broken.write_bytes(bytes(128) + b"DICM")
-    with pytest.raises(UsageError, match=r"5-1\.dcm and .*5-2\.dcm are of one DICOM series, one slide") as caught:
-        score(second[0], first[0], broken, first[1])
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
-    outcomes = score(second[1], first[0], broken)
-    assert [outcome.status == "failed" for outcome in outcomes] == [False, False, True]
-    assert [outcome.result.slide["size"] for outcome in outcomes if outcome.result] == [(256, 256)] * 2
-
-
-def test_a_folder_that_is_taken_meanwhile_costs_one_slide(
-    score: Callable[..., list[Outcome]], backend: Backend, tmp_path: Path
-) -> None:
-    """Another run puts the results of another slide of the name there while this one works."""
-    slide, other = make_slide(tmp_path / "slide.tif"), make_slide(tmp_path / "other" / "slide.tif")
-    last = make_slide(tmp_path / "last.tif")
-
-    def start(path: Path) -> Callable[[int, int], None]:
-        if path == slide:
-            score(other)
-        return lambda done, total: None
-
-    outcomes = score_batch([slide, last], Job(BUNDLE, backend, tmp_path / "out"), start)
-    assert [outcome.status == "failed" for outcome in outcomes] == [True, False]
-    assert f"holds the result of {other}" in outcomes[0].error
-    assert read_rows(tmp_path / "out") == [f"{other} done", f"{slide} failed", f"{last} done"]
-    stored = json.loads((tmp_path / "out" / "slide" / "result.json").read_text())
-    assert stored["slide"]["path"] == str(other)
-
-
-def test_two_runs_at_once_share_a_folder(tmp_path: Path) -> None:
-    slides = [make_slide(tmp_path / f"slide{number}.tif") for number in range(12)]
-    runs = [
-        subprocess.Popen([GLASSRT, "score", *part, "--out", tmp_path / "out"], stdout=subprocess.DEVNULL)
-        for part in (slides[:8], slides[4:])
-    ]
-    assert [run.wait() for run in runs] == [0, 0]
-    assert sorted(read_rows(tmp_path / "out")) == sorted(f"{slide} done" for slide in slides)
-    assert sorted(os.listdir(tmp_path / "out")) == sorted([*(slide.stem for slide in slides), "summary.csv"])
 
 
 @pytest.mark.parametrize("error", ["EIO", "ESTALE", "EACCES", "EPERM"])
@@ -130,16 +130,111 @@ def test_a_disk_that_goes_away_costs_the_slide_that_was_read(demo_slide: Path, t
     (line,) = done.stderr.splitlines()
     assert "lost.tiff" in line
     assert not any(word in line for word in ("writ", "unexpected", "--out"))
-    assert sorted(os.listdir(tmp_path / "out")) == ["last", "summary.csv"]
+    (tmp_path / "out" / "report.html").unlink()
+    assert list_slides(tmp_path / "out") == ["last"]
 
 
-@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"\xff\0"])
-def test_a_summary_of_others_is_refused_before_any_work(
+def test_a_dicom_series_is_one_slide(score: Callable[..., list[Outcome]], tmp_path: Path) -> None:
+    first, second = (write_series(tmp_path / "dicom", f"1.2.3.{number}") for number in (5, 6))
+    broken = tmp_path / "dicom" / "broken.dcm"
+    broken.write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(UsageError, match=r"5-1\.dcm and .*5-2\.dcm are of one DICOM series, one slide") as caught:
+        score(second[0], first[0], broken, first[1])
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    outcomes = score(second[1], first[0], broken)
+    assert [outcome.status == "failed" for outcome in outcomes] == [False, False, True]
+    assert [outcome.result.slide["size"] for outcome in outcomes if outcome.result] == [[256, 256]] * 2
+
+
+def test_a_folder_that_is_taken_meanwhile_costs_one_slide(tmp_path: Path) -> None:
+    """Another process puts the result of another slide of the name there while this one works."""
+    slide, other = make_slide(tmp_path / "slide.tif"), make_slide(tmp_path / "other" / "slide.tif")
+    last, out = make_slide(tmp_path / "last.tif"), tmp_path / "out"
+    score_here([other], tmp_path / "elsewhere")
+
+    class Meanwhile(Unseen):
+        def begin(self, order: Order) -> None:
+            if order.id == "slide" and not (out / "slide").exists():
+                (tmp_path / "elsewhere" / "slide").rename(out / "slide")
+
+    outcomes = score_here([slide, last], out, Meanwhile())
+    assert [outcome.status == "failed" for outcome in outcomes] == [True, False]
+    assert f"holds the result of {other}" in outcomes[0].error
+    assert read_rows(out) == [f"{slide} failed", f"{last} done"]
+    stored = json.loads((out / "slide" / "result.json").read_text())
+    assert stored["slide"]["path"] == str(other)
+
+
+def test_of_two_runs_at_once_one_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    slides, out = [make_slide(tmp_path / f"{name}.tif") for name in "ab"], tmp_path / "out"
+    score_here(slides[:1], out)
+    before = read_all(out)
+    with claim_folder(out), pytest.raises(UsageError, match=f"is being written by process {os.getpid()}"):
+        score_here(slides, out)
+    assert read_all(out) == before
+    score_here(slides, out)
+    assert read_rows(out) == [f"{slide} done" for slide in slides]
+
+
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"\xff\0", b"id,slide,status\r\n", b""])
+def test_a_summary_without_a_journal_is_refused_before_any_work(
     score: Callable[..., list[Outcome]], tmp_path: Path, content: bytes
 ) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "summary.csv").write_bytes(content)
-    with pytest.raises(OutputError, match=r"summary\.csv"):
+    (tmp_path / "out" / SUMMARY).write_bytes(content)
+    with pytest.raises(FolderTaken, match=r"summary\.csv is there without a journal.*choose another --out") as caught:
         score(make_slide(tmp_path / "a.tif"))
-    assert os.listdir(tmp_path / "out") == ["summary.csv"]
-    assert (tmp_path / "out" / "summary.csv").read_bytes() == content
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path / "out") == [SUMMARY]
+    assert (tmp_path / "out" / SUMMARY).read_bytes() == content
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("nowhere", path)])
+def test_what_stands_where_the_summary_belongs_is_refused_too(
+    score: Callable[..., list[Outcome]], tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    (tmp_path / "out").mkdir()
+    make(tmp_path / "out" / SUMMARY)
+    before = (tmp_path / "out" / SUMMARY).lstat()
+    with pytest.raises(FolderTaken, match=r"summary\.csv is there without a journal"):
+        score(make_slide(tmp_path / "a.tif"))
+    assert os.listdir(tmp_path / "out") == [SUMMARY]
+    assert (tmp_path / "out" / SUMMARY).lstat() == before
+
+
+def test_a_journal_that_is_none_is_refused_before_any_work(score: Callable[..., list[Outcome]], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    theirs = b"theirs, and long enough to look like a database" * 20
+    (tmp_path / "out" / JOURNAL).write_bytes(theirs)
+    with pytest.raises(OutputError, match=r"journal\.sqlite is no journal of GlassRT") as caught:
+        score(make_slide(tmp_path / "a.tif"))
+    assert "\n" not in str(caught.value)
+    assert set(os.listdir(tmp_path / "out")) <= {LOCK, JOURNAL}
+    assert (tmp_path / "out" / JOURNAL).read_bytes() == theirs
+
+
+def test_what_a_batch_that_was_killed_had_begun_is_scored_by_the_next(tmp_path: Path) -> None:
+    """Rows of other slides stay, also of those that it never came to."""
+    slides, out = [make_slide(tmp_path / f"{name}.tif") for name in "abc"], tmp_path / "out"
+
+    class Killed(Unseen):
+        def begin(self, order: Order) -> None:
+            if order.id == "b":
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score_here(slides, out, Killed())
+    journal = Journal(out / JOURNAL)
+    assert [(row.id, row.state, row.attempts) for row in journal.rows()] == [
+        ("a", "done", 1), ("b", "waiting", 0), ("c", "waiting", 0)
+    ]  # fmt: skip
+    journal.begin("b")  # as a process leaves it that is killed
+    journal.close()
+    watcher = Begun()
+    ended = run_here(slides[1:2], out, watcher, setup=SETUP)
+    assert (watcher.ids, list(ended.outcomes)) == (["b"], ["b"])
+    assert read_rows(out) == [f"{slide} done" for slide in slides[:2]]
+    score_here(slides, out)
+    assert read_rows(out) == [f"{slide} done" for slide in slides]
+    assert list_slides(out) == ["a", "b", "c"]

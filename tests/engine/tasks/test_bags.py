@@ -8,13 +8,13 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+from plain_batch import score_here
 from small_mil import CLASSES, FEATURES, MPP, SIDE, encode, head, make_bundle
 
 from glassrt.engine import ArraySlide, open_bundle, open_slide, score
 from glassrt.engine.errors import BundleError, UsageError
 from glassrt.engine.flow.cut import cut_windows
 from glassrt.engine.geometry.plan import InputSpec, plan
-from glassrt.engine.production.batch import Job, score_batch
 from glassrt.engine.results.bag import draw_attention
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.slides.grid import GridReader
@@ -110,11 +110,7 @@ def test_a_slide_without_tissue_is_no_bag(tmp_path: Path) -> None:
 
 
 def test_the_summary_has_each_slide_s_probability(demo_slide: Path, tmp_path: Path) -> None:
-    bundle = open_bundle(make_bundle(tmp_path / "small.glass"))
-    backend = open_backend(bundle, "ort")
-    job = Job(bundle, backend, tmp_path / "out")
-    (outcome,) = score_batch([demo_slide], job, lambda path: lambda done, total: None)
-    backend.close()
+    (outcome,) = score_here([demo_slide], tmp_path / "out", bundle=make_bundle(tmp_path / "small.glass"))
     assert outcome.result is not None
     assert outcome.result.bag is not None
     columns, row = (line.split(",") for line in (tmp_path / "out" / "summary.csv").read_text().splitlines())

@@ -8,11 +8,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from plain_batch import read_all, score_here
 
-from glassrt.engine import ArraySlide, open_backend, open_bundle, open_slide, score
+from glassrt.engine import ArraySlide, open_bundle, open_slide, score
 from glassrt.engine.errors import SlideError
-from glassrt.engine.production.batch import Job, score_batch
-from glassrt.engine.results.summary import Summary
 from glassrt.engine.tasks.request import Request, describe_tissue
 
 REQUEST = Request(
@@ -99,11 +98,7 @@ def test_results_hold_the_digest_and_the_bundles_identity(demo_slide: Path, tmp_
     stored = json.loads((tmp_path / "first" / "result.json").read_text())
     assert stored["request"] == first.request
     assert stored["bundle"]["sha256"] == bundle.sha256
-    backend = open_backend(bundle, "openvino", precision="int8")
-    (outcome,) = score_batch(
-        [demo_slide], Job(bundle, backend, tmp_path / "out"), lambda path: lambda done, total: None
-    )
-    backend.close()
+    (outcome,) = score_here([demo_slide], tmp_path / "out", backend="openvino", precision="int8")
     assert outcome.result is not None
     wanted = Request(
         slide=str(demo_slide.resolve()),
@@ -123,15 +118,14 @@ def test_results_hold_the_digest_and_the_bundles_identity(demo_slide: Path, tmp_
 
 
 def test_results_of_versions_without_requests_keep_their_rows(demo_slide: Path, tmp_path: Path) -> None:
-    bundle = open_bundle()
-    backend = open_backend(bundle, "openvino", precision="int8")
-    job = Job(bundle, backend, tmp_path)
-    score_batch([demo_slide], job, lambda path: lambda done, total: None)
-    backend.close()
-    file = job.folder(demo_slide) / "result.json"
+    """They are not scored again either."""
+    out = tmp_path / "out"
+    score_here([demo_slide], out, backend="openvino", precision="int8")
+    file = out / demo_slide.stem / "result.json"
     stored = json.loads(file.read_text())
     del stored["request"]
     file.write_text(json.dumps(stored))
-    before = (tmp_path / "summary.csv").read_text()
-    Summary(tmp_path, ["gland"]).begin()
-    assert (tmp_path / "summary.csv").read_text() == before
+    before = read_all(out)
+    (outcome,) = score_here([demo_slide], out, backend="openvino", precision="int8")
+    assert outcome.status == "scored"
+    assert read_all(out) == before

@@ -10,11 +10,12 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from plain_batch import LOCK, list_slides, score_here
 
 from glassrt.engine import ArraySlide, open_bundle, open_slide, score
 from glassrt.engine.errors import BackendUnavailable, GlassError, OutputError, SlideError, UsageError
 from glassrt.engine.maps.mapfile import NOT_ANALYSED
-from glassrt.engine.production.batch import Job, score_batch
+from glassrt.engine.production.journal import JOURNAL
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.pictures.images import read_image
@@ -185,14 +186,14 @@ def test_what_glassrt_did_not_write_is_never_replaced(
     assert (tmp_path / "slide" / (theirs or "")).read_text() == "precious"
 
 
-def test_a_folder_in_the_way_is_told_before_any_slide_is_scored(
-    demo_slide: Path, backend: Backend, tmp_path: Path
-) -> None:
+def test_a_folder_in_the_way_is_told_before_any_slide_is_scored(demo_slide: Path, tmp_path: Path) -> None:
     (tmp_path / "second").mkdir()
     (tmp_path / "second" / "Slidedat.ini").write_text("precious")
     with pytest.raises(OutputError, match="not written by GlassRT"):
-        score_batch([demo_slide, Path("second.mrxs")], Job(BUNDLE, backend, tmp_path), lambda path: lambda d, t: None)
-    assert [path.name for path in tmp_path.iterdir()] == ["second"]
+        score_here([demo_slide, Path("second.mrxs")], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} <= {"second", LOCK, JOURNAL}
+    assert [path.name for path in (tmp_path / "second").iterdir()] == ["Slidedat.ini"]
+    assert (tmp_path / "second" / "Slidedat.ini").read_text() == "precious"
 
 
 @pytest.mark.parametrize("damage", [bytes(3000), b"\xff" * 3000])
@@ -222,12 +223,9 @@ def test_a_slide_that_breaks_in_the_middle_leaves_nothing(demo_slide: Path, back
     assert [path.name for path in tmp_path.iterdir()] == ["broken.svs"]
 
 
-def test_one_bad_slide_among_many_does_not_stop_the_rest(
-    data: Path, demo_slide: Path, backend: Backend, tmp_path: Path
-) -> None:
+def test_one_bad_slide_among_many_does_not_stop_the_rest(data: Path, demo_slide: Path, tmp_path: Path) -> None:
     paths = [tmp_path / "missing.svs", data / "slides" / "broken.svs", demo_slide]
-    job = Job(BUNDLE, backend, tmp_path / "out")
-    outcomes = score_batch(paths, job, lambda path: lambda done, total: None)
+    outcomes = score_here(paths, tmp_path / "out", backend="auto", precision="auto")
     assert [outcome.status for outcome in outcomes] == ["failed", "failed", "scored"]
     assert "does not exist" in outcomes[0].error
     with open(tmp_path / "out" / "summary.csv", newline="") as file:
@@ -235,13 +233,19 @@ def test_one_bad_slide_among_many_does_not_stop_the_rest(
     assert [row["status"] for row in rows] == ["failed", "failed", "scored"]
     assert float(rows[2]["tissue_mm2"]) > 0
     assert rows[1]["error"] == outcomes[1].error
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [demo_slide.stem, "summary.csv"]
+    assert list_slides(tmp_path / "out") == [demo_slide.stem]
 
 
-def test_slides_that_would_share_a_folder_are_refused(demo_slide: Path, backend: Backend, tmp_path: Path) -> None:
-    twin = shutil.copy(demo_slide, tmp_path)
-    with pytest.raises(UsageError, match="would both write to"):
-        score_batch([demo_slide, Path(twin)], Job(BUNDLE, backend, tmp_path / "out"), lambda path: lambda d, t: None)
+def test_slides_of_one_name_get_folders_of_their_own(demo_slide: Path, tmp_path: Path) -> None:
+    twin = Path(shutil.copy(demo_slide, tmp_path))
+    first, second = score_here([demo_slide, twin], tmp_path / "out", backend="auto", precision="auto")
+    names = list_slides(tmp_path / "out")
+    results = [json.loads((tmp_path / "out" / name / "result.json").read_text()) for name in names]
+    assert {result["slide"]["file"] for result in results} == {str(demo_slide.resolve()), str(twin)}
+    assert all(name.startswith(f"{demo_slide.stem}-") for name in names)
+    assert first.result is not None
+    assert second.result is not None
+    assert first.result.classes == second.result.classes
 
 
 @pytest.mark.parametrize("name", ["ort", "openvino"])

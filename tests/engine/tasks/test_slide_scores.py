@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import small_bundle
 import tifffile
+from plain_batch import score_here
 from small_dual import make_dual
 
 from glassrt.engine import ArraySlide, open_slide, score
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, Bundle, open_bundle
 from glassrt.engine.maps.mapfile import NOT_ANALYSED
-from glassrt.engine.production.batch import Job, score_batch
-from glassrt.engine.runtimes.open import open_backend
 
 NAMES = ("maximum_log_odds", "percentile_99_log_odds", "top_log_odds")
 
@@ -39,9 +38,7 @@ def glands(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def scored(demo_slide: Path, glands: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of a batch of the demo slide."""
     out = tmp_path_factory.mktemp("scored") / "out"
-    backend = open_backend(glands, "ort", precision="fp32")
-    (outcome,) = score_batch([demo_slide], Job(glands, backend, out), lambda path: lambda done, total: None)
-    backend.close()
+    (outcome,) = score_here([demo_slide], out, bundle=glands.path)
     assert outcome.result is not None
     return out
 

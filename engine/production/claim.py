@@ -1,0 +1,76 @@
+"""One batch at a time in an output folder: the lock that its process holds, and who holds it.
+
+The operating system gives the lock up when the process ends, however it ends, and knows it in every container of a
+machine and over NFS. Batches of parts (`--shard`) share the folder with each other, never with one of the whole.
+"""
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from glassrt.engine.errors import UsageError
+from glassrt.engine.files import output_errors
+from glassrt.engine.staging import PREFIX
+
+TRIES, BETWEEN_S = 5, 0.1
+LONGEST = 200  # bytes of what a lock file says
+
+
+@contextmanager
+def claim_folder(out: Path, part: str = "") -> Iterator[None]:
+    """Hold the folder `out` for a batch, or for its `part`. Raises UsageError if another has it, OutputError."""
+    with ExitStack() as stack:
+        whole = stack.enter_context(hold(out / f"{PREFIX}batch", fcntl.LOCK_SH if part else fcntl.LOCK_EX, out))
+        if part:
+            os.lseek(whole, 0, os.SEEK_SET)
+            stack.enter_context(hold(out / f"{PREFIX}batch-{part}", fcntl.LOCK_EX, out))
+        yield
+
+
+def is_claimed(out: Path) -> bool:
+    """Whether a batch, or one of its parts, runs in the folder `out`."""
+    for path in out.glob(f"{PREFIX}batch*"):
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            finally:
+                os.close(descriptor)
+    return False
+
+
+def take(descriptor: int, kind: int) -> bool:
+    """Take a file's lock; whether it could be had. One who only looks holds it for a moment."""
+    for _ in range(TRIES):
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(BETWEEN_S)
+        except OSError:
+            return True  # a file system without locks keeps nobody out
+        else:
+            return True
+    return False
+
+
+@contextmanager
+def hold(path: Path, kind: int, out: Path) -> Iterator[int]:
+    """Hold the lock of a file, which stays: one that is deleted would be locked by two."""
+    with output_errors(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        if not take(descriptor, kind):
+            holder = os.pread(descriptor, LONGEST, 0).decode(errors="replace").strip() or "another process"
+            raise UsageError(f"{out} is being written by {holder}: wait for it, or choose another --out")
+        with output_errors(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {time.ctime()}\n".encode(), 0)
+        yield descriptor
+    finally:
+        os.close(descriptor)
