@@ -2,6 +2,7 @@
 
 import typer
 
+from glassrt.benchmarks.commands.batch import batch_command
 from glassrt.benchmarks.commands.beta_kl import beta_kl_command
 from glassrt.benchmarks.commands.compare import compare_command
 from glassrt.benchmarks.commands.da_refinenet import da_refinenet_command
@@ -31,6 +32,7 @@ bench_app.command("da-refinenet")(da_refinenet_command)
 bench_app.command("beta-kl")(beta_kl_command)
 bench_app.command("distill")(distill_command)
 bench_app.command("transfer")(transfer_command)
+bench_app.command("batch")(batch_command)
 bench_app.command("embed")(embed_command)
 bench_app.command("suspicion")(suspicion_command)
 bench_app.command("kernels")(kernels_command)
