@@ -85,11 +85,22 @@ def test_a_second_call_measures_nothing_again(patches: Path, tmp_path: Path, mon
     asked = CONFIG, patches, natural, out, [], 1, ALONE, stage, tmp_path / "report.json"
     alone = benchmark.measure_transfer(*asked)
     assert len(trained) == 6 * 2 + 5 * 2
+    before = identities(out)
     shutil.rmtree(out / "cells")
-    assert benchmark.measure_transfer(*asked, processes=2) == alone
+    pooled = benchmark.measure_transfer(*asked, processes=2)
     assert len(trained) == 6 * 2 + 5 * 2  # others trained them
+    assert {name: of for name, of in before.items() if not name.startswith("own")} == identities(out)
+    told = ("start", "encoder", "examples", "repeat")
+    assert [[row[each] for each in told] for row in pooled["rows"]] == [
+        [row[each] for each in told] for row in alone["rows"]
+    ]
     plot_transfer(tmp_path / "curve.png", reports[0])
     assert cv2.imread(str(tmp_path / "curve.png")).shape == (540, 840, 3)
+
+
+def identities(out: Path) -> dict[str, str]:
+    """What each cell was of: its patches, settings and weights."""
+    return {file.name: json.loads(file.read_bytes())["of"] for file in (out / "cells").glob("*.json")}
 
 
 def test_starts_of_ones_own_are_named() -> None:
