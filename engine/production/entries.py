@@ -29,8 +29,7 @@ LARGEST_MANIFEST = 1 << 28  # bytes
 KNOWN = ("path", "id", "mpp", "bundle")  # columns that say how a slide is scored; the others are carried through
 DIGITS = 6
 OURS = re.compile(r"(journal|summary|report)\b.*\.(sqlite|csv|html)")  # in a folder of results
-KEPT = ("Zs", "Cs")  # spaces of all kinds; and bytes that are no text, which are refused
-LONGEST_ID = 200  # bytes, which leaves room for what files of results are called
+LONGEST_ID = 255  # bytes of a name
 
 
 class Entry(NamedTuple):
@@ -181,22 +180,27 @@ def read_row(row: Mapping[str | None, str | None], manifest: Path, line: int) ->
     return Entry(id, address, mpp, bundle, {name: cells[name] for name in cells if name not in KNOWN}, line)
 
 
-def find_fault(id: str) -> str:
-    """Why a folder of results cannot be called so; nothing if it can."""
+def find_fault(id: str, given: bool = True) -> str:
+    """Why a folder of results cannot be called so; nothing if it can. One that was `given` has to be shown as it is."""
     if not is_unicode(id):
         return "is no valid UTF-8, which result files need"
     if id in (".", "..") or "/" in id or "\\" in id or "\0" in id:
         return "would lead out of the output folder"
-    if id.startswith(PREFIX) or id != id.strip() or spell(id) != id:
+    if id.startswith(PREFIX) or (given and (id != id.strip() or not all(map(can_be_shown, id)))):
         return "is no name for a folder"
     if OURS.match(fold(id)):
         return "is that of a file which belongs there"
     return f"is longer than {LONGEST_ID} bytes" if len(id.encode()) > LONGEST_ID else ""
 
 
-def spell(name: str) -> str:
-    """A name without characters that no terminal shows."""
-    return "".join(each if each.isprintable() or unicodedata.category(each) in KEPT else "_" for each in name)
+def cut(stem: str, room: int) -> str:
+    """So much of a name that so many bytes more have room."""
+    return stem.encode()[: LONGEST_ID - room].decode(errors="ignore")
+
+
+def can_be_shown(character: str) -> bool:
+    """Whether a terminal shows a character as itself; spaces of all kinds are."""
+    return character.isprintable() or unicodedata.category(character) == "Zs"
 
 
 def name_apart(entries: Sequence[Entry], known: Mapping[str, str]) -> list[Entry]:
@@ -228,14 +232,17 @@ def name_apart(entries: Sequence[Entry], known: Mapping[str, str]) -> list[Entry
     digits = DIGITS
     while len({digests[place][:digits] for place in apart}) < len(apart):
         digits += 2
-    named = {place: f"{stem}-{digests[place][:digits]}" if place in apart else stem for place, stem in stems.items()}
+    named = {
+        place: f"{cut(stem, digits + 1)}-{digests[place][:digits]}" if place in apart else stem
+        for place, stem in stems.items()
+    }
     return [entry if entry.id else entry._replace(id=named[entry.place]) for entry in entries]
 
 
 def tell_stem(address: str) -> str:
     """What a slide is called after its file. Raises UsageError for a file that no folder can be called after."""
-    stem = spell(Path(base(address) if is_address(address) else address).stem).strip()
-    if not stem or (fault := find_fault(stem)):
+    stem = Path(base(address) if is_address(address) else address).stem
+    if not stem or (fault := find_fault(stem, given=False)):
         raise UsageError(
             f"{address}: the name {fault if stem else 'is empty'}; rename it, or give it an id in a manifest"
         )

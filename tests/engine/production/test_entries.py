@@ -97,7 +97,7 @@ def test_a_manifest_says_how_each_slide_is_scored(tmp_path: Path) -> None:
         ("path,id\na.svs,a/b\n", "would lead out"),
         ("path,id\na.svs,..\n", "would lead out"),
         ("path,id\na.svs,.glassrt-x\n", "is no name for a folder"),
-        (f"path,id\na.svs,{'x' * 201}\n", "is longer than 200 bytes"),
+        (f"path,id\na.svs,{'x' * 256}\n", "is longer than 255 bytes"),
         ("path,mpp\na.svs,0.25um\n", "line 2: `mpp` is '0.25um', expected micrometres per pixel"),
         ("path,mpp\na.svs,nan\n", "`mpp` is 'nan'"),
         ("path,mpp\na.svs,-1\n", "`mpp` is '-1'"),
