@@ -24,7 +24,7 @@ from glassrt.engine.results.origin import RESULT
 COMMAND = (sys.executable, "-c", "from glassrt.engine.commands.main import main; main()")
 FAILED = 3  # exit code of a batch in which slides failed
 WORKER = "glassrt.engine.production.worker"
-SIDES = (384, 768)  # pixels of small slides: a sixth and a third of a second
+SIDES = (512, 768)  # pixels of small slides: a tenth and a fifth of a second
 LONG = 6144  # pixels of the side of a slide that takes twenty seconds on one core
 Part = Callable[[Pieces, Path, Sequence[str]], dict[str, Any]]
 
@@ -166,7 +166,7 @@ def find_workers(pid: int) -> list[psutil.Process]:
 
 
 def measure_rates(
-    pieces: Pieces, folder: Path, options: Sequence[str], ray: bool, count: int = 150, rounds: int = 2,
+    pieces: Pieces, folder: Path, options: Sequence[str], ray: bool, count: int = 300, rounds: int = 2,
     sides: Sequence[int] = SIDES,
 ) -> dict[str, Any]:  # fmt: skip
     """Small slides an hour, of each side: of one process that scores one by one, of workers, and of those on Ray."""

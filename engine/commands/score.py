@@ -38,7 +38,7 @@ from glassrt.engine.commands.stop import Stop
 from glassrt.engine.commands.terminal import printable
 from glassrt.engine.errors import UsageError
 from glassrt.engine.production.batch import Batch, Options
-from glassrt.engine.production.entries import list_entries
+from glassrt.engine.production.entries import list_entries, refuse_one_name
 from glassrt.engine.production.executor import Executor
 from glassrt.engine.production.here import Here
 from glassrt.engine.production.journal import read_ids, read_journals
@@ -117,7 +117,9 @@ def score_command(
         return
     copies, room = place_copies(cache, cache_size)
     setup = Setup(scales=parse_scales(scales), flip=flip, readers=readers, cache=copies, cache_bytes=room, stage=stage)
-    entries = list_entries(named, manifest, suffix.split(",") if suffix else (), read_ids(out))
+    known = read_ids(out)
+    entries = list_entries(named, manifest, suffix.split(",") if suffix else (), known)
+    refuse_one_name(entries, known)
     options = Options(
         bundle, setup, backend, precision, batch, mpp, map_mpp, tissue, force, retry_failed, attempts,
         parse_shard(shard),

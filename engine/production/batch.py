@@ -1,9 +1,8 @@
 """Many slides into one folder: a journal of each, workers that may die, one summary; a rerun does what is left."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from glassrt.engine.production.claim import claim_folder
 from glassrt.engine.production.entries import Entry
 from glassrt.engine.production.executor import Executor
 from glassrt.engine.production.identity import identify_input, identify_work
-from glassrt.engine.production.journal import JOURNAL, Journal, Row, read_journals
+from glassrt.engine.production.journal import JOURNAL, Journal, Row, open_journal, read_journals
 from glassrt.engine.production.lead import Settings, Watcher, lead
 from glassrt.engine.production.names import check_folders, is_unicode
 from glassrt.engine.production.parts import Shard, check_parts
@@ -77,7 +76,7 @@ class Batch:
             raise FolderTaken(f"{out} is the folder of one slide's result; choose another --out")
         check_parts(out, JOURNAL, options.shard)
         self.journal, table = (options.shard.file(out, name) for name in (JOURNAL, SUMMARY))
-        if os.path.lexists(table) and not (table.is_file() and self.journal.exists()):
+        if os.path.lexists(table) and not (table.is_file() and (self.journal.exists() or read_journals(out))):
             raise FolderTaken(f"{table} is there without a journal, or no file: it is no batch's; choose another --out")
         named = dict.fromkeys([str(options.bundle), *(entry.bundle for entry in self.entries if entry.bundle)])
         self.bundles = {each: open_bundle(Path(each)) for each in named}
@@ -97,9 +96,7 @@ class Batch:
         where nothing can be written.
         """
         prepare_folder(self.out)
-        claim = claim_folder(self.out, self.options.shard.tag)
-        with claim, removed_unless_used(self.journal), closing(Journal(self.journal)) as journal:
-            journal.release()
+        with claim_folder(self.out, self.options.shard.tag), open_journal(self.journal) as journal:
             self._rows = {row.id: row for row in journal.rows()}
             plan, orders = self._add(self.entries, journal)
             told(plan)
@@ -174,18 +171,6 @@ class Batch:
 
     def _read(self, order: Order) -> Outcome:
         return Outcome(order.path, read_stored(Path(order.folder), Result))
-
-
-@contextmanager
-def removed_unless_used(journal: Path) -> Iterator[None]:
-    """A journal that a batch makes and has no use for, as its folder is refused, goes again."""
-    fresh = not journal.exists()
-    try:
-        yield
-    except (FolderTaken, UsageError):
-        if fresh and not read_journals(journal.parent):
-            journal.unlink(missing_ok=True)
-        raise
 
 
 def choose_runtime(bundle: Bundle, options: Options) -> tuple[str, str, int]:

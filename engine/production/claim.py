@@ -14,7 +14,8 @@ from pathlib import Path
 
 from glassrt.engine.errors import UsageError
 from glassrt.engine.files import output_errors
-from glassrt.engine.staging import PREFIX
+from glassrt.engine.production.journal import list_journals
+from glassrt.engine.staging import PREFIX, names_file
 
 TRIES, BETWEEN_S = 5, 0.1
 LONGEST = 200  # bytes of what a lock file says
@@ -22,13 +23,20 @@ LONGEST = 200  # bytes of what a lock file says
 
 @contextmanager
 def claim_folder(out: Path, part: str = "") -> Iterator[None]:
-    """Hold the folder `out` for a batch, or for its `part`. Raises UsageError if another has it, OutputError."""
+    """Hold the folder `out` for a batch, or for its `part`. Raises UsageError if another has it, OutputError.
+
+    The lock file stays as long as there is a journal beside it.
+    """
+    path = out / f"{PREFIX}batch"
     with ExitStack() as stack:
-        whole = stack.enter_context(hold(out / f"{PREFIX}batch", fcntl.LOCK_SH if part else fcntl.LOCK_EX, out))
+        stack.enter_context(hold(path, fcntl.LOCK_SH if part else fcntl.LOCK_EX, out))
         if part:
-            os.lseek(whole, 0, os.SEEK_SET)
-            stack.enter_context(hold(out / f"{PREFIX}batch-{part}", fcntl.LOCK_EX, out))
-        yield
+            stack.enter_context(hold(out / f"{path.name}-{part}", fcntl.LOCK_EX, out))
+        try:
+            yield
+        finally:
+            if not part and not list_journals(out):
+                path.unlink(missing_ok=True)
 
 
 def is_claimed(out: Path) -> bool:
@@ -61,16 +69,21 @@ def take(descriptor: int, kind: int) -> bool:
 
 @contextmanager
 def hold(path: Path, kind: int, out: Path) -> Iterator[int]:
-    """Hold the lock of a file, which stays: one that is deleted would be locked by two."""
-    with output_errors(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    try:
-        if not take(descriptor, kind):
-            holder = os.pread(descriptor, LONGEST, 0).decode(errors="replace").strip() or "another process"
-            raise UsageError(f"{out} is being written by {holder}: wait for it, or choose another --out")
+    """Hold the lock of the file at `path`; one that another batch deletes meanwhile keeps nobody out."""
+    while True:
         with output_errors(path):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {time.ctime()}\n".encode(), 0)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            if not take(descriptor, kind):
+                holder = os.pread(descriptor, LONGEST, 0).decode(errors="replace").strip() or "another process"
+                raise UsageError(f"{out} is being written by {holder}: wait for it, or choose another --out")
+            if not names_file(path, descriptor):
+                continue
+            told = f"process {os.getpid()} on {socket.gethostname()} since {time.ctime()}\n"
+            with output_errors(path):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, told.encode(), 0)
+            yield descriptor
+            return
+        finally:
+            os.close(descriptor)

@@ -8,7 +8,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +36,8 @@ class Entry(NamedTuple):
     """One slide: the name of its folder, where it lies as it was named, and what replaces its resolution and the
     batch's bundle.
 
-    `columns` are carried through to the summary. `line` is that of the manifest, 0 of what was named otherwise.
+    `columns` are carried through to the summary. `line` is that of the manifest, 0 of what was `named` by itself, or
+    found in a folder or by a pattern.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Entry(NamedTuple):
     bundle: str | None = None
     columns: Mapping[str, str] = {}
     line: int = 0
+    named: bool = False
 
     @property
     def place(self) -> str:
@@ -62,7 +64,7 @@ def list_entries(
     is not there or cannot be named apart.
     """
     wanted = frozenset(suffix.lower() for suffix in suffixes) or SLIDE_SUFFIXES
-    found = (Entry("", address) for each in named for address in find_files(each, wanted))
+    found = (Entry("", address, named=address == each) for each in named for address in find_files(each, wanted))
     entries = list({entry.place: entry for entry in found}.values())
     if manifest is not None:
         entries += read_manifest(manifest)
@@ -239,9 +241,29 @@ def name_apart(entries: Sequence[Entry], known: Mapping[str, str]) -> list[Entry
     return [entry if entry.id else entry._replace(id=named[entry.place]) for entry in entries]
 
 
+def refuse_one_name(entries: Sequence[Entry], known: Mapping[str, str]) -> None:
+    """Raise UsageError for a file that was named by itself where another slide, here or among the `known` ids by their
+    places, has its name: nobody asked for a folder that is called otherwise.
+    """
+    for entry in entries:
+        if not entry.named or entry.place in known or fold(entry.id) == (stem := fold(tell_stem(entry.address))):
+            continue
+        places = [place for place, id in known.items() if fold(id) == stem]
+        places += [each.address for each in entries if each is not entry and stem in (fold(each.id), fold(bare(each)))]
+        raise UsageError(
+            f"{entry.address} has the same name as {places[0]}, and folders are called after slides: name the folders "
+            "they are in, give each an id in a --manifest, or choose another --out"
+        )
+
+
+def bare(entry: Entry) -> str:
+    """A slide's file without its ending."""
+    return Path(base(entry.address) if is_address(entry.address) else entry.address).stem
+
+
 def tell_stem(address: str) -> str:
     """What a slide is called after its file. Raises UsageError for a file that no folder can be called after."""
-    stem = Path(base(address) if is_address(address) else address).stem
+    stem = bare(Entry("", address))
     if not stem or (fault := find_fault(stem, given=False)):
         raise UsageError(
             f"{address}: the name {fault if stem else 'is empty'}; rename it, or give it an id in a manifest"

@@ -5,16 +5,20 @@ It keeps no write-ahead log, which network file systems break. A slide is done o
 so; a process that is killed in between costs that slide's work, never a result.
 """
 
+import csv
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from glassrt.engine.errors import OutputError
+from glassrt.engine.errors import FolderTaken, OutputError, UsageError
+from glassrt.engine.results.cells import plain_text
+from glassrt.engine.results.summary import FAILED, SUMMARY
 
 JOURNAL = "journal.sqlite"
 VERSION = 1
@@ -183,13 +187,58 @@ def write_row(row: Row) -> tuple[Any, ...]:
     return tuple(told.values())
 
 
+def list_journals(out: Path) -> list[Path]:
+    """The journals in a folder, of a batch and of the parts of one."""
+    return sorted(out.glob(f"{Path(JOURNAL).stem}*{Path(JOURNAL).suffix}"))
+
+
 def read_journals(out: Path) -> list[Row]:
-    """The rows of all journals in a folder, of a batch and of the parts of one. Raises OutputError."""
+    """The rows of all journals in a folder; without one, the slide that failed alone there. Raises OutputError."""
     rows: list[Row] = []
-    for path in sorted(out.glob(f"{Path(JOURNAL).stem}*{Path(JOURNAL).suffix}")):
+    for path in (paths := list_journals(out)):
         with closing(Journal(path, read_only=True)) as journal:
             rows += journal.rows()
-    return rows
+    return rows if paths else read_failed(out / SUMMARY)
+
+
+def read_failed(table: Path) -> list[Row]:
+    """The slide that failed in a batch of it alone, as the batch's summary says; nothing of another file."""
+    try:
+        if not table.is_file():
+            return []
+        with open(table, newline="", encoding="utf-8") as file:
+            told = list(islice(csv.DictReader(file), 2))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []
+    if len(told) != 1 or told[0].get("status") != FAILED or not {"id", "slide", "error"} <= told[0].keys():
+        return []
+    id, address, error = (plain_text(told[0][name] or "") for name in ("id", "slide", "error"))
+    return [Row(id, 0, address, "failed", 1, error, "before")]
+
+
+@contextmanager
+def open_journal(path: Path) -> Iterator[Journal]:
+    """The journal at `path` for a batch. Raises OutputError.
+
+    It goes again where there is no use for it: as the batch is refused, or as nothing but one slide failed, which the
+    summary says as well.
+    """
+    fresh, whole = not path.exists(), path.name == JOURNAL
+    rows = before = read_failed(path.with_name(SUMMARY)) if fresh and whole else []
+    try:
+        with closing(Journal(path)) as journal:
+            journal.lay(before)
+            journal.release()
+            try:
+                yield journal
+            finally:
+                rows = journal.rows()
+    except (FolderTaken, UsageError):
+        if fresh and all(row in before or not row.attempts for row in rows):
+            path.unlink(missing_ok=True)
+        raise
+    if whole and len(rows) == 1 and rows[0].state == "failed" and not rows[0].columns:
+        path.unlink(missing_ok=True)
 
 
 def read_ids(out: Path) -> dict[str, str]:

@@ -25,6 +25,7 @@ from glassrt.engine.production.wire import Done, Event, Failed, Lost, Order, Set
 
 ANSWER_S = 10.0
 WAIT_S = 0.2
+LOOK_S = 5.0  # between looks for machines that have joined
 MOST_UNPLACED = 20  # workers in a row that did not start
 NOBODY_S = 300.0  # without one worker that Ray could place, slides will not be scored
 
@@ -58,9 +59,10 @@ class OnRay:
             finally:
                 for each, handler in handlers.items():  # Ray takes SIGTERM for itself
                     signal.signal(each, handler)
-        found = ray.cluster_resources()
-        room = int(found.get("CPU", 0) // cores) if not gpus else int(found.get("GPU", 0) // gpus)
-        if not room:
+        kind, each = ("GPU", gpus) if gpus else ("CPU", cores)
+        self._find_room: Callable[[], int] = lambda: workers or int(ray.cluster_resources().get(kind, 0) // each)
+        if not self._find_room():
+            found = ray.cluster_resources()
             self.close()
             raise BackendUnavailable(f"--ray {address}: no worker of {cores} cores and {gpus:g} GPUs fits in {found}")
         setup = msgspec.structs.replace(setup, threads=0 if gpus else cores, cwd=os.getcwd())
@@ -70,8 +72,8 @@ class OnRay:
         self._make: Callable[[], Any] = lambda: actor.remote(content, 0 if gpus else cores)
         self._unplaced = 0
         self._alone_since: float | None = None
-        for _ in range(workers or room):
-            self._start()
+        self._looked = -LOOK_S
+        self._grow()
 
     @property
     def free(self) -> int:
@@ -90,6 +92,7 @@ class OnRay:
         if ready:
             ready, _ = self._ray.wait(futures, num_returns=len(futures), timeout=0)
         events = [event for each in ready for event in self._take(each)]
+        self._grow()
         self._check_room()
         return events
 
@@ -102,6 +105,14 @@ class OnRay:
         if self._opened:
             self._ray.shutdown()
             self._opened = False
+
+    def _grow(self) -> None:
+        """Start as many workers as there is room for, also on machines that have joined meanwhile."""
+        if time.monotonic() - self._looked < LOOK_S:
+            return
+        self._looked = time.monotonic()
+        for _ in range(self._find_room() - len(self._idle) - len(self._running) - len(self._begun)):
+            self._start()
 
     def _start(self) -> None:
         worker = self._make()

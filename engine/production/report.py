@@ -2,9 +2,11 @@
 
 import base64
 import html
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -88,7 +90,8 @@ def list_failures(title: str, rows: Sequence[Row]) -> str:
 
 def show_slides(out: Path, rows: Sequence[Row]) -> str:
     """The pictures and figures of scored slides, of many the first ones."""
-    shown = "".join(show_slide(out / row.id, row) for row in rows[:MOST_PICTURES])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # which decoding pictures keeps busy
+        shown = "".join(pool.map(lambda row: show_slide(out / row.id, row), rows[:MOST_PICTURES]))
     more = f"<p>and {len(rows) - MOST_PICTURES} more: summary.csv has all</p>" if len(rows) > MOST_PICTURES else ""
     return f'<h2>Slides</h2><div class="slides">{shown}</div>{more}' if rows else ""
 

@@ -4,7 +4,8 @@ import contextlib
 import importlib.metadata
 import math
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -166,9 +167,11 @@ def physical_mpp(slide: Slide, width: int, height: int) -> float:
     return slide.mpp * math.sqrt(base_width * base_height / (width * height))
 
 
-def package_versions() -> Iterator[tuple[str, str]]:
-    """Versions of what the result depends on."""
-    yield "python", platform.python_version()
+@lru_cache(maxsize=1)
+def package_versions() -> Sequence[tuple[str, str]]:
+    """Names and versions of what the result depends on, which are read once."""
+    found = [("python", platform.python_version())]
     for name in ("glassrt", "numpy", "openslide-python", "openslide-bin", "opencv-python-headless"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            yield name, importlib.metadata.version(name)
+            found.append((name, importlib.metadata.version(name)))
+    return tuple(found)

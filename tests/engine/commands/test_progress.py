@@ -121,7 +121,7 @@ def test_a_batch_tells_its_log_which_slide_and_how_many_windows_of_it(
         assert {each["name"] for each in mine} == {name}
         counts = [int(each["done"]) for each in mine]
         assert counts == sorted(counts)
-        assert len(set(counts)) > 3
+        assert len(set(counts)) > 1
         assert {int(each["total"]) for each in mine} == {counts[-1]}
     assert any("windows/s" in line and line.endswith(" left") for line in lines)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from glassrt.engine.errors import UsageError
-from glassrt.engine.production.claim import claim_folder
+from glassrt.engine.production import claim
+from glassrt.engine.production.claim import claim_folder, is_claimed
 
 HOLDS = """
 import sys, time
@@ -61,3 +62,29 @@ def test_parts_share_a_folder_with_each_other_alone(tmp_path: Path) -> None:
         pass
     with claim_folder(tmp_path):
         pass
+
+
+def test_the_lock_goes_where_no_journal_stands(tmp_path: Path) -> None:
+    with claim_folder(tmp_path):
+        assert is_claimed(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with claim_folder(tmp_path):
+        (tmp_path / "journal.sqlite").touch()
+    assert {path.name for path in tmp_path.iterdir()} == {".glassrt-batch", "journal.sqlite"}
+    assert not is_claimed(tmp_path)
+
+
+def test_a_lock_that_was_deleted_while_it_was_taken_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take_late(descriptor: int, kind: int) -> bool:
+        monkeypatch.setattr(claim, "take", take)
+        (tmp_path / ".glassrt-batch").unlink()  # as the batch before does between
+        return take(descriptor, kind)
+
+    take = claim.take
+    monkeypatch.setattr(claim, "take", take_late)
+    with claim_folder(tmp_path):
+        assert is_claimed(tmp_path)
+        with pytest.raises(UsageError, match=f"process {os.getpid()}"), claim_folder(tmp_path):
+            pass

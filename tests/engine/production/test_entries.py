@@ -1,12 +1,13 @@
 """Which slides a batch is of: arguments, folders, patterns, manifests; and what each is called."""
 
+import re
 from pathlib import Path
 
 import pytest
 from made_dicom import write_series
 
 from glassrt.engine.errors import UsageError
-from glassrt.engine.production.entries import list_entries
+from glassrt.engine.production.entries import list_entries, refuse_one_name
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -60,6 +61,21 @@ def test_slides_of_one_name_are_told_apart_and_keep_their_ids(tmp_path: Path) ->
     known = {str(tmp_path / "p" / "x.svs"): "x"}  # which it had when it was alone
     again = list_entries([str(tmp_path / "p"), str(tmp_path / "q")], None, (), known)
     assert (again[0].id, again[1].id) == ("x", ids[1])
+
+
+def test_a_file_that_was_named_itself_is_not_called_otherwise(tmp_path: Path) -> None:
+    touch(tmp_path, "p/x.svs", "q/X.tif", "q/y.svs")
+    one, other = str(tmp_path / "p" / "x.svs"), str(tmp_path / "q" / "X.tif")
+    for named, known in (([one, other], {}), ([str(tmp_path / "p"), other], {}), ([other], {one: "x"})):
+        with pytest.raises(UsageError, match=re.escape(f"{other} has the same name as {one}")):
+            refuse_one_name(list_entries(named, None, (), known)[::-1], known)
+    manifest = write(tmp_path / "slides.csv", f"path,id\n{one},\n{other},apart\n")
+    for entries, known in (
+        (list_entries([str(tmp_path)], None, (), {}), {}),
+        (list_entries([], manifest, (), {}), {}),
+        (list_entries([other], None, (), {other: "X-1", one: "x"}), {other: "X-1", one: "x"}),
+    ):
+        refuse_one_name(entries, known)
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> Path:

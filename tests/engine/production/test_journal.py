@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from plain_batch import make_slide, run_here
 
-from glassrt.engine.errors import OutputError
-from glassrt.engine.production.journal import JOURNAL, Journal, Row
+from glassrt.engine.errors import FolderTaken, OutputError
+from glassrt.engine.production.journal import JOURNAL, Journal, Row, open_journal, read_ids, read_journals
 
 ROWS = [
     Row("b", 0, "/s/b.svs", "waiting", input="1 2 3", work="w", columns={"label": "=1", "né": ""}),
@@ -103,3 +104,44 @@ def test_a_killed_writer_leaves_a_journal_that_is_whole(journal: Journal, tmp_pa
     again.release()
     assert {row.state for row in again.rows()} <= {"waiting", "done"}
     assert not list(tmp_path.glob("*-wal"))
+
+
+def test_one_slide_that_failed_leaves_its_line_in_the_summary_alone(tmp_path: Path) -> None:
+    slides, out = [tmp_path / "=1+1.tif", make_slide(tmp_path / "b.tif")], tmp_path / "out"
+    for _ in range(2):
+        ended = run_here(slides[:1], out)
+        assert [path.name for path in out.iterdir()] == ["summary.csv"]
+        (row,) = read_journals(out)
+        assert (row.id, row.address, row.state) == ("=1+1", str(slides[0]), "failed")
+        assert row.error == f"{slides[0]} does not exist"
+    assert ended.plan.failed == 1
+    assert run_here(slides[:1], out, failed_alone=True).plan.failed == 1
+    assert set(run_here(slides, out).outcomes) == {"=1+1", "b"}
+    assert [(row.id, row.state, row.attempts) for row in read_journals(out)] == [
+        ("=1+1", "failed", 2), ("b", "done", 1)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "id,slide\n", "id,slide,status,error\na,b,scored,\n", "id,slide,status,error\na,b,failed,\n" * 2, "\xff\0"],
+)
+def test_another_summary_is_no_batch_s(tmp_path: Path, text: str) -> None:
+    (tmp_path / "summary.csv").write_text(text, encoding="latin-1")
+    assert read_journals(tmp_path) == []
+    with pytest.raises(FolderTaken, match="summary.csv is there without a journal"):
+        run_here([make_slide(tmp_path / "a.tif")], tmp_path)
+    assert (tmp_path / "summary.csv").read_text(encoding="latin-1") == text
+
+
+def test_a_journal_that_was_of_no_use_goes(tmp_path: Path) -> None:
+    with pytest.raises(FolderTaken), open_journal(tmp_path / JOURNAL) as journal:
+        journal.lay(ROWS)
+        raise FolderTaken
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FolderTaken), open_journal(tmp_path / JOURNAL) as journal:
+        journal.lay(ROWS)
+        journal.begin("a")
+        journal.fail("a", "broken", "slide", again=True)
+        raise FolderTaken
+    assert read_ids(tmp_path) == {"/s/b.svs": "b", "/s/a.svs": "a"}

@@ -85,6 +85,22 @@ def test_a_lost_node_costs_an_attempt_and_outputs_are_those_of_one_machine(clust
         time.sleep(0.2)
 
 
+def test_a_machine_that_joins_is_given_work(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("glassrt.engine.production.on_ray.LOOK_S", 0.5)
+    executor = OnRay(cluster.address, SETUP, Limits(), None, 1, 0.0)
+    try:
+        nodes = len(cluster.worker_nodes)
+        for expected in (nodes, nodes + 1):
+            until = time.monotonic() + 120
+            while executor.free < expected:
+                assert time.monotonic() < until, executor.free
+                executor.poll(0.5)
+            assert executor.free == expected
+            cluster.add_node(num_cpus=1)
+    finally:
+        executor.close()
+
+
 def is_orphan(process: psutil.Process) -> bool:
     """Whether it is a worker whose actor is gone."""
     return any("production.worker" in part for part in process.info["cmdline"] or ()) and process.ppid() == 1
