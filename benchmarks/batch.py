@@ -25,7 +25,7 @@ COMMAND = (sys.executable, "-c", "from glassrt.engine.commands.main import main;
 FAILED = 3  # exit code of a batch in which slides failed
 WORKER = "glassrt.engine.production.worker"
 SIDES = (512, 768)  # pixels of small slides: a tenth and a fifth of a second
-LONG = 6144  # pixels of the side of a slide that takes twenty seconds on one core
+LONG = 19456  # pixels of the side of a slide that takes a minute on one core
 Part = Callable[[Pieces, Path, Sequence[str]], dict[str, Any]]
 
 
@@ -189,7 +189,7 @@ def measure_rates(
 
 
 def measure_gaps(pieces: Pieces, folder: Path, options: Sequence[str], count: int = 6) -> dict[str, Any]:
-    """What part of its time a worker is between slides of some twenty seconds, but for the first one's start."""
+    """What part of its time a worker is between slides of a minute, but for the first one's start."""
     pieces.write_many(folder / "slides", count, LONG)
     finish(score(folder / "out", folder / "slides", *options))
     rows = read_journals(folder / "out")

@@ -59,8 +59,8 @@ class OnRay:
             finally:
                 for each, handler in handlers.items():  # Ray takes SIGTERM for itself
                     signal.signal(each, handler)
-        kind, each = ("GPU", gpus) if gpus else ("CPU", cores)
-        self._find_room: Callable[[], int] = lambda: workers or int(ray.cluster_resources().get(kind, 0) // each)
+        kind, share = ("GPU", gpus) if gpus else ("CPU", cores)
+        self._find_room: Callable[[], int] = lambda: workers or int(ray.cluster_resources().get(kind, 0) // share)
         if not self._find_room():
             found = ray.cluster_resources()
             self.close()

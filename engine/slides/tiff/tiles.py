@@ -5,8 +5,8 @@ same to the bit, which opening checks on samples; what is not plainly tiled RGB 
 """
 
 import os
-from collections.abc import Callable, Iterator
-from functools import cache, lru_cache, partial
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from glassrt.engine.errors import SlideError, first_line
 from glassrt.engine.geometry.boxes import Box
 from glassrt.engine.slides.slide import Pixels
 from glassrt.engine.slides.tiff.jpeg import JPEG, decode_jpeg
+from glassrt.engine.slides.tiff.kept import KEPT
 
-CACHE_BYTES = 64_000_000  # of decoded tiles: neighbouring regions share those on their border
 SAMPLED_PIXELS = 2_000_000  # decoded for samples, beyond the first: what a few milliseconds allow
 
 
@@ -26,7 +26,6 @@ class TiffTiles:
 
     def __init__(self, path: Path, pages: list[Any]) -> None:
         self._path, self._pages = path, pages
-        self._decode = partial(decode_for_all(max(page.tilewidth * page.tilelength * 3 for page in pages)), self)
         self._descriptor = os.open(path, os.O_RDONLY)
         self._bytes = os.fstat(self._descriptor).st_size
 
@@ -36,7 +35,7 @@ class TiffTiles:
         pixels = np.empty((height, width, 3), np.uint8)
         for row in range(y // tile_height, -(-(y + height) // tile_height)):
             for column in range(x // tile_width, -(-(x + width) // tile_width)):
-                tile = self._decode(level, row, column)
+                tile = KEPT.get(self, (level, row, column), partial(self._decode_tile, level, row, column))
                 top, left = row * tile_height, column * tile_width
                 first_y, first_x = max(y, top), max(x, left)
                 part = tile[first_y - top : y + height - top, first_x - left : x + width - left]
@@ -105,12 +104,7 @@ class TiffTiles:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-@cache
-def decode_for_all(tile_bytes: int) -> Callable[[TiffTiles, int, int, int], Pixels]:
-    """What decodes tiles of that size and keeps the latest, of all slides: memory does not grow with their number."""
-    return lru_cache(max(1, CACHE_BYTES // tile_bytes))(TiffTiles._decode_tile)
+        KEPT.forget(self)
 
 
 def middle_of(box: Box, side: int) -> Box:

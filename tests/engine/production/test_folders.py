@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from command_line import GLASSRT
-from plain_batch import BUNDLE, LOCK, list_slides, make_slide, read_all, read_rows, run_here, score_here
+from plain_batch import BUNDLE, list_slides, make_slide, read_all, read_rows, run_here, score_here
 
 from glassrt import engine
 from glassrt.engine import open_slide

@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,7 @@ def test_no_other_file_is_written_to(tmp_path: Path) -> None:
 
 KILLED = """
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from glassrt.engine.production.journal import Journal
 journal = Journal(Path(sys.argv[1]))
@@ -129,19 +131,27 @@ def test_one_slide_that_failed_leaves_its_line_in_the_summary_alone(tmp_path: Pa
 def test_another_summary_is_no_batch_s(tmp_path: Path, text: str) -> None:
     (tmp_path / "summary.csv").write_text(text, encoding="latin-1")
     assert read_journals(tmp_path) == []
-    with pytest.raises(FolderTaken, match="summary.csv is there without a journal"):
+    with pytest.raises(FolderTaken, match=r"summary\.csv is there without a journal"):
         run_here([make_slide(tmp_path / "a.tif")], tmp_path)
     assert (tmp_path / "summary.csv").read_text(encoding="latin-1") == text
 
 
-def test_a_journal_that_was_of_no_use_goes(tmp_path: Path) -> None:
-    with pytest.raises(FolderTaken), open_journal(tmp_path / JOURNAL) as journal:
-        journal.lay(ROWS)
+def refuse(out: Path, do: Callable[[Journal], None]) -> None:
+    """What becomes of a batch that is refused after it did something with its journal."""
+    with open_journal(out / JOURNAL) as journal:
+        do(journal)
         raise FolderTaken
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(FolderTaken), open_journal(tmp_path / JOURNAL) as journal:
+
+
+def test_a_journal_that_was_of_no_use_goes(tmp_path: Path) -> None:
+    def try_one(journal: Journal) -> None:
         journal.lay(ROWS)
         journal.begin("a")
         journal.fail("a", "broken", "slide", again=True)
-        raise FolderTaken
+
+    with pytest.raises(FolderTaken):
+        refuse(tmp_path, lambda journal: journal.lay(ROWS))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FolderTaken):
+        refuse(tmp_path, try_one)
     assert read_ids(tmp_path) == {"/s/b.svs": "b", "/s/a.svs": "a"}
