@@ -166,7 +166,7 @@ def find_workers(pid: int) -> list[psutil.Process]:
 
 
 def measure_rates(
-    pieces: Pieces, folder: Path, options: Sequence[str], ray: bool, count: int = 300, rounds: int = 2,
+    pieces: Pieces, folder: Path, options: Sequence[str], ray: bool, count: int = 200, rounds: int = 2,
     sides: Sequence[int] = SIDES,
 ) -> dict[str, Any]:  # fmt: skip
     """Small slides an hour, of each side: of one process that scores one by one, of workers, and of those on Ray."""
