@@ -84,11 +84,15 @@ class Canvas:
         """Take the logits `[n, C, h, w]`, the only outputs, of the plan's windows `indices`; they are copied."""
         (logits,) = outputs.values()
         for index, one in zip(indices.tolist(), logits, strict=True):
-            flip = self._plan.views[self._plan.windows[index, 0]].flip
-            self._held[index] = one[1:, :, ::-1] - one[:1, :, ::-1] if flip else one[1:] - one[:1]
+            self._held[index] = self.compare(index, one)
             for band in self._arrive(index):
                 self._by_band[band].append(index)
         self._finish_bands()
+
+    def compare(self, index: int, logits: Floats) -> Floats:
+        """What is kept of a window's logits `[C, h, w]`: how far the others' lie from the first's, not mirrored."""
+        flip = self._plan.views[self._plan.windows[index, 0]].flip
+        return logits[1:, :, ::-1] - logits[:1, :, ::-1] if flip else logits[1:] - logits[:1]
 
     def drop(self, indices: Indices) -> None:
         """Go without these windows: where no other covers the map, it is not analysed."""

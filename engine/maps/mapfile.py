@@ -7,6 +7,7 @@ not grow with the slide.
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,12 @@ class MapFile:
             while rest:  # one call may take only a part
                 written = os.pwrite(self._descriptor, rest, offset)
                 rest, offset = rest[written:], offset + written
+
+    def write_part(self, top: int, left: int, part: Bytes) -> None:
+        """Write `[planes, h, w]` at a place of every plane."""
+        for plane, content in enumerate(part):
+            for row, values in enumerate(content):
+                os.pwrite(self._descriptor, values.tobytes(), (plane * self.height + top + row) * self.width + left)
 
     def read(self, plane: int, top: int, bottom: int, left: int = 0, right: int | None = None) -> Bytes:
         """`[bottom - top, right - left]` of one plane; owned by the caller. Threads may read at once."""
@@ -84,26 +91,72 @@ class MapFile:
         self.close()
 
 
+class Measured(NamedTuple):
+    """Sums over a part of the map, a value a class: analysed pixels, those parts of them that are tissue, and the
+    probability over all of them.
+    """
+
+    pixels: NDArray[np.int64]
+    tissue_pixels: NDArray[np.float64]
+    probability: NDArray[np.float64]
+
+    @classmethod
+    def nothing(cls, classes: int) -> "Measured":
+        """Of no pixel."""
+        return cls(np.zeros(classes, np.int64), np.zeros(classes), np.zeros(classes))
+
+    def plus(self, other: "Measured") -> "Measured":
+        """Of both."""
+        return Measured(
+            self.pixels + other.pixels,
+            self.tissue_pixels + other.tissue_pixels,
+            self.probability + other.probability,
+        )
+
+
+def measure(tile: Tile, tissue: NDArray[np.bool_], map_size: tuple[int, int]) -> Measured:
+    """What a tile of a map of `map_size` (width, height) adds."""
+    height, width = tile.analysed.shape
+    classes = len(tile.probabilities)
+    analysed = tile.probabilities.argmax(axis=0)[tile.analysed]
+    share = cover(tissue, map_size, tile.left, tile.top, (width, height))[tile.analysed]
+    return Measured(
+        np.bincount(analysed, minlength=classes).astype(np.int64, copy=False),
+        np.bincount(analysed, weights=share, minlength=classes).astype(np.float64, copy=False),
+        tile.probabilities.sum(axis=(1, 2), dtype=np.float64),
+    )
+
+
+def paint(tile: Tile) -> Bytes:
+    """A tile as the map file holds it, `[planes, h, w]`."""
+    painted = np.empty(tile.probabilities.shape, np.uint8)
+    painted[0] = np.where(tile.analysed, tile.probabilities.argmax(axis=0), NOT_ANALYSED)
+    painted[1:] = np.rint(tile.probabilities[1:] * 255)
+    return painted
+
+
+class Written(Protocol):
+    """A map that was written: its (width, height), and what it holds."""
+
+    size: tuple[int, int]
+    measured: Measured
+
+
 class MapWriter:
     """Takes a canvas's tiles and writes the map file row by row.
 
-    `size` is the map's (width, height). `pixels` counts the analysed pixels of each class, `tissue_pixels` those parts
-    of them that are tissue, `probability` sums each class's over all of them.
+    `size` is the map's (width, height), `measured` what its pixels say of each class.
     """
 
     def __init__(self, map_file: MapFile, tissue: NDArray[np.bool_]) -> None:
         self._file, self._tissue = map_file, tissue
         self.size = (map_file.width, map_file.height)
+        self.measured = Measured.nothing(map_file.planes)
         self._top = 0
         self._rows = self._blank(0)
-        self.pixels = np.zeros(map_file.planes, np.int64)
-        self.tissue_pixels = np.zeros(map_file.planes)
-        self.probability = np.zeros(map_file.planes)
 
-    def _blank(self, height: int) -> NDArray[np.uint8]:
-        rows = np.zeros((self._file.planes, height, self._file.width), np.uint8)
-        rows[0] = NOT_ANALYSED
-        return rows
+    def _blank(self, height: int) -> Bytes:
+        return blank(self._file.planes, height, self._file.width)
 
     def place(self, tile: Tile) -> None:
         """Add one tile; tiles come in bands from top to bottom."""
@@ -111,15 +164,8 @@ class MapWriter:
         if tile.top != self._top or not self._rows.shape[1]:
             self._flush(tile.top)
             self._rows = self._blank(height)
-        classes = tile.probabilities.argmax(axis=0)
-        columns = slice(tile.left, tile.left + width)
-        self._rows[0, :, columns] = np.where(tile.analysed, classes, NOT_ANALYSED)
-        self._rows[1:, :, columns] = np.rint(tile.probabilities[1:] * 255)
-        self.probability += tile.probabilities.sum(axis=(1, 2), dtype=np.float64)
-        analysed = classes[tile.analysed]
-        self.pixels += np.bincount(analysed, minlength=len(self.pixels))
-        share = cover(self._tissue, self.size, tile.left, tile.top, (width, height))[tile.analysed]
-        self.tissue_pixels += np.bincount(analysed, weights=share, minlength=len(self.pixels))
+        self._rows[:, :, tile.left : tile.left + width] = paint(tile)
+        self.measured = self.measured.plus(measure(tile, self._tissue, self.size))
 
     def finish(self) -> None:
         """Write what is left, down to the map's last row."""
@@ -128,9 +174,18 @@ class MapWriter:
     def _flush(self, next_top: int) -> None:
         if self._rows.shape[1]:
             self._file.write_rows(self._top, self._rows)
-        top = self._top + self._rows.shape[1]
-        while top < next_top:
-            blank = self._blank(min(512, next_top - top))
-            self._file.write_rows(top, blank)
-            top += blank.shape[1]
+        write_blank(self._file, self._top + self._rows.shape[1], next_top)
         self._top, self._rows = next_top, self._blank(0)
+
+
+def blank(planes: int, height: int, width: int) -> Bytes:
+    """Rows that were not analysed."""
+    rows = np.zeros((planes, height, width), np.uint8)
+    rows[0] = NOT_ANALYSED
+    return rows
+
+
+def write_blank(map_file: MapFile, top: int, bottom: int) -> None:
+    """Write rows that were not analysed."""
+    for first in range(top, bottom, 512):
+        map_file.write_rows(first, blank(map_file.planes, min(512, bottom - first), map_file.width))

@@ -62,10 +62,14 @@ def find_regions(
         for piece in label_class(map_file, class_index, max(1, band_pixels // map_file.width)):
             if piece.pixels * pixel_um2 < smallest_um2:
                 continue
-            mask = read_piece(map_file, piece)
-            rings = tuple(np.add(ring, (piece.left, piece.top)) for ring in trace(mask))
-            mean = piece.probability_sum / (255 * piece.pixels)
-            yield Region(class_index, piece.pixels * pixel_um2, mean, rings)
+            yield outline(map_file, piece, map_mpp)
+
+
+def outline(map_file: MapFile, piece: Piece, map_mpp: float) -> Region:
+    """The region of a piece that is whole."""
+    rings = tuple(np.add(ring, (piece.left, piece.top)) for ring in trace(read_piece(map_file, piece)))
+    mean = piece.probability_sum / (255 * piece.pixels)
+    return Region(piece.class_index, piece.pixels * map_mpp**2, mean, rings)
 
 
 def label_class(map_file: MapFile, class_index: int, band: int) -> Iterator[Piece]:

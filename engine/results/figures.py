@@ -14,7 +14,7 @@ from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.parts import SlideScoring
 from glassrt.engine.geometry.plan import Plan
 from glassrt.engine.maps.evidence import SlideScores
-from glassrt.engine.maps.mapfile import MapWriter
+from glassrt.engine.maps.mapfile import Written
 from glassrt.engine.results.bag import BagResult
 from glassrt.engine.results.origin import describe_origin
 from glassrt.engine.results.tiles import TileClass
@@ -93,7 +93,7 @@ def summarise(
     backend: Backend,
     scope: Scope,
     windows: Plan,
-    written: MapWriter,
+    written: Written,
     regions: Sequence[int],
     clock: Clock,
     request: str,
@@ -102,18 +102,18 @@ def summarise(
     """The figures of a finished slide; `regions` counts them for each class, `request` is the request's digest,
     `scores` what was pooled over the slide if its bundle asks for it.
     """
-    manifest, (width, height) = bundle.segmentation, written.size
+    manifest, (width, height), measured = bundle.segmentation, written.size, written.measured
     map_mpp = physical_mpp(slide, width, height)
     base_width, base_height = slide.levels[0].size
     tissue_mm2 = base_width * base_height * slide.mpp**2 / 1e6 * float(scope.tissue.mean())
-    analysed = max(1, int(written.pixels.sum()))
-    in_tissue = float(written.tissue_pixels.sum())
+    analysed = max(1, int(measured.pixels.sum()))
+    in_tissue = float(measured.tissue_pixels.sum())
     classes = {}
     for index, info in enumerate(manifest.classes):
-        area = float(written.pixels[index]) * map_mpp**2 / 1e6
-        probability = float(written.probability[index]) / analysed
+        area = float(measured.pixels[index]) * map_mpp**2 / 1e6
+        probability = float(measured.probability[index]) / analysed
         if index:
-            fraction = float(written.tissue_pixels[index]) / in_tissue if in_tissue else 0.0
+            fraction = float(measured.tissue_pixels[index]) / in_tissue if in_tissue else 0.0
             classes[info.name] = ClassResult(area, probability, fraction, regions[index])
         else:
             classes[info.name] = ClassResult(area, probability, None, None)

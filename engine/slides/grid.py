@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from glassrt.engine.geometry.boxes import Size
+from glassrt.engine.geometry.boxes import Box, Size
 from glassrt.engine.geometry.views import shrink
 from glassrt.engine.slides.resampling import Resampling, average_blocks, resample
 from glassrt.engine.slides.slide import Pixels, Slide
@@ -77,6 +77,20 @@ class GridReader:
                 block = self._read_block(across, down, x + left, y + top, columns, rows)
                 pixels[top : top + rows, left : left + columns] = block
         return pixels
+
+    def footprint(self, box: Box, alone: bool = False) -> Box:
+        """The pixels of the level that are read for a box of the grid; `alone` those that its values depend on."""
+        level_width, level_height = self.slide.levels[self.level].size
+        sides = []
+        for level_length, length, start, end in (
+            (level_width, self.width, box.left, box.right),
+            (level_height, self.height, box.top, box.bottom),
+        ):
+            axis = Resampling(level_length, length)
+            first = start if alone else start - start % axis.patch
+            sides.append((start, end) if axis.is_identity else axis.level_range(first, end))
+        (left, right), (top, bottom) = sides
+        return Box(left, top, right, bottom)
 
     def read_strips(self, threads: int) -> Iterator[Pixels]:
         """RGB `[rows, width, 3]` of the whole grid from top to bottom; no more than a strip a thread waits."""

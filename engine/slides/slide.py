@@ -32,6 +32,13 @@ class Overview(NamedTuple):
     frame: Box
 
 
+def show_whole(overview: Overview | Pixels | None, slide: "Slide") -> Overview | None:
+    """An overview with its frame: a picture alone shows the whole slide."""
+    if overview is None or isinstance(overview, Overview):
+        return overview
+    return Overview(overview, Box(0, 0, *slide.levels[0].size))
+
+
 class Slide(Protocol):
     """A pyramid of RGB images; `close` it, or use it as a context manager. Reading is thread-safe.
 

@@ -2,15 +2,17 @@
 
 import hashlib
 import os
+from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.parts import RunPrecision, Strict
 from glassrt.engine.results.origin import describe_origin
 from glassrt.engine.runtimes.protocol import Backend
-from glassrt.engine.slides.slide import Slide
+from glassrt.engine.slides.slide import Overview, Slide
 from glassrt.engine.slides.tissue.annotations import ALL, AUTO
 from glassrt.engine.slides.tissue.scope import Tissue
 
@@ -20,7 +22,8 @@ class Request(Strict, frozen=True, kw_only=True):
 
     `slide` and `bundle` are absolute paths, or the name of a slide in memory; `identity` is the bundle's sha256, `mpp`
     the slide's resolution, whoever says it, `map_mpp` the map's pixel size where it is not the default. `tissue` is a
-    word, the absolute path of a mask, or the sha256 of one in memory. Its values are plain, so it can be pickled and
+    word, the absolute path of a mask, or the sha256 of one in memory; `overview` the sha256 of a picture that stands
+    for the slide where tissue is looked for. Its values are plain, so it can be pickled and
     sent anywhere.
     """
 
@@ -34,6 +37,7 @@ class Request(Strict, frozen=True, kw_only=True):
     map_mpp: float | None
     mpp: float
     tissue: str
+    overview: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def digest(self) -> str:
@@ -41,7 +45,14 @@ class Request(Strict, frozen=True, kw_only=True):
         return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(self, bundle=""))).hexdigest()
 
 
-def make_request(slide: Slide, bundle: Bundle, backend: Backend, map_mpp: float | None, tissue: Tissue) -> Request:
+def make_request(
+    slide: Slide,
+    bundle: Bundle,
+    backend: Backend,
+    map_mpp: float | None,
+    tissue: Tissue,
+    overview: Overview | None = None,
+) -> Request:
     """The request that a call amounts to."""
     return Request(
         slide=slide.name if slide.path is None else describe_origin(slide.path)["path"] or "",
@@ -54,15 +65,21 @@ def make_request(slide: Slide, bundle: Bundle, backend: Backend, map_mpp: float 
         map_mpp=map_mpp,
         mpp=slide.mpp,
         tissue=describe_tissue(tissue),
+        overview=msgspec.UNSET if overview is None else digest_of(overview.pixels, str(overview.frame)),
     )
 
 
 def describe_tissue(tissue: Tissue) -> str:
     """A choice of tissue in a word: `auto`, `all`, the absolute path of a mask, or the sha256 of one in memory."""
     if isinstance(tissue, np.ndarray):
-        content = hashlib.sha256(f"{tissue.dtype} {tissue.shape}".encode())
-        content.update(tissue.tobytes())  # of any type: whether it is a mask is told later
-        return f"sha256:{content.hexdigest()}"
+        return digest_of(tissue)  # of any type: whether it is a mask is told later
     if isinstance(tissue, str) and tissue in (AUTO, ALL):
         return tissue
     return os.path.abspath(tissue)
+
+
+def digest_of(array: NDArray[Any], more: str = "") -> str:
+    """The sha256 of an array and what belongs to it."""
+    content = hashlib.sha256(f"{array.dtype} {array.shape}{more}".encode())
+    content.update(array.tobytes())
+    return f"sha256:{content.hexdigest()}"

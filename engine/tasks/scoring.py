@@ -13,7 +13,7 @@ from glassrt.engine.results.figures import Result
 from glassrt.engine.results.origin import RESULT, refuse_other
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
-from glassrt.engine.slides.slide import Slide
+from glassrt.engine.slides.slide import Overview, Pixels, Slide, show_whole
 from glassrt.engine.slides.tissue.annotations import AUTO
 from glassrt.engine.slides.tissue.scope import Tissue
 from glassrt.engine.tasks.bags import BagSlide
@@ -43,6 +43,7 @@ def score(
     progress: Progress = lambda done, total: None,
     precision: str = "auto",
     tissue: Tissue = AUTO,
+    overview: Overview | Pixels | None = None,
 ) -> Result:
     """Score one slide into the folder `out`, which appears whole or not at all, and return its figures.
 
@@ -51,8 +52,9 @@ def score(
     same slide. `map_mpp` is the map's pixel size in micrometres (by default a quarter of a logit's), `backend` a name
     or an opened one, which stays open and has its own precision; `auto` is the fastest that the bundle was verified
     for. `tissue` is `auto` (found by colour and grain), `all`, the path of a mask (PNG, TIFF, or GeoJSON as QuPath
-    writes it) or a mask `[H, W]` in the slide's proportions. Raises SlideError, BackendUnavailable, OutputError or
-    UsageError.
+    writes it) or a mask `[H, W]` in the slide's proportions. An `overview`, RGB `[h, w, 3]` of the whole slide or with
+    the frame that it shows, is where tissue is looked for in place of the slide, as in a scanner's picture while it
+    scans. Raises SlideError, BackendUnavailable, OutputError or UsageError.
     """
     start, clock = time.perf_counter(), Clock()
     with contextlib.ExitStack() as stack:
@@ -61,10 +63,10 @@ def score(
                 backend = open_backend(bundle, backend, precision=precision, throughput=True)
             stack.callback(backend.close)
         refuse_part(bundle, backend)
-        request = make_request(slide, bundle, backend, map_mpp, tissue)
-        return score_work(
-            Work(request, slide, bundle, backend, tissue, readers, Watch(progress, clock)), Path(out), start
-        )
+        seen = show_whole(overview, slide)
+        request = make_request(slide, bundle, backend, map_mpp, tissue, seen)
+        work = Work(request, slide, bundle, backend, tissue, readers, Watch(progress, clock), seen)
+        return score_work(work, Path(out), start)
 
 
 def refuse_part(bundle: Bundle, backend: Backend) -> None:

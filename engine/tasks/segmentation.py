@@ -38,7 +38,9 @@ class SegmentSlide:
         self._grid = open_grid(slide, bundle)
         self._map_size = choose_map_size(self._grid, bundle, work.request.map_mpp)
         with work.watch.clock.time("tissue"):
-            scope = find_scope(slide, work.tissue, work.readers, bundle.example_window, bundle.manifest.name)
+            scope = find_scope(
+                slide, work.tissue, work.readers, bundle.example_window, bundle.manifest.name, work.overview
+            )
             self._scope = scope.warn(*doubt_map(slide, bundle, self._map_size))
         self._windows = lay_windows(self._grid, bundle, self._scope.searched)
 
@@ -133,6 +135,13 @@ def doubt_map(slide: Slide, bundle: Bundle, map_size: tuple[int, int]) -> Iterat
         )
 
 
+def smallest_region(bundle: Bundle) -> float:
+    """Square micrometres of the smallest region that counts."""
+    # What is smaller than one logit lies below the network's resolution; a tile's may have rounded sides.
+    smallest = (bundle.manifest.mpp * bundle.segmentation.output_stride) ** 2
+    return smallest / 2 if bundle.segmentation.output_stride == bundle.manifest.window else smallest
+
+
 def write_outputs(folder: Path, slide: Slide, bundle: Bundle, map_file: MapFile, thumbnail: Pixels) -> list[int]:
     """Write map, regions and overlay; returns the number of regions of each class."""
     classes = bundle.segmentation.classes
@@ -140,17 +149,13 @@ def write_outputs(folder: Path, slide: Slide, bundle: Bundle, map_file: MapFile,
     base_width, base_height = slide.levels[0].size
     to_base = (base_width / map_file.width, base_height / map_file.height)
     shown = shown_part(slide)
-    # What is smaller than one logit lies below the network's resolution; a tile's may have rounded sides.
-    smallest = (bundle.manifest.mpp * bundle.segmentation.output_stride) ** 2
-    if bundle.segmentation.output_stride == bundle.manifest.window:
-        smallest /= 2
     with ThreadPoolExecutor(1, thread_name_prefix="writer") as pool:
         picture = draw_picture(thumbnail, map_file, bundle.segmentation)
         if slide.bounds is not None:
             draw_box(picture, slide.bounds, slide.levels[0].size)
         overlay = pool.submit(write_png, folder / "overlay.png", picture)
         write_map(folder / "map.ome.tif", map_file, classes, map_mpp, (-shown.left * slide.mpp, -shown.top * slide.mpp))
-        regions = find_regions(map_file, map_mpp, smallest)
+        regions = find_regions(map_file, map_mpp, smallest_region(bundle))
         counts = write_regions(folder / "regions.geojson", regions, classes, to_base, (shown.left, shown.top))
         overlay.result()
     return counts

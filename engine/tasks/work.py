@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.results.figures import Result
 from glassrt.engine.runtimes.protocol import Backend
-from glassrt.engine.slides.slide import Slide
+from glassrt.engine.slides.slide import Overview, Slide
 from glassrt.engine.slides.tissue.scope import Tissue
 from glassrt.engine.tasks.request import Request
 from glassrt.engine.watch import Watch
@@ -22,6 +22,7 @@ class Work(NamedTuple):
     tissue: Tissue
     readers: int
     watch: Watch
+    overview: Overview | None = None  # in which tissue is looked for, in place of the slide
 
 
 class Task(Protocol):

@@ -7,7 +7,7 @@ import numpy as np
 
 from glassrt.engine.slides.frames import keep_scanned, shown_part
 from glassrt.engine.slides.pictures.colours import check_stain
-from glassrt.engine.slides.slide import Pixels, Slide
+from glassrt.engine.slides.slide import Overview, Pixels, Slide
 from glassrt.engine.slides.tissue.annotations import ALL, AUTO, check_mask, read_mask
 from glassrt.engine.slides.tissue.masks import Mask, widen
 from glassrt.engine.slides.tissue.stain import compare_stain
@@ -34,14 +34,22 @@ class Scope(NamedTuple):
         return self._replace(warnings=(*self.warnings, *lines))
 
 
-def find_scope(slide: Slide, tissue: Tissue, readers: int, example: Pixels | None = None, name: str = "") -> Scope:
+def find_scope(
+    slide: Slide,
+    tissue: Tissue,
+    readers: int,
+    example: Pixels | None = None,
+    name: str = "",
+    overview: Overview | None = None,
+) -> Scope:
     """What of a slide to analyse: `auto`, `all`, the path of a mask (an image or GeoJSON), or a mask as an array.
 
-    Its stain is compared with the `example` window of the bundle `name`. Raises SlideError for a mask that does not fit
+    Its stain is compared with the `example` window of the bundle `name`. An `overview` is looked at in place of the
+    slide's own, or of its levels. Raises SlideError for a mask that does not fit
     the slide and, with `auto`, for what is no bright-field picture.
     """
     given = None if isinstance(tissue, str) and tissue in (AUTO, ALL) else read_given(tissue, slide)
-    survey = look_over(slide, readers)
+    survey = look_over(slide, readers, overview)
     if tissue_is(tissue, AUTO):
         refuse_doubtful(survey, str(slide.path or slide.name))
     check_stain(survey.thumbnail, slide.path or slide.name)

@@ -36,9 +36,9 @@ def refuse_doubtful(survey: Survey, name: str) -> None:
         raise SlideError(f"{name}: {survey.doubt}; if it is a stained slide all the same, pass --tissue all")
 
 
-def look_over(slide: Slide, readers: int) -> Survey:
-    """The slide's survey, whatever it shows: from its overview where it has one, else from its levels."""
-    overview = slide.overview()
+def look_over(slide: Slide, readers: int, overview: Overview | None = None) -> Survey:
+    """The slide's survey, whatever it shows: from an overview that is given or that it has, else from its levels."""
+    overview = overview or slide.overview()
     return look_through(slide, readers) if overview is None else look_at(overview, slide, readers)
 
 

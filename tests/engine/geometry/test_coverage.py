@@ -26,13 +26,13 @@ def test_shares_of_the_tissue_are_shares(tmp_path: Path, seed: int) -> None:
                 part = (slice(top, bottom), slice(left, right))
                 writer.place(Tile(top, left, probabilities[:, *part] * analysed[part], analysed[part]))
         writer.finish()
-    assert (writer.tissue_pixels >= 0).all()
-    assert (writer.tissue_pixels <= writer.pixels + 1e-9).all()
+    assert (writer.measured.tissue_pixels >= 0).all()
+    assert (writer.measured.tissue_pixels <= writer.measured.pixels + 1e-9).all()
     if seed % 2:
-        assert writer.tissue_pixels.sum() / (height * width) == pytest.approx(mask.mean())
-    total = writer.tissue_pixels.sum()
+        assert writer.measured.tissue_pixels.sum() / (height * width) == pytest.approx(mask.mean())
+    total = writer.measured.tissue_pixels.sum()
     if total:
-        shares = writer.tissue_pixels / total
+        shares = writer.measured.tissue_pixels / total
         assert (shares <= 1).all()
         assert shares.sum() == pytest.approx(1)
 

@@ -55,6 +55,6 @@ def test_tiles_become_rows_and_gaps_are_not_analysed(tmp_path: Path) -> None:
     expected[2:5, 5:] = np.where(analysed, 1, NOT_ANALYSED)
     assert np.array_equal(classes, expected)
     assert np.array_equal(scores, np.where(expected == 1, 204, 0))
-    assert writer.pixels.tolist() == [0, 11]
-    assert writer.tissue_pixels.tolist() == [0, 2.5 + 1.5]
-    assert writer.probability == pytest.approx([0.2 * 11, 0.8 * 11])
+    assert writer.measured.pixels.tolist() == [0, 11]
+    assert writer.measured.tissue_pixels.tolist() == [0, 2.5 + 1.5]
+    assert writer.measured.probability == pytest.approx([0.2 * 11, 0.8 * 11])
