@@ -107,7 +107,7 @@ def read_size(content: bytes, where: str) -> Size:
         if content.startswith(JPEG):
             height, width, *_ = simplejpeg.decode_jpeg_header(content, strict=False)
             return width, height
-    except ValueError as error:
+    except Exception as error:  # of what a damaged header leads the decoder to
         raise SlideError(f"{where} is damaged ({first_line(error)}); push it again") from error
     start = content.find(J2K) if content.startswith((JP2, J2K)) else -1
     if 0 <= start <= len(content) - 24:
