@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.flow.cut import cut_batch, read_region, scale_part
+from glassrt.engine.flow.front import Unit
 from glassrt.engine.flow.host import refuse_non_finite
 from glassrt.engine.flow.runner import RegionSource
 from glassrt.engine.geometry.boxes import Indices
@@ -23,13 +24,6 @@ CUT_AHEAD = 64  # windows: 20 MB at 320 pixels
 Value = TypeVar("Value")
 
 
-class Ready(NamedTuple):
-    """Windows of one cell whose pixels are there."""
-
-    cell: int
-    indices: Indices
-
-
 class Came(NamedTuple):
     """What came of windows: their logits `[n, C, h, w]`, or None where they show nothing or cannot be computed."""
 
@@ -40,7 +34,7 @@ class Came(NamedTuple):
 class ArrivingRunner:
     """Threads that cut what is ready, run the network and hand on what it gave, to one caller at a time.
 
-    `shows` says whether a window is worth computing; `release` is called with a cell once it has been cut. What goes
+    `shows` says whether a window is worth computing; `release` is called with a unit once it has been cut. What goes
     wrong in a thread is kept in `error`, and everything stops.
     """
 
@@ -50,14 +44,14 @@ class ArrivingRunner:
         plan: Plan,
         backend: Backend,
         take: Callable[[Came], None],
-        release: Callable[[int], None],
+        release: Callable[[Unit], None],
         shows: Callable[[Pixels], bool] | None,
         patience_s: float,
         clock: Clock,
     ) -> None:
         self._source, self._plan, self._backend, self._clock = source, plan, backend, clock
         self._take, self._release, self._shows, self._patience_s = take, release, shows, patience_s
-        self._ready: queue.SimpleQueue[Ready | None] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[Unit | None] = queue.SimpleQueue()
         self._cut: queue.Queue[tuple[int, Pixels]] = queue.Queue(CUT_AHEAD)
         self._came: queue.SimpleQueue[Came | None] = queue.SimpleQueue()
         self._batching = threading.Lock()
@@ -70,7 +64,7 @@ class ArrivingRunner:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, ready: Ready) -> None:
+    def submit(self, ready: Unit) -> None:
         """The pixels of these windows are there."""
         with self._change:
             self.backlog += len(ready.indices)
@@ -119,8 +113,8 @@ class ArrivingRunner:
 
     def _cut_cells(self) -> None:
         while (ready := self._ready.get()) is not None and not self._stopped:
-            windows = cut_cell(self._source, self._plan, ready, self._clock)
-            self._release(ready.cell)
+            windows = cut_unit(self._source, ready, self._clock)
+            self._release(ready)
             kept = [self._shows is None or self._shows(window) for window in windows]
             if not all(kept):
                 self._came.put(Came(ready.indices[~np.array(kept)], None))
@@ -177,13 +171,16 @@ class ArrivingRunner:
                 self._change.notify_all()
 
 
-def cut_cell(source: RegionSource, plan: Plan, ready: Ready, clock: Clock) -> NDArray[Any]:
-    """The windows `[n, H, W, 3]` of a cell, as a run over a file cuts them."""
-    layer = plan.fine
-    region = done(read_region(source, layer, ready.cell, clock))
-    numbers = dict.fromkeys(layer.part_of[ready.indices].tolist())
-    parts = {number: done(scale_part(layer, layer.parts[number], region, clock)) for number in numbers}
-    return cut_batch(layer, ready.indices, len(ready.indices), parts, clock)
+def cut_unit(source: RegionSource, unit: Unit, clock: Clock) -> NDArray[Any]:
+    """Its windows `[n, H, W, 3]`, as a run over a file cuts them."""
+    layer, numbers = unit.layer, unit.numbers
+    (cell,) = dict.fromkeys(layer.cell_of[numbers].tolist())
+    region = done(read_region(source, layer, cell, clock))
+    parts = {
+        number: done(scale_part(layer, layer.parts[number], region, clock))
+        for number in dict.fromkeys(layer.part_of[numbers].tolist())
+    }
+    return cut_batch(layer, numbers, len(numbers), parts, clock)
 
 
 def done(value: Value) -> "Future[Value]":

@@ -25,8 +25,8 @@ import numpy as np
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import GlassError, UsageError
 from glassrt.engine.files import output_errors, replace_folder, write_json
-from glassrt.engine.flow.arriving import ArrivingRunner, Came, Ready
-from glassrt.engine.flow.front import Front
+from glassrt.engine.flow.arriving import ArrivingRunner, Came
+from glassrt.engine.flow.front import Front, Unit
 from glassrt.engine.geometry.boxes import Indices
 from glassrt.engine.geometry.plan import Plan
 from glassrt.engine.maps.regions import Region
@@ -47,7 +47,7 @@ from glassrt.engine.tasks.segmentation import choose_map_size, doubt_map, open_g
 from glassrt.engine.watch import Clock
 
 PATIENCE_S = 0.02
-MOST_BACKLOG = 512  # windows
+MOST_BACKLOG = 256  # windows
 
 
 class Busy(GlassError):
@@ -127,14 +127,13 @@ class ScanSession:
             self._folder, slide, self._bundle, windows, self._map_size, tissue, callbacks, self._last_arrived
         )
         self._stack.callback(self._map.file.close)
+        self._arrived = np.zeros(len(windows.windows))
         self._spill = None if scope else Spill(self._folder, len(windows.windows))
         if self._spill:
             self._stack.callback(self._spill.close)
         self._glimpse = None if scope else Glimpse(slide, self._grid.level)
         self._front = Front(
-            slide, self._grid, windows,
-            lambda cell, indices: self._runner.submit(Ready(cell, indices)),
-            self._glimpse.add if self._glimpse else None,
+            slide, self._grid, windows, self._begin, self._glimpse.add if self._glimpse else None
         )  # fmt: skip
         shows = shows_stain if scope is None and not tissue_is(self._tissue, ALL) else None
         self._runner = ArrivingRunner(
@@ -218,9 +217,12 @@ class ScanSession:
             self._stack.__exit__(Cancelled, error, None)
         self._slide.close()
 
+    def _begin(self, unit: Unit) -> None:
+        self._arrived[unit.indices] = unit.arrived
+        self._runner.submit(unit)
+
     def _last_arrived(self, indices: Indices) -> float:
-        cells = np.unique(self._map.plan.fine.cell_of[indices]).tolist()
-        return max(self._front.arrived[cell] for cell in cells)
+        return float(self._arrived[indices].max())
 
     def _take(self, came: Came) -> None:
         with self._clock.time("stitch"):
@@ -236,8 +238,8 @@ class ScanSession:
 
     def _finish(self) -> Result:
         whole, lost = self._front.give_up()
-        for cell, indices in whole:
-            self._runner.submit(Ready(cell, indices))
+        for unit in whole:
+            self._begin(unit)
         self._runner.drop(lost)
         self._runner.wait(0, None)
         scope, done = self._scope, self._map
