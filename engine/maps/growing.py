@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from glassrt.engine.geometry.boxes import Indices
 from glassrt.engine.maps.canvas import TILE
 from glassrt.engine.maps.mapfile import MapFile
-from glassrt.engine.maps.regions import Piece, Region, outline
+from glassrt.engine.maps.regions import Piece, Region, order_of, outline
 
 Place = tuple[int, int]  # row and column of a tile
+OrderKey = tuple[int, int, int, int]
 SIDES: dict[Place, Any] = {  # a tile's border each way
     (-1, 0): np.s_[0], (1, 0): np.s_[-1], (0, -1): np.s_[:, 0], (0, 1): np.s_[:, -1],
 }  # fmt: skip
@@ -32,12 +33,14 @@ class GrowingRegions:
         self._open: list[int] = []  # borders to tiles that are to come, of each piece
         self._borders: dict[tuple[int, Place, Place], Indices] = {}  # pieces along them, by class, tile and way
 
-    def add(self, place: Place, painted: NDArray[np.uint8] | None) -> Iterator[Region]:
-        """Add a finished tile `[planes, h, w]`, None for a blank one; yields the regions that are whole now."""
+    def add(self, place: Place, painted: NDArray[np.uint8] | None) -> Iterator[tuple[Region, OrderKey]]:
+        """Add a finished tile `[planes, h, w]`, None for a blank one; yields the regions that are whole now, and what
+        those of the finished map are ordered by.
+        """
         self._done[place] = True
         for class_index in range(1, self._file.planes):
             whole = self._add_class(place, painted, class_index)
-            yield from (outline(self._file, piece, self._map_mpp) for piece in whole)
+            yield from ((outline(self._file, piece, self._map_mpp), order_of(piece, self._file)) for piece in whole)
 
     def _add_class(self, place: Place, painted: NDArray[np.uint8] | None, class_index: int) -> list[Piece]:
         labels = None if painted is None else self._label(place, painted, class_index)

@@ -42,6 +42,7 @@ class Piece:
 
     def absorb(self, other: "Piece") -> None:
         """Add the pixels of `other`."""
+        self.seed = min(self.seed, other.seed, key=lambda seed: seed[::-1])
         self.pixels += other.pixels
         self.probability_sum += other.probability_sum
         self.left, self.top = min(self.left, other.left), min(self.top, other.top)
@@ -59,10 +60,24 @@ def find_regions(
     """
     pixel_um2 = map_mpp**2
     for class_index in range(1, map_file.planes):
-        for piece in label_class(map_file, class_index, max(1, band_pixels // map_file.width)):
+        for piece in label_class(map_file, class_index, band_rows(map_file, band_pixels)):
             if piece.pixels * pixel_um2 < smallest_um2:
                 continue
             yield outline(map_file, piece, map_mpp)
+
+
+def band_rows(map_file: MapFile, band_pixels: int) -> int:
+    """Rows of a band."""
+    return max(1, band_pixels // map_file.width)
+
+
+def order_of(piece: Piece, map_file: MapFile, band_pixels: int = BAND_PIXELS) -> tuple[int, int, int, int]:
+    """What the pieces of a map are ordered by when `find_regions` gives them out: class by class, by the band that no
+    part of them reaches any more, by their first pixel.
+    """
+    last = piece.bottom // band_rows(map_file, band_pixels) if piece.bottom < map_file.height else map_file.height
+    column, row = piece.seed
+    return piece.class_index, last, row, column
 
 
 def outline(map_file: MapFile, piece: Piece, map_mpp: float) -> Region:

@@ -38,6 +38,21 @@ def write_regions(
     return counts
 
 
+def write_shapes(
+    path: Path, shapes: Iterable[tuple[int, list[float], dict[str, Any]]], classes: Sequence[ClassInfo]
+) -> list[int]:
+    """The same of shapes that were described before, with their classes and first corners."""
+    counts = [0] * len(classes)
+
+    def describe() -> Iterator[dict[str, Any]]:
+        for number, (class_index, first, shape) in enumerate(shapes):
+            counts[class_index] += 1
+            yield {"type": "Feature", "id": name_region(classes[class_index], number, first), **shape}
+
+    write_features(path, describe())
+    return counts
+
+
 def write_features(path: Path, features: Iterable[dict[str, Any]]) -> None:
     """Write GeoJSON features one by one as they come."""
     with open(path, "wb") as file:
@@ -51,10 +66,20 @@ def describe_region(
     region: Region, info: ClassInfo, to_base: tuple[float, float], origin: tuple[int, int], number: int
 ) -> dict[str, Any]:
     """One GeoJSON feature with QuPath's properties."""
-    first = region.rings[0][0].tolist()
+    shape = describe_shape(region, info, to_base, origin)
+    return {"type": "Feature", "id": name_region(info, number, region.rings[0][0].tolist()), **shape}
+
+
+def name_region(info: ClassInfo, number: int, first: list[float]) -> str:
+    """The id of a region: it follows from its place among the others, and its first corner."""
+    return str(uuid.uuid5(REGION_NAMESPACE, f"{info.name} {number} {first}"))
+
+
+def describe_shape(
+    region: Region, info: ClassInfo, to_base: tuple[float, float], origin: tuple[int, int]
+) -> dict[str, Any]:
+    """What a feature says of its region, without type and id."""
     return {
-        "type": "Feature",
-        "id": str(uuid.uuid5(REGION_NAMESPACE, f"{info.name} {number} {first}")),
         "geometry": {
             "type": "Polygon",
             "coordinates": [encode_ring(ring, to_base, origin) for ring in region.rings],

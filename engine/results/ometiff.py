@@ -1,7 +1,7 @@
 """The map as a pyramidal OME-TIFF, written to the path given."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,25 @@ from glassrt.engine.maps.mapfile import MapFile
 
 TIFF_TILE = 512
 TIFF_BUFFER = 16_000_000  # bytes of tiles that wait for compression; tifffile's own choice is 256 MB
-COMPRESSION_LEVEL = 4
+COMPRESSION_LEVEL, ADOBE_DEFLATE = 4, 8
+
+
+Encoded = Callable[[int, int, int], bytes]  # of plane, row and column of a tile of the map
 
 
 def write_map(
-    path: Path, map_file: MapFile, classes: Sequence[ClassInfo], mpp: float, position_um: tuple[float, float] = (0, 0)
+    path: Path,
+    map_file: MapFile,
+    classes: Sequence[ClassInfo],
+    mpp: float,
+    position_um: tuple[float, float] = (0, 0),
+    encoded: Encoded | None = None,
 ) -> None:
     """Write the map as a tiled, compressed, pyramidal OME-TIFF: class numbers, then a probability plane a class.
 
     `mpp` is the map's pixel size in micrometres, `position_um` the place of its corner in the frame that viewers
     show of the slide. Levels halve until one tile holds them, class numbers by the nearest pixel, probabilities
-    by the mean.
+    by the mean. Tiles of the map itself are `encoded` already (`encode_tile`), if that is given.
     """
     with ExitStack() as stack:
         levels = [map_file]
@@ -55,7 +63,7 @@ def write_map(
         with tifffile.TiffWriter(path, bigtiff=big, ome=True) as file:
             for index, level in enumerate(levels):
                 file.write(
-                    read_tiles(level),
+                    read_tiles(level) if index or encoded is None else list_encoded(level, encoded),
                     shape=(level.planes, level.height, level.width),
                     dtype=np.uint8,
                     tile=(TIFF_TILE, TIFF_TILE),
@@ -103,6 +111,21 @@ def halve(finer: MapFile, coarser: MapFile) -> None:
             padded = cv2.copyMakeBorder(values, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
             rows[plane] = cv2.resize(padded, (coarser.width, bottom - top), interpolation=cv2.INTER_AREA)
         coarser.write_rows(top, rows)
+
+
+def encode_tile(tile: NDArray[np.uint8]) -> bytes:
+    """A tile `[h, w]` of one plane as the file holds it."""
+    whole = np.zeros((TIFF_TILE, TIFF_TILE), np.uint8)
+    whole[: tile.shape[0], : tile.shape[1]] = tile
+    return bytes(tifffile.TIFF.COMPRESSORS[ADOBE_DEFLATE](whole, level=COMPRESSION_LEVEL))
+
+
+def list_encoded(level: MapFile, encoded: Encoded) -> Iterator[bytes]:
+    """The encoded tiles in the order of a TIFF."""
+    rows, columns = -(-level.height // TIFF_TILE), -(-level.width // TIFF_TILE)
+    return (
+        encoded(plane, row, column) for plane in range(level.planes) for row in range(rows) for column in range(columns)
+    )
 
 
 def read_tiles(level: MapFile) -> Iterator[NDArray[np.uint8]]:

@@ -41,9 +41,10 @@ from glassrt.engine.slides.slide import Overview, Pixels, show_whole
 from glassrt.engine.slides.tissue.annotations import ALL, AUTO
 from glassrt.engine.slides.tissue.scope import Scope, Tissue, find_scope, tissue_is
 from glassrt.engine.tasks.request import make_request
-from glassrt.engine.tasks.scan_map import Callbacks, MapTile, ScanMap, Spill, choose_windows, shows_stain, take
+from glassrt.engine.tasks.scan_map import Callbacks, MapTile, ScanMap, choose_windows, shows_stain, take
 from glassrt.engine.tasks.segment import lay_windows
 from glassrt.engine.tasks.segmentation import choose_map_size, doubt_map, open_grid, write_outputs
+from glassrt.engine.tasks.spill import Spill
 from glassrt.engine.watch import Clock
 
 PATIENCE_S = 0.02
@@ -126,9 +127,9 @@ class ScanSession:
         self._map = ScanMap(
             self._folder, slide, self._bundle, windows, self._map_size, tissue, callbacks, self._last_arrived
         )
-        self._stack.callback(self._map.file.close)
+        self._stack.callback(self._map.close)
         self._arrived = np.zeros(len(windows.windows))
-        self._spill = None if scope else Spill(self._folder, len(windows.windows))
+        self._spill = None if scope else Spill(self._folder / "windows.raw")
         if self._spill:
             self._stack.callback(self._spill.close)
         self._glimpse = None if scope else Glimpse(slide, self._grid.level)
@@ -251,7 +252,7 @@ class ScanSession:
             scope = scope.warn(f"{len(lost)} windows were not analysed: tiles under them never came")
         done.writer.finish()
         with self._clock.time("write"), output_errors(self._out, self._folder):
-            counts = write_outputs(self._folder, self._slide, self._bundle, done.file, scope.thumbnail)
+            counts = write_outputs(self._folder, self._slide, self._bundle, done.file, scope.thumbnail, done.prepare())
             result = self._summarise(scope, done, counts, len(lost))
             write_json(self._folder / RESULT, result)
         return result
@@ -271,12 +272,13 @@ class ScanSession:
     def _keep_tissue(self, scope: Scope) -> ScanMap:
         """The map again, of those windows alone that would have been run had the tissue been known."""
         assert self._spill is not None
-        chosen_plan, chosen = choose_windows(self._map.plan, scope.searched, self._spill.known)
+        known = np.isin(np.arange(len(self._map.plan.windows)), [*self._spill])
+        chosen_plan, chosen = choose_windows(self._map.plan, scope.searched, known)
         again = ScanMap(
             self._folder, self._slide, self._bundle, chosen_plan, self._map_size, scope.tissue,
             Callbacks(lambda tile: None, lambda region, feature: None), lambda indices: 0.0,
         )  # fmt: skip
-        self._stack.callback(again.file.close)
+        self._stack.callback(again.close)
         for number, index in enumerate(chosen.tolist()):
-            again.put(number, self._spill.get(index))
+            again.put(number, again.read(self._spill.get(index)))
         return again

@@ -19,17 +19,19 @@ from glassrt.engine.geometry.plan import Plan
 from glassrt.engine.maps.canvas import TILE, Tile
 from glassrt.engine.maps.evidence import Evidence
 from glassrt.engine.maps.growing import GrowingRegions, Place
-from glassrt.engine.maps.mapfile import MapFile
+from glassrt.engine.maps.mapfile import MapFile, blank
 from glassrt.engine.maps.regions import Region
 from glassrt.engine.maps.scattered import ScatteredCanvas, ScatteredWriter
 from glassrt.engine.results.figures import physical_mpp
-from glassrt.engine.results.geojson import describe_region
+from glassrt.engine.results.geojson import describe_shape
+from glassrt.engine.results.ometiff import encode_tile
 from glassrt.engine.slides.frames import shown_part
 from glassrt.engine.slides.push import PushSlide
 from glassrt.engine.slides.slide import Pixels
 from glassrt.engine.slides.tissue.density import least, measure_density, measure_stain
 from glassrt.engine.slides.tissue.tissue import FAINTEST_COLOUR
-from glassrt.engine.tasks.segmentation import smallest_region
+from glassrt.engine.tasks.segmentation import Prepared, smallest_region
+from glassrt.engine.tasks.spill import Spill
 
 STAIN_SIDE = 8  # pixels that are averaged before their stain is looked at
 DARKEST_GLASS = 190  # levels: what is darker may be tissue without colour
@@ -71,6 +73,7 @@ class ScanMap:
         self.writer = ScatteredWriter(self.file, tissue)
         scores = manifest.slide_scores
         self.evidence = Evidence(manifest.suspected, scores.eta, tissue, map_size) if scores else None
+        self._tiles, self._shapes = (Spill(folder / f"{name}{len(plan.windows)}.raw") for name in ("tiles", "shapes"))
         self._canvas = ScatteredCanvas(plan, manifest.output_stride, map_size, self._place)
         expected = self._canvas.tiles > 0
         self._regions = GrowingRegions(self.file, physical_mpp(slide, *map_size), smallest_region(bundle), expected)
@@ -79,6 +82,11 @@ class ScanMap:
     def compare(self, index: int, logits: Floats) -> Floats:
         """As `Canvas.compare`."""
         return self._canvas.compare(index, logits)
+
+    def read(self, content: bytes) -> Floats:
+        """What `compare` kept, from its bytes."""
+        side = self.plan.window // self._bundle.segmentation.output_stride
+        return np.frombuffer(content, np.float32).reshape(-1, side, side)
 
     def put(self, index: int, held: Floats | None) -> None:
         """Take what `compare` keeps of a window, or None to go without it."""
@@ -91,55 +99,62 @@ class ScanMap:
             if self.evidence:
                 self.evidence.place(tile)
             lag_s = time.perf_counter() - self._arrived(indices)
+            for plane, pixels in enumerate(painted):
+                self._tiles.put((plane, *place), encode_tile(pixels))
             self._callbacks.on_map(MapTile(place[1] * TILE, place[0] * TILE, painted[0], painted[1:], lag_s))
         self.done += 1
-        for region in self._regions.add(place, painted):
-            self._callbacks.on_region(region, self._describe(region))
+        for region, key in self._regions.add(place, painted):
+            shape = self._describe(region)
+            self._shapes.put(
+                key, msgspec.json.encode([region.class_index, region.rings[0][0].tolist(), *shape.values()])
+            )
+            self._callbacks.on_region(region, msgspec.json.encode({"type": "Feature", **shape}).decode())
 
-    def _describe(self, region: Region) -> str:
+    def _describe(self, region: Region) -> dict[str, Any]:
         shown, (width, height) = shown_part(self._slide), self._slide.levels[0].size
         to_base = (width / self.file.width, height / self.file.height)
         info = self._bundle.segmentation.classes[region.class_index]
-        feature = describe_region(region, info, to_base, (shown.left, shown.top), 0)
-        del feature["id"]
-        return msgspec.json.encode(feature).decode()
+        return describe_shape(region, info, to_base, (shown.left, shown.top))
 
+    def prepare(self) -> Prepared:
+        """What `write_outputs` needs not do again."""
+        blanks = [encode_tile(blank(1, TILE, TILE)[0]), encode_tile(np.zeros((TILE, TILE), np.uint8))]
 
-class Spill:
-    """What is kept of windows until the slide's tissue is known, on disk: their number grows with the slide."""
+        def encoded(plane: int, row: int, column: int) -> bytes:
+            if (plane, row, column) in self._tiles:
+                return self._tiles.get((plane, row, column))
+            inner = blank(1, min(TILE, self.file.height - row * TILE), min(TILE, self.file.width - column * TILE))[0]
+            return blanks[1] if plane else blanks[0] if inner.shape == (TILE, TILE) else encode_tile(inner)
 
-    def __init__(self, folder: Path, windows: int) -> None:
-        self._path = folder / "windows.raw"
-        self._file: Any = self._path.open("w+b")
-        self._shape: tuple[int, ...] = ()
-        self.known = np.zeros(windows, np.bool_)
-
-    def put(self, index: int, held: Floats | None) -> None:
-        """Keep a window; None is not known."""
-        if held is not None:
-            self._shape = held.shape
-            self._file.seek(index * held.nbytes)
-            self._file.write(np.ascontiguousarray(held).tobytes())
-            self.known[index] = True
-
-    def get(self, index: int) -> Floats:
-        """A window that was kept."""
-        size = int(np.prod(self._shape)) * 4
-        self._file.seek(index * size)
-        return np.frombuffer(self._file.read(size), np.float32).reshape(self._shape)
+        return Prepared(encoded, (Shape.read(self._shapes.get(key)) for key in sorted(self._shapes)))
 
     def close(self) -> None:
-        """Delete the file."""
-        self._file.close()
-        self._path.unlink(missing_ok=True)
+        """Delete its files; harmless when done twice."""
+        for each in (self.file, self._tiles, self._shapes):
+            each.close()
+
+
+class Shape(msgspec.Struct, array_like=True):
+    """A region of the map: its class, its first corner, and what its feature says."""
+
+    class_index: int
+    first: list[float]
+    geometry: msgspec.Raw
+    properties: msgspec.Raw
+
+    @staticmethod
+    def read(content: bytes) -> tuple[int, list[float], dict[str, Any]]:
+        """As `write_shapes` takes it."""
+        shape = msgspec.json.decode(content, type=Shape)
+        return shape.class_index, shape.first, {"geometry": shape.geometry, "properties": shape.properties}
 
 
 def take(came: Came, scan_map: ScanMap, spill: Spill | None) -> None:
-    """Hand on what came of windows."""
+    """Hand on what came of windows, and let it be kept by their numbers."""
     for at, index in enumerate(came.indices.tolist()):
         held = None if came.outputs is None else scan_map.compare(index, came.outputs[at])
-        if spill is not None:
-            spill.put(index, held)
+        if spill is not None and held is not None:
+            spill.put(index, np.ascontiguousarray(held).tobytes())
         scan_map.put(index, held)
 
 

@@ -1,9 +1,10 @@
 """A slide and a segmentation bundle: tissue, windows, map, files and figures."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import SlideError, UsageError
@@ -14,8 +15,8 @@ from glassrt.engine.maps.evidence import Evidence
 from glassrt.engine.maps.mapfile import MapFile, MapWriter
 from glassrt.engine.maps.regions import find_regions
 from glassrt.engine.results.figures import Result, physical_mpp, summarise
-from glassrt.engine.results.geojson import write_regions
-from glassrt.engine.results.ometiff import write_map
+from glassrt.engine.results.geojson import write_regions, write_shapes
+from glassrt.engine.results.ometiff import Encoded, write_map
 from glassrt.engine.results.overlay import draw_box, draw_picture, write_png
 from glassrt.engine.slides.frames import shown_part
 from glassrt.engine.slides.grid import GridReader
@@ -142,7 +143,18 @@ def smallest_region(bundle: Bundle) -> float:
     return smallest / 2 if bundle.segmentation.output_stride == bundle.manifest.window else smallest
 
 
-def write_outputs(folder: Path, slide: Slide, bundle: Bundle, map_file: MapFile, thumbnail: Pixels) -> list[int]:
+class Prepared(NamedTuple):
+    """What of a map's files was made while it grew: its tiles, encoded, and the shapes of its regions with their
+    classes and first corners, in the order of `find_regions`.
+    """
+
+    encoded: Encoded
+    shapes: Iterable[tuple[int, list[float], dict[str, Any]]]
+
+
+def write_outputs(
+    folder: Path, slide: Slide, bundle: Bundle, map_file: MapFile, thumbnail: Pixels, prepared: Prepared | None = None
+) -> list[int]:
     """Write map, regions and overlay; returns the number of regions of each class."""
     classes = bundle.segmentation.classes
     map_mpp = physical_mpp(slide, map_file.width, map_file.height)
@@ -154,8 +166,15 @@ def write_outputs(folder: Path, slide: Slide, bundle: Bundle, map_file: MapFile,
         if slide.bounds is not None:
             draw_box(picture, slide.bounds, slide.levels[0].size)
         overlay = pool.submit(write_png, folder / "overlay.png", picture)
-        write_map(folder / "map.ome.tif", map_file, classes, map_mpp, (-shown.left * slide.mpp, -shown.top * slide.mpp))
-        regions = find_regions(map_file, map_mpp, smallest_region(bundle))
-        counts = write_regions(folder / "regions.geojson", regions, classes, to_base, (shown.left, shown.top))
+        write_map(
+            folder / "map.ome.tif", map_file, classes, map_mpp, (-shown.left * slide.mpp, -shown.top * slide.mpp),
+            prepared.encoded if prepared else None,
+        )  # fmt: skip
+        path = folder / "regions.geojson"
+        if prepared:
+            counts = write_shapes(path, prepared.shapes, classes)
+        else:
+            regions = find_regions(map_file, map_mpp, smallest_region(bundle))
+            counts = write_regions(path, regions, classes, to_base, (shown.left, shown.top))
         overlay.result()
     return counts
