@@ -14,6 +14,7 @@ from glassrt.benchmarks.commands.memory import memory_command
 from glassrt.benchmarks.commands.oeem import oeem_command
 from glassrt.benchmarks.commands.peers import peers_command
 from glassrt.benchmarks.commands.reading import reading_command
+from glassrt.benchmarks.commands.scan import scan_command
 from glassrt.benchmarks.commands.slide import slide_command
 from glassrt.benchmarks.commands.suspicion import suspicion_command
 from glassrt.benchmarks.commands.tissue import tissue_command
@@ -33,6 +34,7 @@ bench_app.command("beta-kl")(beta_kl_command)
 bench_app.command("distill")(distill_command)
 bench_app.command("transfer")(transfer_command)
 bench_app.command("batch")(batch_command)
+bench_app.command("scan")(scan_command)
 bench_app.command("embed")(embed_command)
 bench_app.command("suspicion")(suspicion_command)
 bench_app.command("kernels")(kernels_command)

@@ -70,6 +70,24 @@ def plot_transfer(path: Path, report: dict[str, Any]) -> None:
         figure.savefig(beside, format="png")
 
 
+def plot_scan(path: Path, report: dict[str, Any]) -> None:
+    """How far each map tile was behind its last pixel, over the time of the scan, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for name, scanned in report.items():
+        if isinstance(scanned, dict) and "lags_ms" in scanned:
+            axes.plot(scanned["times_s"], scanned["lags_ms"], ".", markersize=4, label=name)
+    axes.set_yscale("log")
+    axes.set_xlabel("seconds since the first tile")
+    axes.set_ylabel("milliseconds from a map tile's last pixel to its callback")
+    axes.set_title(f"a slide of {report['side_mm']:g} mm while it is scanned, {report['runtime']}")
+    axes.legend()
+    with replace_file(path) as beside:
+        figure.savefig(beside, format="png")
+
+
 def find_spread(values: list[float]) -> float:
     """Their standard deviation, as the tables have it; none of one alone."""
     return statistics.stdev(values) if len(values) > 1 else 0.0

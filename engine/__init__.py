@@ -15,14 +15,19 @@ from glassrt.engine.errors import GlassError
 from glassrt.engine.results.figures import Result
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.slides.array import ArraySlide
+from glassrt.engine.slides.push import PushSlide, Tile
 from glassrt.engine.slides.readers import open_slide
+from glassrt.engine.tasks.scan import ScanSession
 from glassrt.engine.tasks.scoring import score
 from glassrt.engine.tasks.segment import segment_image
 
 __all__ = [
     "ArraySlide",
     "GlassError",
+    "PushSlide",
     "Result",
+    "ScanSession",
+    "Tile",
     "open_backend",
     "open_bundle",
     "open_slide",

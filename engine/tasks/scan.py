@@ -1,14 +1,14 @@
 """A slide that is scored while it is scanned: tiles in, maps and regions out, the same files in the end.
 
-from glassrt.engine import open_bundle
-from glassrt.engine.slides.push import PushSlide, Tile
-from glassrt.engine.tasks.scan import ScanSession
+    from glassrt.engine import PushSlide, ScanSession, Tile, open_bundle
 
-slide = PushSlide([(30000, 30000)], mpp=0.5, tile_size=1024)
-with ScanSession(open_bundle(), slide, "results/slide", overview=picture, on_map=show) as session:
-for x, y, pixels in scanner:
-session.push(Tile(0, x, y, pixels))
-result = session.finish()
+    slide = PushSlide([(30000, 30000)], mpp=0.5, tile_size=1024)
+    with ScanSession(open_bundle(), slide, "results/slide", overview=picture, on_map=show) as session:
+        for x, y, pixels in scanner:
+            session.push(Tile(0, x, y, pixels))
+        result = session.finish()
+
+Memory follows the front of the scan, not the slide's size.
 """
 
 import threading
@@ -46,6 +46,8 @@ from glassrt.engine.tasks.segment import lay_windows
 from glassrt.engine.tasks.segmentation import choose_map_size, doubt_map, open_grid, write_outputs
 from glassrt.engine.tasks.spill import Spill
 from glassrt.engine.watch import Clock
+
+__all__ = ["Busy", "MapTile", "Progress", "ScanSession", "Tile"]
 
 PATIENCE_S = 0.02
 MOST_BACKLOG = 256  # windows
