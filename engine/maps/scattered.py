@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from glassrt.engine.geometry.boxes import Indices
 from glassrt.engine.geometry.plan import Plan
 from glassrt.engine.maps.canvas import TILE, Canvas, Tile
-from glassrt.engine.maps.mapfile import MapFile, Measured, measure, paint, write_blank
+from glassrt.engine.maps.mapfile import MapFile, Measured, measure, write_blank
 
 Place = tuple[int, int]  # row and column of a tile
 
@@ -79,12 +79,10 @@ class ScatteredWriter:
         self._parts: dict[Place, Measured] = {}
         write_blank(map_file, 0, map_file.height)
 
-    def place(self, tile: Tile) -> NDArray[np.uint8]:
-        """Write a tile; returns its pixels as the file holds them."""
-        painted = paint(tile)
+    def place(self, tile: Tile, painted: NDArray[np.uint8]) -> None:
+        """Write a tile, whose pixels the file holds as `paint` makes them."""
         self._file.write_part(tile.top, tile.left, painted)
         self._parts[tile.top, tile.left] = measure(tile, self._tissue, self.size)
-        return painted
 
     def finish(self) -> None:
         """Sum up in the order in which a `MapWriter` does: sums of floats depend on it."""

@@ -19,7 +19,7 @@ from glassrt.engine.geometry.plan import Plan
 from glassrt.engine.maps.canvas import TILE, Tile
 from glassrt.engine.maps.evidence import Evidence
 from glassrt.engine.maps.growing import GrowingRegions, Place
-from glassrt.engine.maps.mapfile import MapFile, blank
+from glassrt.engine.maps.mapfile import MapFile, blank, paint
 from glassrt.engine.maps.regions import Region
 from glassrt.engine.maps.scattered import ScatteredCanvas, ScatteredWriter
 from glassrt.engine.results.figures import physical_mpp
@@ -93,22 +93,24 @@ class ScanMap:
         self._canvas.put(index, held)
 
     def _place(self, tile: Tile | None, place: Place, indices: Indices) -> None:
-        painted = None
-        if tile is not None:
-            painted = self.writer.place(tile)
-            if self.evidence:
-                self.evidence.place(tile)
-            lag_s = time.perf_counter() - self._arrived(indices)
-            for plane, pixels in enumerate(painted):
-                self._tiles.put((plane, *place), encode_tile(pixels))
-            self._callbacks.on_map(MapTile(place[1] * TILE, place[0] * TILE, painted[0], painted[1:], lag_s))
+        painted = None if tile is None else self._keep(tile, place, indices)
         self.done += 1
         for region, key in self._regions.add(place, painted):
-            shape = self._describe(region)
-            self._shapes.put(
-                key, msgspec.json.encode([region.class_index, region.rings[0][0].tolist(), *shape.values()])
-            )
+            shape, first = self._describe(region), region.rings[0][0].tolist()
+            self._shapes.put(key, msgspec.json.encode([region.class_index, first, *shape.values()]))
             self._callbacks.on_region(region, msgspec.json.encode({"type": "Feature", **shape}).decode())
+
+    def _keep(self, tile: Tile, place: Place, indices: Indices) -> NDArray[np.uint8]:
+        """A tile as the file will hold it; who waits for it is told before it is written."""
+        painted = paint(tile)
+        lag_s = time.perf_counter() - self._arrived(indices)
+        self._callbacks.on_map(MapTile(tile.left, tile.top, painted[0], painted[1:], lag_s))
+        self.writer.place(tile, painted)
+        if self.evidence:
+            self.evidence.place(tile)
+        for plane, pixels in enumerate(painted):
+            self._tiles.put((plane, *place), encode_tile(pixels))
+        return painted
 
     def _describe(self, region: Region) -> dict[str, Any]:
         shown, (width, height) = shown_part(self._slide), self._slide.levels[0].size
