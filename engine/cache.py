@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from glassrt.engine.errors import OutputError
 from glassrt.engine.files import prepare_folder, replace_file
+from glassrt.engine.system import BINARY, NO_FOLLOW, NON_BLOCK, user_number
 
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 FOR_OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -55,7 +56,7 @@ def keep(path: Path, content: bytes) -> None:
 def read(path: Path) -> bytes:
     """A file of the cache. Raises OSError, and OutputError if anyone but the user could have written it."""
     check_folder(path.parent)
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    flags = os.O_RDONLY | NO_FOLLOW | NON_BLOCK | BINARY
     try:
         file = os.fdopen(os.open(path, flags), "rb")
     except OSError as error:
@@ -78,7 +79,7 @@ def check_folder(folder: Path) -> None:
         found = parent.stat()
         near = parent == real.parent
         writable = found.st_mode & (FOR_OTHERS if near else stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
-        if writable or (near and found.st_uid not in (os.geteuid(), 0)):
+        if writable or (near and found.st_uid not in (user_number(), 0)):
             refuse(folder, f"lies in {parent}, where others can replace it,")
 
 
@@ -96,7 +97,7 @@ def check_owner(path: Path, found: os.stat_result, forbidden: int = FOR_OTHERS) 
     """Raise OutputError unless a file or folder is the user's and, but for them, may not be written."""
     if os.name != "posix":
         return
-    if found.st_uid != os.geteuid():
+    if found.st_uid != user_number():
         refuse(path, f"belongs to another user (number {found.st_uid})")
     if found.st_mode & forbidden:
         refuse(path, f"can be written by others (mode {stat.S_IMODE(found.st_mode):04o})")

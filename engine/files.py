@@ -15,12 +15,12 @@ from glassrt.engine.staging import (
     PREFIX,
     add_suffix,
     clear_left,
-    flush_to_disk,
     lock_folder,
     own_name,
     remove,
     take_place,
 )
+from glassrt.engine.system import flush
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -50,9 +50,9 @@ def replace_file(path: Path) -> Iterator[Path]:
     with half_written(path, path.suffix, lambda beside: beside.touch(exist_ok=False)) as beside:
         yield beside
         with output_errors(path):
-            flush_to_disk(beside)
+            flush(beside)
             beside.replace(path)
-            flush_to_disk(path.parent)
+            flush(path.parent)
 
 
 @contextmanager
@@ -72,8 +72,8 @@ def replace_folder(path: Path, marker: str, check: Callable[[], None] = lambda: 
         yield beside
         with output_errors(path):
             for file in beside.rglob("*"):
-                flush_to_disk(file)
-            flush_to_disk(beside)
+                flush(file)
+            flush(beside)
             with lock_folder(path.parent):
                 refuse_foreign(path, marker)
                 check()

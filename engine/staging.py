@@ -6,8 +6,6 @@ and knows it in every container of a machine and over NFS; host names and proces
 """
 
 import contextlib
-import ctypes
-import fcntl
 import os
 import re
 import secrets
@@ -16,6 +14,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from glassrt.engine.system import NO_FOLLOW, find_in_c, flush, lock_file
 
 PREFIX = ".glassrt-"
 LOCK, OLDER = ".lock", ".older"
@@ -33,9 +33,9 @@ def lock(path: Path) -> Iterator[int]:
     Waits for whoever holds it. A file system without locks keeps nobody out. Raises OSError.
     """
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o666)
         with contextlib.suppress(OSError):  # of file systems without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock_file(descriptor, wait=True)
         if names_file(path, descriptor):
             break
         os.close(descriptor)  # the one before has deleted it just now
@@ -78,9 +78,9 @@ def clear_one(path: Path) -> None:
 
     The lock alone is believed only of processes of this machine: some network file systems keep locks to each.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    descriptor = os.open(path, os.O_RDWR | NO_FOLLOW)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(descriptor)
         if not names_file(path, descriptor):
             return
         stem = path.with_name(path.name.removesuffix(LOCK))
@@ -125,9 +125,9 @@ def take_place(new: Path, path: Path) -> None:
     """
     if not path.exists():
         new.rename(path)
-        flush_to_disk(path.parent)
+        flush(path.parent)
     elif exchange(new, path):
-        flush_to_disk(path.parent)
+        flush(path.parent)
         remove(new)
     else:
         older = add_suffix(new, OLDER)
@@ -139,27 +139,17 @@ def take_place(new: Path, path: Path) -> None:
             except BaseException:
                 (older / path.name).rename(path)
                 raise
-            flush_to_disk(path.parent)
+            flush(path.parent)
         finally:
             remove(older)
 
 
 def exchange(one: Path, other: Path) -> bool:
     """Swap what two paths name in one step; False where system or file system cannot."""
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except AttributeError:
-        return False
-    return bool(renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0)
-
-
-def flush_to_disk(path: Path) -> None:
-    """fsync a file or a folder. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    renameat2 = find_in_c("renameat2")
+    return renameat2 is not None and bool(
+        renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0
+    )
 
 
 def names_file(path: Path, descriptor: int) -> bool:

@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 from glassrt.engine.errors import BundleError
+from glassrt.engine.system import BINARY, CLOSE_ON_EXEC, NON_BLOCK
 
 LARGEST_TEXT = 1 << 20  # bytes of a JSON file
 
@@ -16,7 +17,7 @@ def read_file(path: Path, largest: int) -> bytes:
     """
     try:
         if stat.S_ISREG(path.stat().st_mode):
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | NON_BLOCK | CLOSE_ON_EXEC | BINARY)
             with open(descriptor, "rb") as file:
                 opened = os.fstat(descriptor)
                 if opened.st_size > largest:

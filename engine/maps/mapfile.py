@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from glassrt.engine.geometry.boxes import bands
 from glassrt.engine.geometry.coverage import cover
 from glassrt.engine.maps.canvas import Tile
+from glassrt.engine.system import BINARY, read_into, write_at
 
 NOT_ANALYSED = 255
 """Class value of pixels outside every computed window."""
@@ -34,7 +35,7 @@ class MapFile:
 
     def __init__(self, path: Path, planes: int, height: int, width: int) -> None:
         self.path, self.planes, self.height, self.width = path, planes, height, width
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o600)
 
     def write_rows(self, top: int, rows: Bytes) -> None:
         """Write `[planes, n, width]` as rows `top`...`top + n` of every plane."""
@@ -42,14 +43,14 @@ class MapFile:
             offset = (plane * self.height + top) * self.width
             rest = np.ascontiguousarray(content).data.cast("B")
             while rest:  # one call may take only a part
-                written = os.pwrite(self._descriptor, rest, offset)
+                written = write_at(self._descriptor, rest, offset)
                 rest, offset = rest[written:], offset + written
 
     def write_part(self, top: int, left: int, part: Bytes) -> None:
         """Write `[planes, h, w]` at a place of every plane."""
         for plane, content in enumerate(part):
             for row, values in enumerate(content):
-                os.pwrite(self._descriptor, values.tobytes(), (plane * self.height + top + row) * self.width + left)
+                write_at(self._descriptor, values.tobytes(), (plane * self.height + top + row) * self.width + left)
 
     def read(self, plane: int, top: int, bottom: int, left: int = 0, right: int | None = None) -> Bytes:
         """`[bottom - top, right - left]` of one plane; owned by the caller. Threads may read at once."""
@@ -71,7 +72,7 @@ class MapFile:
     def _fill(self, array: Bytes, offset: int) -> None:
         rest = array.data.cast("B")
         while rest:
-            count = os.preadv(self._descriptor, [rest], offset)
+            count = read_into(self._descriptor, rest, offset)
             assert count, "rows were read before they were written"
             rest, offset = rest[count:], offset + count
 

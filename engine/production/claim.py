@@ -4,7 +4,6 @@ The operating system gives the lock up when the process ends, however it ends, a
 machine and over NFS. Batches of parts (`--shard`) share the folder with each other, never with one of the whole.
 """
 
-import fcntl
 import os
 import socket
 import time
@@ -16,6 +15,7 @@ from glassrt.engine.errors import UsageError
 from glassrt.engine.files import output_errors
 from glassrt.engine.production.journal import list_journals
 from glassrt.engine.staging import PREFIX, names_file
+from glassrt.engine.system import CLOSE_ON_EXEC, NO_FOLLOW, lock_file, read_at, write_at
 
 TRIES, BETWEEN_S = 5, 0.1
 LONGEST = 200  # bytes of what a lock file says
@@ -29,9 +29,9 @@ def claim_folder(out: Path, part: str = "") -> Iterator[None]:
     """
     path = out / f"{PREFIX}batch"
     with ExitStack() as stack:
-        stack.enter_context(hold(path, fcntl.LOCK_SH if part else fcntl.LOCK_EX, out))
+        stack.enter_context(hold(path, bool(part), out))
         if part:
-            stack.enter_context(hold(out / f"{path.name}-{part}", fcntl.LOCK_EX, out))
+            stack.enter_context(hold(out / f"{path.name}-{part}", False, out))
         try:
             yield
         finally:
@@ -43,9 +43,9 @@ def is_claimed(out: Path) -> bool:
     """Whether a batch, or one of its parts, runs in the folder `out`."""
     for path in out.glob(f"{PREFIX}batch*"):
         with suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | NO_FOLLOW | CLOSE_ON_EXEC)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                lock_file(descriptor, shared=True)
             except BlockingIOError:
                 return True
             finally:
@@ -53,11 +53,11 @@ def is_claimed(out: Path) -> bool:
     return False
 
 
-def take(descriptor: int, kind: int) -> bool:
+def take(descriptor: int, shared: bool) -> bool:
     """Take a file's lock; whether it could be had. One who only looks holds it for a moment."""
     for _ in range(TRIES):
         try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            lock_file(descriptor, shared)
         except BlockingIOError:
             time.sleep(BETWEEN_S)
         except OSError:
@@ -68,21 +68,21 @@ def take(descriptor: int, kind: int) -> bool:
 
 
 @contextmanager
-def hold(path: Path, kind: int, out: Path) -> Iterator[int]:
+def hold(path: Path, shared: bool, out: Path) -> Iterator[int]:
     """Hold the lock of the file at `path`; one that another batch deletes meanwhile keeps nobody out."""
     while True:
         with output_errors(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | NO_FOLLOW | CLOSE_ON_EXEC, 0o666)
         try:
-            if not take(descriptor, kind):
-                holder = os.pread(descriptor, LONGEST, 0).decode(errors="replace").strip() or "another process"
+            if not take(descriptor, shared):
+                holder = read_at(descriptor, LONGEST, 0).decode(errors="replace").strip() or "another process"
                 raise UsageError(f"{out} is being written by {holder}: wait for it, or choose another --out")
             if not names_file(path, descriptor):
                 continue
             told = f"process {os.getpid()} on {socket.gethostname()} since {time.ctime()}\n"
             with output_errors(path):
                 os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, told.encode(), 0)
+                write_at(descriptor, told.encode(), 0)
             yield descriptor
             return
         finally:

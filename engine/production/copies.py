@@ -5,7 +5,6 @@ longest ago goes first. Several processes may share the folder.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import threading
@@ -17,13 +16,14 @@ from pathlib import Path
 from glassrt.engine.errors import SlideError
 from glassrt.engine.files import output_errors, prepare_folder
 from glassrt.engine.production.places import Part, find_parts
-from glassrt.engine.staging import flush_to_disk, lock, names_file, own_name, remove, take_place
+from glassrt.engine.staging import lock, names_file, own_name, remove, take_place
+from glassrt.engine.system import CLOSE_ON_EXEC, NO_FOLLOW, flush, lock_file
 
 DIGITS = 16
 LOCK, SIZE = ".lock", ".size"
 ROOM = ".glassrt-room.lock"  # is held while room is made
 WAIT_S = 0.5
-FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+FLAGS = os.O_RDWR | os.O_CREAT | NO_FOLLOW | CLOSE_ON_EXEC
 
 
 class Copies:
@@ -61,7 +61,7 @@ class Copies:
                 with output_errors(self._folder):
                     descriptor = os.open(name(copy, LOCK), FLAGS, 0o600)
                     stack.callback(os.close, descriptor)
-                wait_for(descriptor, fcntl.LOCK_SH, alive)
+                wait_for(descriptor, True, alive)
                 if not names_file(name(copy, LOCK), descriptor):
                     continue  # it was dropped just now
                 if is_whole(copy, parts):
@@ -69,7 +69,7 @@ class Copies:
                         os.utime(copy)
                     yield
                     return
-                wait_for(descriptor, fcntl.LOCK_EX, alive)
+                wait_for(descriptor, False, alive)
                 if names_file(name(copy, LOCK), descriptor) and not is_whole(copy, parts):
                     with output_errors(self._folder):
                         self._make(copy, parts, size, alive)
@@ -84,7 +84,7 @@ class Copies:
                 with watched(beside, alive):
                     for part in parts:
                         part.copy(beside)
-                        flush_to_disk(beside / part.name)
+                        flush(beside / part.name)
                 take_place(beside, copy)
             finally:
                 remove(beside)
@@ -118,7 +118,7 @@ class Copies:
             try:
                 descriptor = os.open(name(copy, LOCK), FLAGS, 0o600)
                 stack.callback(os.close, descriptor)
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file(descriptor)
             except OSError:
                 return False
             remove(copy)
@@ -127,11 +127,11 @@ class Copies:
             return True
 
 
-def wait_for(descriptor: int, kind: int, alive: Callable[[], None]) -> None:
+def wait_for(descriptor: int, shared: bool, alive: Callable[[], None]) -> None:
     """Take a lock once it is free; a file system without locks keeps nobody out."""
     while True:
         try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            lock_file(descriptor, shared)
         except BlockingIOError:
             alive()
             time.sleep(WAIT_S)

@@ -12,6 +12,7 @@ from glassrt.engine.errors import SlideError
 from glassrt.engine.production.places import identify, is_address, list_beside
 from glassrt.engine.production.wire import Order, Setup
 from glassrt.engine.slides.tissue.annotations import ALL, AUTO, choose_mask
+from glassrt.engine.system import BINARY, CLOSE_ON_EXEC, NON_BLOCK
 
 PIECE = 1 << 16  # bytes of each of three places in a file
 
@@ -24,7 +25,7 @@ def identify_input(address: str) -> str:
     if is_address(address):
         return identify(address)
     try:
-        with os.fdopen(os.open(address, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with os.fdopen(os.open(address, os.O_RDONLY | NON_BLOCK | CLOSE_ON_EXEC | BINARY), "rb") as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 return ""

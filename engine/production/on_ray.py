@@ -4,7 +4,6 @@ Ray places them, tells which are lost with their machine, and carries orders and
 stays with the process that leads. All machines see the output folder, slides and bundles at the same paths.
 """
 
-import fcntl
 import os
 import re
 import signal
@@ -22,6 +21,7 @@ import msgspec
 from glassrt.engine.errors import BackendUnavailable, UsageError, first_line
 from glassrt.engine.production.processes import Limits, Processes
 from glassrt.engine.production.wire import Done, Event, Failed, Lost, Order, Setup
+from glassrt.engine.system import CLOSE_ON_EXEC, NO_FOLLOW, list_cores, lock_file, user_number
 
 ANSWER_S = 10.0
 WAIT_S = 0.2
@@ -187,17 +187,17 @@ def claim_cores(count: int) -> tuple[list[int], tuple[int, ...]]:
     """Descriptors of locks that are given up with this process, and the cores of this machine that they stand for;
     none where others have so many that these would not be its own.
     """
-    folder = Path(tempfile.gettempdir()) / f"glassrt-cores-{os.getuid()}"
+    folder = Path(tempfile.gettempdir()) / f"glassrt-cores-{user_number()}"
     held: list[int] = []
     own: list[int] = []
     with suppress(OSError):  # of a folder of someone else's
         folder.mkdir(mode=0o700, exist_ok=True)
-        for core in sorted(os.sched_getaffinity(0)):
+        for core in list_cores():
             if len(own) == count:
                 break
-            descriptor = os.open(folder / str(core), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(folder / str(core), os.O_RDWR | os.O_CREAT | NO_FOLLOW | CLOSE_ON_EXEC, 0o600)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file(descriptor)
             except OSError:
                 os.close(descriptor)
                 continue

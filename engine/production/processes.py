@@ -15,6 +15,7 @@ from typing import IO, NamedTuple
 import msgspec
 
 from glassrt.engine.production.wire import Done, Event, Failed, Lost, Order, Setup, Told, receive, send
+from glassrt.engine.system import end_group, was_killed
 
 COMMAND = (sys.executable, "-m", "glassrt.engine.production.worker")
 PATIENCE_S = 10.0
@@ -148,7 +149,7 @@ class Process:
         self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - TAIL))
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         last = f": {lines[-1]}" if lines else ""
-        if code == -signal.SIGKILL:
+        if was_killed(code):
             return f"its process was killed, as it is where memory runs out{last}", "killed"
         if code < 0:
             return f"its process crashed ({signal.Signals(-code).name}){last}", "crashed"
@@ -156,8 +157,7 @@ class Process:
 
     def kill(self) -> None:
         """End it at once."""
-        with contextlib.suppress(OSError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # with whatever a library has started
+        end_group(self._process)
         with contextlib.suppress(subprocess.TimeoutExpired):  # of one that waits for a disk that is gone
             self._process.wait(PATIENCE_S)
         with contextlib.suppress(OSError):

@@ -1,11 +1,11 @@
 """How the cores, or the devices, of this machine are shared among workers."""
 
-import os
 from collections.abc import Sequence
 
 import msgspec
 
 from glassrt.engine.production.wire import Setup
+from glassrt.engine.system import list_cores
 
 CORES_EACH = 1  # of a worker, unless a number of workers is asked for: what finished most slides
 WORKERS_EACH = 2  # of a device: while one reads, the other one computes
@@ -13,7 +13,7 @@ WORKERS_EACH = 2  # of a device: while one reads, the other one computes
 
 def share_cores(setup: Setup, workers: int | None) -> Sequence[Setup]:
     """A setup for each worker, whose cores are its own; of more workers than cores, all of them are everyone's."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    cores = list_cores()
     count = workers or max(1, len(cores) // CORES_EACH)
     if count > len(cores):
         return [msgspec.structs.replace(setup, threads=1)] * count

@@ -4,7 +4,6 @@ Whatever a slide does to it, a crash, a hang, all memory taken, is over with the
 and tells on standard output; where the one that leads is gone, it ends at once.
 """
 
-import ctypes
 import os
 import queue
 import signal
@@ -23,6 +22,7 @@ from glassrt.engine.production.scoring import Fault, Job, score_path
 from glassrt.engine.production.wire import Advanced, Done, Failed, Order, Setup, Told, receive, send
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
+from glassrt.engine.system import find_in_c, keep_to
 from glassrt.engine.watch import Progress
 
 DIES_WITH_PARENT = 1  # linux/prctl.h
@@ -104,21 +104,21 @@ class Worker:
 def main() -> None:
     """Score what comes until nothing does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that leads decides
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(DIES_WITH_PARENT, signal.SIGKILL)  # also where a library keeps all threads from running
+    if prctl := find_in_c("prctl"):
+        prctl(DIES_WITH_PARENT, signal.SIGKILL)  # also where a library keeps all threads from running
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not come between messages
     setup = receive(sys.stdin.buffer, Setup)
     if setup is None:
         return
     if setup.cores:
-        os.sched_setaffinity(0, setup.cores)
+        keep_to(setup.cores)
     if setup.cwd:
         os.chdir(setup.cwd)
     orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
     threading.Thread(target=listen, args=(orders,), daemon=True).start()
     worker = Worker(setup, lambda told: send(out, told))
-    give_back = getattr(ctypes.CDLL(None), "malloc_trim", lambda kept: 0)  # of the C library that keeps what was freed
+    give_back = find_in_c("malloc_trim") or (lambda kept: 0)  # of the C library that keeps what was freed
     while True:
         worker.score(orders.get())
         give_back(0)

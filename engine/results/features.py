@@ -21,6 +21,7 @@ from glassrt.engine.errors import FolderTaken, SlideError, first_line
 from glassrt.engine.geometry.boxes import Indices
 from glassrt.engine.geometry.plan import Plan
 from glassrt.engine.slides.slide import Slide
+from glassrt.engine.system import claim_room
 
 Layout = Literal["trident", "clam", "stamp"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
@@ -97,7 +98,7 @@ def write_features(
     kind = np.dtype(np.float16 if half else np.float32)
     size = len(coords) * (length * kind.itemsize + coords.dtype.itemsize * 2)
     with open(path, "wb") as file:
-        os.posix_fallocate(file.fileno(), 0, size + ROOM)  # a full disk is told here
+        claim_room(file.fileno(), size + ROOM)  # a full disk is told here
     with h5py.File(path, "w") as file:
         place = lay_table(file, name, (len(coords), length), kind)
         corners = lay_table(file, "coords", coords.shape, coords.dtype)
@@ -107,7 +108,7 @@ def write_features(
             for key, value in values.items():
                 attributes[key] = value
     with open(path, "r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+        claim_room(file.fileno(), os.path.getsize(path))
         file.seek(corners.offset)
         file.write(np.ascontiguousarray(coords).data)
         yield FeatureFile(file, place, slide.name)

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from glassrt.engine.system import list_cores
+
 CPUINFO = Path("/proc/cpuinfo")
 # What OpenCV asks the processor itself, by the numbers of its interface, which its Python does not name.
 ASKED = {"avx2": 11, "avx512": 256, "avx512_vnni": 23}
@@ -98,4 +100,4 @@ def processor_name() -> str:
 
 def count_cores() -> int:
     """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(list_cores())

@@ -17,6 +17,7 @@ from glassrt.engine.geometry.boxes import Box
 from glassrt.engine.slides.slide import Pixels
 from glassrt.engine.slides.tiff.jpeg import JPEG, decode_jpeg
 from glassrt.engine.slides.tiff.kept import KEPT
+from glassrt.engine.system import BINARY, read_at
 
 SAMPLED_PIXELS = 2_000_000  # decoded for samples, beyond the first: what a few milliseconds allow
 
@@ -26,7 +27,7 @@ class TiffTiles:
 
     def __init__(self, path: Path, pages: list[Any]) -> None:
         self._path, self._pages = path, pages
-        self._descriptor = os.open(path, os.O_RDONLY)
+        self._descriptor = os.open(path, os.O_RDONLY | BINARY)
         self._bytes = os.fstat(self._descriptor).st_size
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
@@ -90,7 +91,7 @@ class TiffTiles:
         if offset + count > self._bytes:
             raise SlideError(f"{self._path}: damaged at {place} (the file ends before it); copy the slide again")
         try:
-            content = os.pread(self._descriptor, count, offset)
+            content = read_at(self._descriptor, count, offset)
         except OSError as error:
             raise SlideError(
                 f"{self._path}: reading failed at {place} ({error.strerror}); see to the disk or the network it is on"
