@@ -15,6 +15,7 @@ from glassrt.benchmarks.commands.oeem import oeem_command
 from glassrt.benchmarks.commands.peers import peers_command
 from glassrt.benchmarks.commands.reading import reading_command
 from glassrt.benchmarks.commands.scan import scan_command
+from glassrt.benchmarks.commands.serve import serve_command
 from glassrt.benchmarks.commands.slide import slide_command
 from glassrt.benchmarks.commands.suspicion import suspicion_command
 from glassrt.benchmarks.commands.tissue import tissue_command
@@ -35,6 +36,7 @@ bench_app.command("distill")(distill_command)
 bench_app.command("transfer")(transfer_command)
 bench_app.command("batch")(batch_command)
 bench_app.command("scan")(scan_command)
+bench_app.command("serve")(serve_command)
 bench_app.command("embed")(embed_command)
 bench_app.command("suspicion")(suspicion_command)
 bench_app.command("kernels")(kernels_command)
