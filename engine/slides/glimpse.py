@@ -27,7 +27,7 @@ class Glimpse:
         box = self._slide.block_box(self._level, row, column)
         left, top, right, bottom = (round(each / self._factor) for each in (box.left, box.top, box.right, box.bottom))
         if left < right and top < bottom:
-            block = self._slide.read_level(self._level, (box.left, box.top), box.size)
+            block = self._slide.look(self._level, row, column)
             small = cv2.resize(block, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
             place = self._pixels[top:bottom, left:right]
             place[:] = small[: len(place), : place.shape[1]]

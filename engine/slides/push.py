@@ -148,6 +148,12 @@ class PushSlide:
                     inside(pixels, box, inner)[:] = inside(block, place, inner)
         return pixels
 
+    def look(self, level: int, row: int, column: int) -> Pixels:
+        """The pixels of a block that is whole and kept, which are not to be changed."""
+        block = self._blocks[level, row, column]
+        assert not isinstance(block, Block)
+        return block
+
     def overview(self) -> Overview | None:
         """None: whoever has one gives it to the session."""
         return None

@@ -127,7 +127,7 @@ class ScanSession:
         slide, scope = self._slide, self._scope
         tissue = scope.tissue if scope else np.ones((1, 1), np.bool_)
         self._map = ScanMap(
-            self._folder, slide, self._bundle, windows, self._map_size, tissue, callbacks, self._last_arrived
+            self._folder / "scan", slide, self._bundle, windows, self._map_size, tissue, callbacks, self._last_arrived
         )
         self._stack.callback(self._map.close)
         self._arrived = np.zeros(len(windows.windows))
@@ -277,7 +277,7 @@ class ScanSession:
         known = np.isin(np.arange(len(self._map.plan.windows)), [*self._spill])
         chosen_plan, chosen = choose_windows(self._map.plan, scope.searched, known)
         again = ScanMap(
-            self._folder, self._slide, self._bundle, chosen_plan, self._map_size, scope.tissue,
+            self._folder / "kept", self._slide, self._bundle, chosen_plan, self._map_size, scope.tissue,
             Callbacks(lambda tile: None, lambda region, feature: None), lambda indices: 0.0,
         )  # fmt: skip
         self._stack.callback(again.close)

@@ -69,11 +69,13 @@ class ScanMap:
         manifest = bundle.segmentation
         self._slide, self._bundle, self._callbacks, self._arrived = slide, bundle, callbacks, arrived
         self.plan = plan
-        self.file = MapFile(folder / f"map{len(plan.windows)}.raw", len(manifest.classes), map_size[1], map_size[0])
+        folder.mkdir()
+        self._folder = folder
+        self.file = MapFile(folder / "map.raw", len(manifest.classes), map_size[1], map_size[0])
         self.writer = ScatteredWriter(self.file, tissue)
         scores = manifest.slide_scores
         self.evidence = Evidence(manifest.suspected, scores.eta, tissue, map_size) if scores else None
-        self._tiles, self._shapes = (Spill(folder / f"{name}{len(plan.windows)}.raw") for name in ("tiles", "shapes"))
+        self._tiles, self._shapes = (Spill(folder / f"{name}.raw") for name in ("tiles", "shapes"))
         self._canvas = ScatteredCanvas(plan, manifest.output_stride, map_size, self._place)
         expected = self._canvas.tiles > 0
         self._regions = GrowingRegions(self.file, physical_mpp(slide, *map_size), smallest_region(bundle), expected)
@@ -134,6 +136,8 @@ class ScanMap:
         """Delete its files; harmless when done twice."""
         for each in (self.file, self._tiles, self._shapes):
             each.close()
+        if self._folder.is_dir():
+            self._folder.rmdir()
 
 
 class Shape(msgspec.Struct, array_like=True):

@@ -196,7 +196,9 @@ def test_without_an_overview_tissue_is_that_of_the_picture_that_the_tiles_make(
     result = session.finish()
     assert session._glimpse is not None
     seen = session._glimpse.overview()
-    assert np.abs(seen.pixels.astype(int) - shrink(pixels, seen.pixels.shape[:2])).mean() < 5  # each tile is rounded to whole pixels
+    assert (
+        np.abs(seen.pixels.astype(int) - shrink(pixels, seen.pixels.shape[:2])).mean() < 5
+    )  # each tile is rounded to whole pixels
     whole = score(ArraySlide(pixels, MPP), BUNDLE, tmp_path / "whole", backend, overview=seen)
     assert result.tissue_mm2 == whole.tissue_mm2
     assert 0.8 * whole.windows["run"] < result.windows["run"] <= whole.windows["run"]
@@ -205,6 +207,17 @@ def test_without_an_overview_tissue_is_that_of_the_picture_that_the_tiles_make(
     assert (expected[analysed] != NOT_ANALYSED).all()
     assert (classes == expected)[analysed].mean() > 0.99
     assert (expected[~analysed] != 1).all()  # windows without any stain, beside tissue, are not run
+
+
+def test_all_of_a_slide_is_scored_without_an_overview(pixels: np.ndarray, backend: Backend, tmp_path: Path) -> None:
+    small = pixels[:700, :800]
+    score(ArraySlide(small, MPP), BUNDLE, tmp_path / "whole", backend, tissue="all")
+    with ScanSession(BUNDLE, open_push(small), tmp_path / "out", None, backend, tissue="all") as session:
+        push_all(session, small, in_snake((800, 700), SIDE))
+        session.finish()
+    for name in FILES[:2]:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert sorted(each.name for each in (tmp_path / "out").iterdir()) == sorted([*FILES, "result.json"])
 
 
 def shrink(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
