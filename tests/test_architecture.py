@@ -45,7 +45,17 @@ def files_of(pattern: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["**/*.py", "configs/*.toml", "importing/*.toml", "bundles/shipped/**/*", "*.cu", "*.cuh", "service/clients/**/*"]
+    "pattern",
+    [
+        "**/*.py",
+        "configs/*.toml",
+        "importing/*.toml",
+        "bundles/shipped/**/*",
+        "*.cu",
+        "*.cuh",
+        "service/clients/*.[ch]",
+        "service/clients/examples/*",
+    ],
 )
 def test_the_wheel_holds_every_module_configuration_bundle_and_kernel(wheel: set[str], pattern: str) -> None:
     expected = files_of(pattern)

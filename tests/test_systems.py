@@ -15,7 +15,8 @@ LACKED = {  # by the standard library on Windows
     "os": {
         "pread", "preadv", "pwrite", "pwritev", "posix_fallocate", "fork", "forkpty", "killpg", "getuid", "geteuid",
         "getgid", "getegid", "getpgid", "setsid", "setpgid", "sched_getaffinity", "sched_setaffinity", "mkfifo",
-        "mknod", "memfd_create", "statvfs", "fchmod", "fchown", "chown", "uname", "getloadavg", "sysconf", "wait3", "wait4",
+        "mknod", "memfd_create",
+        "statvfs", "fchmod", "fchown", "chown", "uname", "getloadavg", "sysconf", "wait3", "wait4",
         "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_DIRECTORY", "MFD_CLOEXEC", "MFD_ALLOW_SEALING", "WNOHANG",
     },
     "signal": {

@@ -8,10 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from glassrt.engine.commands.clients import clients_command
 from glassrt.engine.commands.embed import embed_command
 from glassrt.engine.commands.info import info_command
 from glassrt.engine.commands.plan import plan_command
 from glassrt.engine.commands.score import score_command
+from glassrt.engine.commands.serve import serve_command
 from glassrt.engine.commands.status import report_command, status_command
 from glassrt.engine.commands.suspects import suspects_command
 from glassrt.engine.commands.terminal import printable
@@ -78,6 +80,8 @@ app.command("score")(score_command)
 app.command("status")(status_command)
 app.command("report")(report_command)
 app.command("watch")(watch_command)
+app.command("serve")(serve_command)
+app.command("clients")(clients_command)
 app.command("embed")(embed_command)
 app.command("suspects")(suspects_command)
 app.command("plan")(plan_command)

@@ -17,13 +17,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 import msgspec
 import numpy as np
 
 from glassrt.engine.bundles.bundle import Bundle
-from glassrt.engine.errors import GlassError, UsageError
+from glassrt.engine.errors import UsageError
 from glassrt.engine.files import output_errors, replace_folder, write_json
 from glassrt.engine.flow.arriving import ArrivingRunner, Came
 from glassrt.engine.flow.front import Front, Unit
@@ -41,7 +41,17 @@ from glassrt.engine.slides.slide import Overview, Pixels, show_whole
 from glassrt.engine.slides.tissue.annotations import ALL, AUTO
 from glassrt.engine.slides.tissue.scope import Scope, Tissue, find_scope, tissue_is
 from glassrt.engine.tasks.request import make_request
-from glassrt.engine.tasks.scan_map import Callbacks, MapTile, ScanMap, choose_windows, shows_stain, take
+from glassrt.engine.tasks.scan_map import (
+    Busy,
+    Callbacks,
+    Cancelled,
+    MapTile,
+    Progress,
+    ScanMap,
+    choose_windows,
+    shows_stain,
+    take,
+)
 from glassrt.engine.tasks.segment import lay_windows
 from glassrt.engine.tasks.segmentation import choose_map_size, doubt_map, open_grid, write_outputs
 from glassrt.engine.tasks.spill import Spill
@@ -51,25 +61,6 @@ __all__ = ["Busy", "MapTile", "Progress", "ScanSession", "Tile"]
 
 PATIENCE_S = 0.02
 MOST_BACKLOG = 256  # windows
-
-
-class Busy(GlassError):
-    """So many windows wait that a tile was not taken: push it again."""
-
-
-class Cancelled(GlassError):
-    """The session was cancelled."""
-
-
-class Progress(NamedTuple):
-    """Tiles that were taken, windows and map tiles that are done and how many there will be, windows that wait."""
-
-    tiles: int
-    windows: int
-    windows_known: int
-    map_tiles: int
-    map_tiles_known: int
-    backlog: int
 
 
 class ScanSession:
@@ -102,7 +93,7 @@ class ScanSession:
         self._bundle, self._slide, self._out, self._tissue = bundle, slide, Path(out), tissue
         self._most_backlog, self._told = most_backlog, on_progress
         self._tiles = self._windows = self._pushing = 0
-        self._change, self._ended = threading.Condition(), ""
+        self._change, self._ended, self._over = threading.Condition(), "", False
         self._stack = ExitStack()
         try:
             if isinstance(backend, str):
@@ -182,23 +173,34 @@ class ScanSession:
             self._change.wait_for(lambda: not self._pushing)
         try:
             result = self._finish()
+            if self._runner.error is not None:
+                raise self._runner.error
             self._runner.stop()
             self._stack.close()
         except BaseException:
             self._abandon()
             raise
+        self._end()
         return result
 
+    @property
+    def error(self) -> BaseException | None:
+        """What has ended the session, if anything went wrong in it."""
+        return self._runner.error
+
     def cancel(self) -> None:
-        """End the session and leave nothing; harmless when done twice."""
+        """End the session and leave nothing, also while another thread finishes it, which then raises Cancelled; of one
+        that is finished already the files stay. Harmless when done twice.
+        """
         with self._change:
-            if self._ended:
+            if self._over:
                 return
-            self._ended = "it was cancelled"
+            finishing, self._ended = bool(self._ended), "it was cancelled"
         self._runner.fail(Cancelled(f"{self._slide.name}: the session was cancelled"))
         with self._change:
-            self._change.wait_for(lambda: not self._pushing)
-        self._abandon()
+            self._change.wait_for(lambda: self._over if finishing else not self._pushing)
+        if not finishing:
+            self._abandon()
 
     def __enter__(self) -> Self:
         return self
@@ -218,7 +220,13 @@ class ScanSession:
         error = Cancelled()
         with suppress(Cancelled):
             self._stack.__exit__(Cancelled, error, None)
+        self._end()
+
+    def _end(self) -> None:
         self._slide.close()
+        with self._change:
+            self._over = True
+            self._change.notify_all()
 
     def _begin(self, unit: Unit) -> None:
         self._arrived[unit.indices] = unit.arrived

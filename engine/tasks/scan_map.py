@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.bundles.bundle import Bundle
+from glassrt.engine.errors import GlassError
 from glassrt.engine.flow.arriving import Came
 from glassrt.engine.geometry.boxes import Indices, Size
 from glassrt.engine.geometry.coverage import holds_tissue
@@ -50,6 +51,25 @@ class MapTile(NamedTuple):
     classes: NDArray[np.uint8]
     probabilities: NDArray[np.uint8]
     lag_s: float
+
+
+class Busy(GlassError):
+    """So many windows wait that a tile was not taken: push it again."""
+
+
+class Cancelled(GlassError):
+    """The session was cancelled."""
+
+
+class Progress(NamedTuple):
+    """Tiles that were taken, windows and map tiles that are done and how many there will be, windows that wait."""
+
+    tiles: int
+    windows: int
+    windows_known: int
+    map_tiles: int
+    map_tiles_known: int
+    backlog: int
 
 
 class Callbacks(NamedTuple):

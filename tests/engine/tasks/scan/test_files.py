@@ -1,11 +1,7 @@
 """Slides that are scored while they are scanned: the same files as of the finished file, told of in good time."""
 
-import itertools
 import json
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,81 +9,16 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from scanned import BUNDLE, FILES, MPP, SIDE, assert_same, at_random, in_rows, in_snake, open_push, push_all
 
-from glassrt.engine import ArraySlide, open_bundle, open_slide, score
-from glassrt.engine.errors import FolderTaken, SlideError, UsageError
+from glassrt.engine import ArraySlide, open_slide, score
 from glassrt.engine.geometry.boxes import Box, Size
 from glassrt.engine.maps.mapfile import NOT_ANALYSED
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.push import PushSlide, Tile
 from glassrt.engine.slides.slide import Overview
-from glassrt.engine.tasks.scan import Busy, MapTile, ScanSession
-
-BUNDLE = open_bundle()
-FILES = ("map.ome.tif", "regions.geojson", "overlay.png")
-SIDE = 240  # of the demo slide's tiles
-MPP = 0.499
-
-
-@pytest.fixture(scope="module")
-def backend() -> Iterator[Backend]:
-    opened = open_backend(BUNDLE, "auto", precision="auto", throughput=True)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(scope="module")
-def pixels(demo_slide: Path) -> np.ndarray:
-    """A part of the demo slide with tissue and glass, whose sides are no multiples of tiles."""
-    return tifffile.imread(demo_slide)[400:1900, :1700]
-
-
-@pytest.fixture(scope="module")
-def picture(pixels: np.ndarray) -> np.ndarray:
-    """What a scanner saw of the whole before: small, and a little off in colour."""
-    small = pixels[: 1500 // 8 * 8, : 1700 // 8 * 8].reshape(187, 8, 212, 8, 3).mean(axis=(1, 3))
-    return (small * 0.98 + 2).astype(np.uint8)
-
-
-def in_rows(size: Size, side: int) -> list[Size]:
-    return [(x, y) for y in range(0, size[1], side) for x in range(0, size[0], side)]
-
-
-def in_snake(size: Size, side: int) -> list[Size]:
-    rows = itertools.groupby(in_rows(size, side), key=lambda place: place[1])
-    return [place for number, (_, row) in enumerate(rows) for place in [*row][:: -1 if number % 2 else 1]]
-
-
-def at_random(size: Size, side: int) -> list[Size]:
-    places = in_rows(size, side)
-    np.random.default_rng(3).shuffle(places)
-    return [(int(x), int(y)) for x, y in places]
-
-
-def push_all(session: ScanSession, pixels: np.ndarray, places: list[Size], side: int = SIDE) -> None:
-    for x, y in places:
-        session.push(Tile(0, x, y, np.ascontiguousarray(pixels[y : y + side, x : x + side])))
-
-
-def open_push(pixels: np.ndarray, side: int = SIDE, mpp: float = MPP) -> PushSlide:
-    return PushSlide([(pixels.shape[1], pixels.shape[0])], mpp, side, name="array")
-
-
-def assert_same(one: Path, other: Path) -> None:
-    for name in FILES:
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
-    told = [json.loads((folder / "result.json").read_text()) for folder in (one, other)]
-    for each in told:
-        del each["seconds"], each["slide"]["source"]
-    assert told[0] == told[1]
-
-
-@pytest.fixture(scope="module")
-def whole(pixels: np.ndarray, picture: np.ndarray, backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scan") / "whole"
-    score(ArraySlide(pixels, MPP), BUNDLE, folder, backend, overview=picture)
-    return folder
+from glassrt.engine.tasks.scan import MapTile, ScanSession
 
 
 @pytest.mark.parametrize("order", [in_rows, in_snake, at_random])
@@ -242,125 +173,3 @@ def test_pixels_that_never_came_are_not_analysed_and_told_of(
     middle = classes[round(600 / ratio), round(600 / ratio)]
     assert middle == NOT_ANALYSED
     assert (classes == expected)[analysed].mean() > 0.97  # what a missing window shared is another's alone
-
-
-def test_a_scan_that_is_faster_than_the_machine_waits_or_is_told_and_loses_nothing(
-    pixels: np.ndarray, picture: np.ndarray, whole: Path, backend: Backend, tmp_path: Path
-) -> None:
-    most = 12
-    waiting: list[int] = []
-    with ScanSession(
-        BUNDLE, open_push(pixels), tmp_path / "out", picture, backend, most_backlog=most,
-        on_progress=lambda progress: waiting.append(progress.backlog),
-    ) as session:  # fmt: skip
-        refused = 0
-        for x, y in in_rows((1700, 1500), SIDE):
-            tile = Tile(0, x, y, np.ascontiguousarray(pixels[y : y + SIDE, x : x + SIDE]))
-            try:
-                session.push(tile, timeout_s=0)
-            except Busy as error:
-                assert f"over {most} windows wait" in str(error)  # noqa: PT017
-                refused += 1
-                session.push(tile)
-        session.finish()
-    assert refused
-    assert max(waiting) < most + 40  # of the cells that one tile completes
-    assert_same(tmp_path / "out", whole)
-
-
-def test_several_threads_push_at_once(
-    pixels: np.ndarray, picture: np.ndarray, whole: Path, backend: Backend, tmp_path: Path
-) -> None:
-    with ScanSession(BUNDLE, open_push(pixels), tmp_path / "out", picture, backend) as session:
-        places = at_random((1700, 1500), SIDE)
-        threads = [threading.Thread(target=push_all, args=(session, pixels, places[n::4])) for n in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        session.finish()
-    assert_same(tmp_path / "out", whole)
-
-
-def test_a_session_that_is_left_leaves_nothing(
-    pixels: np.ndarray, picture: np.ndarray, backend: Backend, tmp_path: Path
-) -> None:
-    slide = open_push(pixels)
-    with ScanSession(BUNDLE, slide, tmp_path / "out", picture, backend) as session:
-        push_all(session, pixels, in_rows((1700, 1500), SIDE)[:30])
-        assert list(tmp_path.iterdir())
-    assert not list(tmp_path.iterdir())
-    assert not slide._blocks
-    assert not [each for each in threading.enumerate() if each in session._runner._threads]
-    session.cancel()
-    for call in (session.finish, lambda: session.push(Tile(0, 0, 0, pixels))):
-        with pytest.raises(UsageError, match="array: no session any more: it was cancelled"):
-            call()
-
-
-def test_who_waits_to_push_is_told_that_the_session_was_cancelled(
-    pixels: np.ndarray, picture: np.ndarray, backend: Backend, tmp_path: Path
-) -> None:
-    held = threading.Event()
-    session = ScanSession(
-        BUNDLE, open_push(pixels), tmp_path / "out", picture, backend, most_backlog=0,
-        on_progress=lambda progress: held.wait(20) and None,
-    )  # fmt: skip
-    told: list[str] = []
-
-    def push() -> None:
-        try:
-            push_all(session, pixels, in_rows((1700, 1500), SIDE))
-        except Exception as error:
-            told.append(str(error))
-
-    thread = threading.Thread(target=push)
-    thread.start()
-    while not session.progress.backlog:
-        time.sleep(0.01)
-    threading.Timer(0.2, held.set).start()
-    session.cancel()
-    thread.join(20)
-    assert told == ["array: the session was cancelled"] or "no session any more" in told[0]
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_a_listener_raises_ends_the_session(
-    pixels: np.ndarray, picture: np.ndarray, backend: Backend, tmp_path: Path
-) -> None:
-    def fail(tile: MapTile) -> None:
-        raise ValueError("the screen is gone")
-
-    session = ScanSession(BUNDLE, open_push(pixels), tmp_path / "out", picture, backend, on_map=fail)
-    with suppress(ValueError):
-        push_all(session, pixels, in_rows((1700, 1500), SIDE))
-    with pytest.raises(ValueError, match="the screen is gone"):
-        session.finish()
-    session.cancel()
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_damaged_tile_is_told_and_the_session_goes_on(
-    pixels: np.ndarray, picture: np.ndarray, whole: Path, backend: Backend, tmp_path: Path
-) -> None:
-    with ScanSession(BUNDLE, open_push(pixels), tmp_path / "out", picture, backend) as session:
-        with pytest.raises(SlideError, match="is no JPEG"):
-            session.push(Tile(0, 480, 480, b"noise"))
-        push_all(session, pixels, in_rows((1700, 1500), SIDE))
-        session.finish()
-    assert_same(tmp_path / "out", whole)
-
-
-def test_what_cannot_be_scanned_is_refused_before_the_first_tile(
-    pixels: np.ndarray, picture: np.ndarray, backend: Backend, tmp_path: Path
-) -> None:
-    with pytest.raises(SlideError, match="is too coarse"):
-        ScanSession(BUNDLE, PushSlide([(200, 200)], 5.0, 64), tmp_path / "out", picture, backend)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").touch()
-    with pytest.raises(FolderTaken, match="was not written by GlassRT"):
-        ScanSession(BUNDLE, open_push(pixels), tmp_path / "out", picture, backend)
-    black = Overview(np.zeros((10, 10, 3), np.uint8), Box(0, 0, 1700, 1500))
-    with pytest.raises(SlideError, match="--tissue all"):
-        ScanSession(BUNDLE, open_push(pixels), tmp_path / "new", black, backend)
-    assert not (tmp_path / "new").exists()
