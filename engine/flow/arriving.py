@@ -34,7 +34,8 @@ class Came(NamedTuple):
 class ArrivingRunner:
     """Threads that cut what is ready, run the network and hand on what it gave, to one caller at a time.
 
-    `shows` says whether a window is worth computing; `release` is called with a unit once it has been cut. What goes
+    `shows` says whether a window is worth computing; `take` is called with what came of windows, `told` after that;
+    `release` is called with a unit once it has been cut. What goes
     wrong in a thread is kept in `error`, and everything stops.
     """
 
@@ -44,13 +45,15 @@ class ArrivingRunner:
         plan: Plan,
         backend: Backend,
         take: Callable[[Came], None],
+        told: Callable[[], None],
         release: Callable[[Unit], None],
         shows: Callable[[Pixels], bool] | None,
         patience_s: float,
         clock: Clock,
     ) -> None:
         self._source, self._plan, self._backend, self._clock = source, plan, backend, clock
-        self._take, self._release, self._shows, self._patience_s = take, release, shows, patience_s
+        self._take, self._told, self._release = take, told, release
+        self._shows, self._patience_s = shows, patience_s
         self._ready: queue.SimpleQueue[Unit | None] = queue.SimpleQueue()
         self._cut: queue.Queue[tuple[int, Pixels]] = queue.Queue(CUT_AHEAD)
         self._came: queue.SimpleQueue[Came | None] = queue.SimpleQueue()
@@ -78,11 +81,9 @@ class ArrivingRunner:
             self._came.put(Came(indices, None))
 
     def wait(self, most: int, timeout_s: float | None) -> bool:
-        """Wait until no more than so many windows wait; whether that is so. Raises what went wrong."""
+        """Wait until no more than so many windows wait, or something went wrong; whether the former is so."""
         with self._change:
             self._change.wait_for(lambda: self.backlog <= most or self.error is not None, timeout_s)
-            if self.error is not None:
-                raise self.error
             return self.backlog <= most
 
     def fail(self, error: BaseException) -> None:
@@ -93,6 +94,11 @@ class ArrivingRunner:
             self._change.notify_all()
         self._ready.put(None)
         self._came.put(None)
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether the calling thread is one of these."""
+        return threading.current_thread() in self._threads
 
     def stop(self) -> None:
         """End all threads, whatever waits; harmless when done twice."""
@@ -169,6 +175,7 @@ class ArrivingRunner:
             with self._change:
                 self.backlog -= len(came.indices)
                 self._change.notify_all()
+            self._told()
 
 
 def cut_unit(source: RegionSource, unit: Unit, clock: Clock) -> NDArray[Any]:

@@ -17,7 +17,8 @@ Place = tuple[int, int]  # row and column of a tile
 class ScatteredCanvas(Canvas):
     """A canvas that hands out each tile by itself, with the windows that it was composed of.
 
-    `place` is called with a tile, or None where none of its windows came, its row and column, and its windows' numbers.
+    `place` is called with a tile, or None where none of its windows came, its row and column, and the numbers of all
+    windows that could have had a share in it.
     Tiles are those of a `Canvas`, to the bit.
     """
 
@@ -62,7 +63,8 @@ class ScatteredCanvas(Canvas):
         top, bottom = self._bands[place[0]]
         left = place[1] * TILE
         tile = self._compose(indices, top, bottom, left, min(left + TILE, self._map_width)) if len(indices) else None
-        self._place_one(tile, place, indices)
+        under = np.all((self._first <= place) & (place <= self._last), axis=1)
+        self._place_one(tile, place, np.flatnonzero(under))
         for index in indices.tolist():
             self._waiting[index] -= 1
             if not self._waiting[index]:

@@ -5,7 +5,7 @@ import numpy as np
 
 from glassrt.engine.geometry.boxes import Box
 from glassrt.engine.slides.push import PushSlide
-from glassrt.engine.slides.slide import Overview
+from glassrt.engine.slides.slide import Overview, Pixels
 from glassrt.engine.slides.tissue.tissue import TISSUE_MPP
 
 MOST_PIXELS = 2**26  # of the picture: a slide beyond 75 x 55 mm gets larger ones
@@ -24,10 +24,19 @@ class Glimpse:
 
     def add(self, row: int, column: int) -> None:
         """A tile has come."""
+        self._paint(row, column, self._slide.look(self._level, row, column))
+
+    def finish(self) -> Overview:
+        """The picture of all that has come, also of tiles that have not come whole."""
+        for row, column in self._slide.list_partly(self._level):
+            box = self._slide.block_box(self._level, row, column)
+            self._paint(row, column, self._slide.read_level(self._level, (box.left, box.top), box.size))
+        return self.overview()
+
+    def _paint(self, row: int, column: int, block: Pixels) -> None:
         box = self._slide.block_box(self._level, row, column)
         left, top, right, bottom = (round(each / self._factor) for each in (box.left, box.top, box.right, box.bottom))
         if left < right and top < bottom:
-            block = self._slide.look(self._level, row, column)
             small = cv2.resize(block, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
             place = self._pixels[top:bottom, left:right]
             place[:] = small[: len(place), : place.shape[1]]

@@ -1,7 +1,7 @@
 """A tile as a scanner hands it in: raw pixels, or encoded as it will stand in the file."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import imagecodecs
 import numpy as np
@@ -17,6 +17,7 @@ from glassrt.engine.slides.tiff.jpeg import decode_jpeg
 Order = Literal["rgb", "bgr", "rgba", "bgra"]
 LARGEST_TILE = 8192  # pixels of a side
 JPEG, JP2, J2K = b"\xff\xd8\xff", b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"
+END = b"\xff\xd9"  # of a JPEG 2000 codestream
 
 
 class Tile(NamedTuple):
@@ -55,11 +56,17 @@ class Handed(NamedTuple):
 def open_tile(tile: Tile, level: Size, tables: Tables, name: str) -> Handed:
     """A tile of a level of this size in the slide `name`. Raises SlideError where it is none, or lies beside it."""
     where = f"{name}: the tile at x {tile.x}, y {tile.y}"
-    if isinstance(tile.content, bytes):
-        size = read_size(tile.content, where)
+    if not isinstance(tile.content, np.ndarray):
+        try:
+            encoded = bytes(memoryview(tile.content))
+        except TypeError as error:
+            raise SlideError(f"{where} is {type(tile.content).__name__}, expected an array or bytes") from error
+        size = read_size(encoded, where)
         box = place_tile(tile, size, level, where)
-        decode = decode_once(tile.content, tables, where)
+        decode = decode_once(encoded, size, tables, where)
         return Handed(box, lambda: inside(decode(), tile.box(size), box))
+    if tile.order not in get_args(Order):
+        raise SlideError(f"{where} has the order {tile.order!r}: expected one of {', '.join(get_args(Order))}")
     content, channels = tile.content, len(tile.order)
     if content.dtype != np.uint8 or content.ndim != 3 or content.shape[2] != channels or not content.size:
         raise SlideError(f"{where} is {content.dtype} {list(content.shape)}, expected uint8 [H, W, {channels}]")
@@ -86,14 +93,19 @@ def as_rgb(pixels: Pixels, order: Order) -> Pixels:
     return over_white(np.ascontiguousarray(pixels)) if len(order) == 4 else pixels
 
 
-def decode_once(content: bytes, tables: Tables, where: str) -> Callable[[], Pixels]:
-    """What decodes an encoded tile when it is first called, with the decoder that files go through."""
+def decode_once(content: bytes, size: Size, tables: Tables, where: str) -> Callable[[], Pixels]:
+    """What decodes an encoded tile of this size when it is first called, with the decoder that files go through."""
     decoded: list[Pixels] = []
 
     def decode() -> Pixels:
         if not decoded:
             try:
-                decoded.append(decode_jpeg(content, tables) if content.startswith(JPEG) else decode_jp2(content))
+                pixels = decode_jpeg(content, tables) if content.startswith(JPEG) else decode_jp2(content)
+                if pixels.shape[1::-1] != size:
+                    raise ValueError(
+                        f"{pixels.shape[1]} x {pixels.shape[0]} pixels, and {size[0]} x {size[1]} by its header"
+                    )
+                decoded.append(pixels)
             except Exception as error:  # each codec has errors of its own
                 raise SlideError(f"{where} is damaged ({first_line(error)}); push it again") from error
         return decoded[0]
@@ -109,13 +121,38 @@ def read_size(content: bytes, where: str) -> Size:
             return width, height
     except Exception as error:  # of what a damaged header leads the decoder to
         raise SlideError(f"{where} is damaged ({first_line(error)}); push it again") from error
-    start = content.find(J2K) if content.startswith((JP2, J2K)) else -1
-    if 0 <= start <= len(content) - 24:
+    stream = find_codestream(content)
+    if len(stream) >= 24:
         # The marker, then SIZ with its length and capabilities; right, bottom, left and top of the image.
-        right, bottom, left, top = (int.from_bytes(content[start + at : start + at + 4]) for at in (8, 12, 16, 20))
+        right, bottom, left, top = (int.from_bytes(stream[at : at + 4]) for at in (8, 12, 16, 20))
+        if not stream.endswith(END):  # which decoders do not miss
+            raise SlideError(f"{where} is damaged (it has no end); push it again")
         if right > left and bottom > top:
             return right - left, bottom - top
     raise SlideError(f"{where} is no JPEG and no JPEG 2000")
+
+
+def find_codestream(content: bytes) -> bytes:
+    """The codestream of a JPEG 2000 file, box by box, or the whole where it is one; nothing where there is none."""
+    if content.startswith(J2K):
+        return content
+    at = 0 if content.startswith(JP2) else len(content)
+    while at + 8 <= len(content):
+        length, kind = int.from_bytes(content[at : at + 4]), content[at + 4 : at + 8]
+        header = 16 if length == 1 else 8
+        length = int.from_bytes(content[at + 8 : at + 16]) if length == 1 else length or len(content) - at
+        if kind == b"jp2c":
+            stream = content[at + header : at + length]
+            return stream if stream.startswith(J2K) else b""
+        at += max(header, length)
+    return b""
+
+
+def check_numbers(tile: Tile, name: str) -> None:
+    """Raise SlideError unless a tile's place is told in whole numbers."""
+    for each in (tile.level, tile.x, tile.y):
+        if not isinstance(each, int | np.integer) or isinstance(each, bool):
+            raise SlideError(f"{name}: a tile at {tile.level!r}, {tile.x!r}, {tile.y!r}: expected whole numbers")
 
 
 def decode_jp2(content: bytes) -> Pixels:

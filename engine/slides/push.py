@@ -1,6 +1,7 @@
 """A slide whose tiles are handed in while it is scanned, in any order and from several threads."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError
 from glassrt.engine.geometry.boxes import Box, Size
-from glassrt.engine.slides.handed import LARGEST_TILE, Tables, Tile, inside, meet, open_tile
+from glassrt.engine.slides.handed import LARGEST_TILE, Tables, Tile, check_numbers, inside, meet, open_tile
 from glassrt.engine.slides.resolution import PLAUSIBLE_MPP
 from glassrt.engine.slides.slide import Overview, Pixels, lay_levels
 from glassrt.engine.slides.tiff.samples import RGB, YCBCR
@@ -54,6 +55,7 @@ class PushSlide:
         """
         tile = (tile_size, tile_size) if isinstance(tile_size, int) else tile_size
         check_shape(levels, mpp, tile, name)
+        check_bounds(bounds, levels[0], name)
         self.name, self.source = name, "scanner"
         self.path: Path | str | None = None
         self.mpp, self.bounds, self.tile = mpp, bounds, tile
@@ -63,7 +65,7 @@ class PushSlide:
         self._blocks: dict[tuple[int, int, int], Block | Pixels] = {}  # those that are whole as pixels alone
         self._state = [np.zeros(self.lattice(level), np.uint8) for level in range(len(levels))]
         self._uses: dict[int, NDArray[np.int64]] | None = None
-        self._on_whole: Callable[[int, int, int], None] = lambda level, row, column: None
+        self._on_whole: Callable[[int, int, float], None] = lambda row, column, arrived: None
         self._white = False
 
     def lattice(self, level: int) -> tuple[int, int]:
@@ -82,11 +84,11 @@ class PushSlide:
         rows = range(box.top // self.tile[1], -(-box.bottom // self.tile[1]))
         return rows, range(box.left // self.tile[0], -(-box.right // self.tile[0]))
 
-    def keep(self, level: int, uses: NDArray[np.int64], on_whole: Callable[[int, int, int], None]) -> None:
+    def keep(self, level: int, uses: NDArray[np.int64], on_whole: Callable[[int, int, float], None]) -> None:
         """Keep of a level alone blocks that are yet to be used, `[rows, columns]` times each; the others never.
 
-        `on_whole` is called with level, row and column when the last pixel of one has come, by the thread that pushed
-        it. Call this before the first tile.
+        `on_whole` is called with row and column when the last pixel of one has come, and when that had arrived, by the
+        thread that pushed it. Call this before the first tile.
         """
         self._uses, self._on_whole = {level: uses.copy()}, on_whole
 
@@ -102,14 +104,18 @@ class PushSlide:
                         self._blocks.pop((level, row, column), None)
                         self._state[level][row, column] = GONE
 
-    def push(self, tile: Tile) -> None:
-        """Take a tile. Raises SlideError for one that is none, or that lies beside the level."""
+    def push(self, tile: Tile, arrived: float | None = None) -> None:
+        """Take a tile, which `arrived` then, in seconds of `time.perf_counter`, or now. Raises SlideError for one that
+        is none, or that lies beside the level.
+        """
+        arrived = time.perf_counter() if arrived is None else arrived
+        check_numbers(tile, self.name)
         if not 0 <= tile.level < len(self.levels):
             raise SlideError(f"{self.name}: no level {tile.level}: it has {len(self.levels)}")
         box, pixels = open_tile(tile, self.levels[tile.level].size, self._tables, self.name)
         for row, column in self._wanted(tile.level, box):
             if self._paste(tile.level, row, column, pixels(), box):
-                self._on_whole(tile.level, row, column)
+                self._on_whole(row, column, arrived)
 
     def has(self, level: int, box: Box) -> bool:
         """Whether every pixel of a box has come and is still kept."""
@@ -147,6 +153,11 @@ class PushSlide:
                 elif block is not None:
                     inside(pixels, box, inner)[:] = inside(block, place, inner)
         return pixels
+
+    def list_partly(self, level: int) -> list[tuple[int, int]]:
+        """Rows and columns of the blocks of which some pixels have come."""
+        rows, columns = np.nonzero(self._state[level] == PARTLY)
+        return list(zip(rows.tolist(), columns.tolist(), strict=True))
 
     def look(self, level: int, row: int, column: int) -> Pixels:
         """The pixels of a block that is whole and kept, which are not to be changed."""
@@ -224,3 +235,11 @@ def check_shape(levels: Sequence[Size], mpp: float, tile: Size, name: str) -> No
         raise SlideError(f"{name}: {mpp:g} micrometres per pixel: expected {PLAUSIBLE_MPP[0]} to {PLAUSIBLE_MPP[1]}")
     if not 16 <= min(tile) <= max(tile) <= LARGEST_TILE:
         raise SlideError(f"{name}: tiles of {tile[0]} x {tile[1]} pixels: expected 16 to {LARGEST_TILE} a side")
+
+
+def check_bounds(bounds: Box | None, size: Size, name: str) -> None:
+    """Raise SlideError for a scanned part that is none of level 0."""
+    if bounds is None:
+        return
+    if not (0 <= bounds.left < bounds.right <= size[0] and 0 <= bounds.top < bounds.bottom <= size[1]):
+        raise SlideError(f"{name}: the scanned part {bounds} does not lie within {size[0]} x {size[1]} pixels")

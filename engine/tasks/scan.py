@@ -13,24 +13,23 @@ Memory follows the front of the scan, not the slide's size.
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import msgspec
 import numpy as np
 
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import UsageError
-from glassrt.engine.files import output_errors, replace_folder, write_json
+from glassrt.engine.files import output_errors, replace_folder
 from glassrt.engine.flow.arriving import ArrivingRunner, Came
 from glassrt.engine.flow.front import Front, Unit
 from glassrt.engine.geometry.boxes import Indices
 from glassrt.engine.geometry.plan import Plan
 from glassrt.engine.maps.regions import Region
-from glassrt.engine.results.figures import Result, summarise
+from glassrt.engine.results.figures import Result
 from glassrt.engine.results.origin import RESULT, refuse_other
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
@@ -39,8 +38,10 @@ from glassrt.engine.slides.handed import Tile
 from glassrt.engine.slides.push import PushSlide
 from glassrt.engine.slides.slide import Overview, Pixels, show_whole
 from glassrt.engine.slides.tissue.annotations import ALL, AUTO
-from glassrt.engine.slides.tissue.scope import Scope, Tissue, find_scope, tissue_is
+from glassrt.engine.slides.tissue.masks import Mask
+from glassrt.engine.slides.tissue.scope import Scope, Tissue, find_scope, read_given, tissue_is
 from glassrt.engine.tasks.request import make_request
+from glassrt.engine.tasks.scan_files import ScanFiles, touches
 from glassrt.engine.tasks.scan_map import (
     Busy,
     Callbacks,
@@ -48,12 +49,12 @@ from glassrt.engine.tasks.scan_map import (
     MapTile,
     Progress,
     ScanMap,
-    choose_windows,
+    as_told,
     shows_stain,
     take,
 )
 from glassrt.engine.tasks.segment import lay_windows
-from glassrt.engine.tasks.segmentation import choose_map_size, doubt_map, open_grid, write_outputs
+from glassrt.engine.tasks.segmentation import choose_map_size, doubt_map, open_grid
 from glassrt.engine.tasks.spill import Spill
 from glassrt.engine.watch import Clock
 
@@ -82,18 +83,23 @@ class ScanSession:
     ) -> None:  # fmt: skip
         """`out`, `backend`, `precision`, `map_mpp` and `tissue` are as of `score`. A batch that is not full waits for
         `patience_s` seconds, and `push` waits while more than `most_backlog` windows do.
+
         One at a time, from a thread of the session, `on_map` is called with finished parts of the map, `on_region` with
         regions and their GeoJSON features, `on_progress` with how far it is; what they raise ends the session.
+        They may `cancel` it, and neither `push` nor `finish`.
 
         Raises UsageError for a bundle that is not of segmentation, and what `score` raises.
         """
+        if most_backlog < 0 or not patience_s >= 0:
+            raise UsageError(f"a backlog of {most_backlog} windows, patience of {patience_s} s: neither is below 0")
         if bundle.segmentation.kind != "segmentation":
             raise UsageError(f"{bundle.path} is not of segmentation: slides are scored with it once they are whole")
         self._start, self._clock = time.perf_counter(), Clock()
         self._bundle, self._slide, self._out, self._tissue = bundle, slide, Path(out), tissue
         self._most_backlog, self._told = most_backlog, on_progress
         self._tiles = self._windows = self._pushing = 0
-        self._change, self._ended, self._over = threading.Condition(), "", False
+        self._change, self._ended, self._finishing, self._over = threading.Condition(), "", False, False
+        self._failure: BaseException | None = None
         self._stack = ExitStack()
         try:
             if isinstance(backend, str):
@@ -106,12 +112,13 @@ class ScanSession:
             self._grid = open_grid(slide, bundle)
             self._map_size = choose_map_size(self._grid, bundle, map_mpp)
             self._scope = None if self._overview is None else self._find_scope(self._overview)
-            windows = lay_windows(self._grid, bundle, self._scope.searched if self._scope else None)
+            windows = lay_windows(self._grid, bundle, self._find_searched())
             check = replace_folder(self._out, RESULT, lambda: refuse_other(self._out, None))
             self._folder = self._stack.enter_context(check)
-            self._open(windows, Callbacks(on_map, on_region), patience_s)
-        except BaseException:
-            self._abandon()
+            with output_errors(self._out, self._folder):
+                self._open(windows, Callbacks(on_map, on_region), patience_s)
+        except BaseException as error:
+            self._abandon(error)
             raise
 
     def _open(self, windows: Plan, callbacks: Callbacks, patience_s: float) -> None:
@@ -126,14 +133,21 @@ class ScanSession:
         if self._spill:
             self._stack.callback(self._spill.close)
         self._glimpse = None if scope else Glimpse(slide, self._grid.level)
-        self._front = Front(
-            slide, self._grid, windows, self._begin, self._glimpse.add if self._glimpse else None
-        )  # fmt: skip
-        shows = shows_stain if scope is None and not tissue_is(self._tissue, ALL) else None
+        self._front = Front(slide, self._grid, windows, self._begin, self._glimpse.add if self._glimpse else None)
+        shows = shows_stain if scope is None and tissue_is(self._tissue, AUTO) else None
         self._runner = ArrivingRunner(
-            self._grid, windows, self._backend, self._take, self._front.release, shows, patience_s, self._clock
-        )
+            self._grid, windows, self._backend, output_errors(self._out, self._folder)(self._take),
+            lambda: self._told(self.progress), self._front.release, shows, patience_s, self._clock,
+        )  # fmt: skip
         self._stack.callback(self._runner.stop)
+
+    def _find_searched(self) -> Mask | None:
+        """The mask of what windows have to touch, as far as it is known before the first tile."""
+        if self._scope is not None:
+            return self._scope.searched
+        if isinstance(self._tissue, str) and self._tissue in (AUTO, ALL):
+            return None
+        return read_given(self._tissue, self._slide)
 
     def push(self, tile: Tile, timeout_s: float | None = None) -> None:
         """Take a tile, from any thread; wait while too many windows do, for `timeout_s` seconds at most.
@@ -141,13 +155,17 @@ class ScanSession:
         Raises Busy where that was not enough; SlideError for a tile that is none, after which the session goes on; and
         what has ended the session.
         """
+        arrived = time.perf_counter()
         with self._change:
             self._refuse_ended()
             self._pushing += 1
         try:
-            if not self._runner.wait(self._most_backlog, timeout_s):
+            free = self._runner.wait(self._most_backlog, timeout_s)
+            if self._runner.error is not None:
+                raise as_told(self._runner.error, self._slide.name)
+            if not free:
                 raise Busy(f"{self._slide.name}: over {self._most_backlog} windows wait: push the tile again")
-            self._slide.push(tile)
+            self._slide.push(tile, arrived)
             with self._change:
                 self._tiles += 1
         finally:
@@ -169,16 +187,16 @@ class ScanSession:
         """
         with self._change:
             self._refuse_ended()
-            self._ended = "it is finished"
-            self._change.wait_for(lambda: not self._pushing)
+            self._ended, self._finishing = "it is finished", True
         try:
+            with self._change:
+                self._change.wait_for(lambda: not self._pushing)
             result = self._finish()
-            if self._runner.error is not None:
-                raise self._runner.error
+            self._refuse_failed()
             self._runner.stop()
             self._stack.close()
-        except BaseException:
-            self._abandon()
+        except BaseException as error:
+            self._abandon(error)
             raise
         self._end()
         return result
@@ -186,21 +204,24 @@ class ScanSession:
     @property
     def error(self) -> BaseException | None:
         """What has ended the session, if anything went wrong in it."""
-        return self._runner.error
+        return self._failure or self._runner.error
 
     def cancel(self) -> None:
         """End the session and leave nothing, also while another thread finishes it, which then raises Cancelled; of one
-        that is finished already the files stay. Harmless when done twice.
+        that is finished already the files stay. Harmless when done twice. In a listener it takes effect when the call
+        that waits, or leaves the session, goes on.
         """
         with self._change:
             if self._over:
                 return
-            finishing, self._ended = bool(self._ended), "it was cancelled"
+            self._ended = "it was cancelled"
         self._runner.fail(Cancelled(f"{self._slide.name}: the session was cancelled"))
+        if self._runner.is_mine:
+            return
         with self._change:
-            self._change.wait_for(lambda: self._over if finishing else not self._pushing)
-        if not finishing:
-            self._abandon()
+            self._change.wait_for(lambda: self._over or not (self._finishing or self._pushing))
+        if not self._over:
+            self._abandon(None)
 
     def __enter__(self) -> Self:
         return self
@@ -211,12 +232,20 @@ class ScanSession:
         self.cancel()
 
     def _refuse_ended(self) -> None:
+        if self._runner.is_mine:
+            raise UsageError(f"{self._slide.name}: a listener may cancel the session, not push or finish")
+        if self._failure is not None and not isinstance(self._failure, Cancelled):
+            raise as_told(self._failure, self._slide.name)
         if self._ended:
             raise UsageError(f"{self._slide.name}: no session any more: {self._ended}")
 
-    def _abandon(self) -> None:
+    def _refuse_failed(self) -> None:
+        if self._runner.error is not None:
+            raise as_told(self._runner.error, self._slide.name)
+
+    def _abandon(self, failure: BaseException | None) -> None:
         """Leave nothing: the folder is removed as after a failure."""
-        self._ended = self._ended or "it has failed"
+        self._failure = failure
         error = Cancelled()
         with suppress(Cancelled):
             self._stack.__exit__(Cancelled, error, None)
@@ -225,7 +254,7 @@ class ScanSession:
     def _end(self) -> None:
         self._slide.close()
         with self._change:
-            self._over = True
+            self._over, self._finishing = True, False
             self._change.notify_all()
 
     def _begin(self, unit: Unit) -> None:
@@ -239,7 +268,6 @@ class ScanSession:
         with self._clock.time("stitch"):
             take(came, self._map, self._spill)
         self._windows += len(came.indices)
-        self._told(self.progress)
 
     def _find_scope(self, overview: Overview) -> Scope:
         bundle = self._bundle
@@ -249,46 +277,21 @@ class ScanSession:
 
     def _finish(self) -> Result:
         whole, lost = self._front.give_up()
+        self._arrived[lost] = time.perf_counter()
         for unit in whole:
             self._begin(unit)
         self._runner.drop(lost)
         self._runner.wait(0, None)
+        self._refuse_failed()
+        files = ScanFiles(
+            self._slide, self._bundle, self._backend, self._map_size, self._out, self._folder, self._clock,
+            self._request.digest, self._start,
+        )  # fmt: skip
         scope, done = self._scope, self._map
-        if scope is None:
-            assert self._glimpse is not None
-            scope = self._find_scope(self._glimpse.overview())
-            done = self._keep_tissue(scope)
-        elif len(lost):
-            scope = scope.warn(f"{len(lost)} windows were not analysed: tiles under them never came")
-        done.writer.finish()
-        with self._clock.time("write"), output_errors(self._out, self._folder):
-            counts = write_outputs(self._folder, self._slide, self._bundle, done.file, scope.thumbnail, done.prepare())
-            result = self._summarise(scope, done, counts, len(lost))
-            write_json(self._folder / RESULT, result)
-        return result
-
-    def _summarise(self, scope: Scope, done: ScanMap, counts: Sequence[int], lost: int) -> Result:
-        self._clock.seconds["total"] = time.perf_counter() - self._start
-        scores = done.evidence.scores() if done.evidence else None
-        result = summarise(
-            self._slide, self._bundle, self._backend, scope, done.plan, done.writer, counts, self._clock,
-            self._request.digest, scores,
-        )  # fmt: skip
-        if self._scope is None or not lost:
-            return result
-        windows = {"run": result.windows["run"] - lost, "skipped": result.windows["skipped"] + lost}
-        return msgspec.structs.replace(result, windows=windows)
-
-    def _keep_tissue(self, scope: Scope) -> ScanMap:
-        """The map again, of those windows alone that would have been run had the tissue been known."""
-        assert self._spill is not None
-        known = np.isin(np.arange(len(self._map.plan.windows)), [*self._spill])
-        chosen_plan, chosen = choose_windows(self._map.plan, scope.searched, known)
-        again = ScanMap(
-            self._folder / "kept", self._slide, self._bundle, chosen_plan, self._map_size, scope.tissue,
-            Callbacks(lambda tile: None, lambda region, feature: None), lambda indices: 0.0,
-        )  # fmt: skip
-        self._stack.callback(again.close)
-        for number, index in enumerate(chosen.tolist()):
-            again.put(number, again.read(self._spill.get(index)))
-        return again
+        if self._glimpse is not None and self._spill is not None:
+            scope = self._find_scope(self._glimpse.finish())
+            done = files.keep_tissue(self._map, self._spill, scope)
+            self._stack.callback(done.close)
+            lost = lost[touches(self._map.plan, lost, scope.searched)]
+        assert scope is not None
+        return files.write(done, scope, len(lost), counted=self._glimpse is None)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.bundles.bundle import Bundle
-from glassrt.engine.errors import GlassError
+from glassrt.engine.errors import GlassError, first_line
 from glassrt.engine.flow.arriving import Came
 from glassrt.engine.geometry.boxes import Indices, Size
 from glassrt.engine.geometry.coverage import holds_tissue
@@ -61,6 +61,10 @@ class Cancelled(GlassError):
     """The session was cancelled."""
 
 
+class Failed(GlassError):
+    """Something went wrong in the session that users cannot mend, or in a listener."""
+
+
 class Progress(NamedTuple):
     """Tiles that were taken, windows and map tiles that are done and how many there will be, windows that wait."""
 
@@ -70,6 +74,17 @@ class Progress(NamedTuple):
     map_tiles: int
     map_tiles_known: int
     backlog: int
+
+
+def as_told(error: BaseException, name: str) -> GlassError:
+    """The same in one line, for a further time that it is raised."""
+    if isinstance(error, GlassError):
+        again = type(error)(*error.args)
+        again.__cause__ = error
+        return again
+    failed = Failed(f"{name}: the session has failed: {first_line(error)}")
+    failed.__cause__ = error
+    return failed
 
 
 class Callbacks(NamedTuple):
@@ -125,6 +140,7 @@ class ScanMap:
     def _keep(self, tile: Tile, place: Place, indices: Indices) -> NDArray[np.uint8]:
         """A tile as the file will hold it; who waits for it is told before it is written."""
         painted = paint(tile)
+        painted.setflags(write=False)  # it is not written yet
         lag_s = time.perf_counter() - self._arrived(indices)
         self._callbacks.on_map(MapTile(tile.left, tile.top, painted[0], painted[1:], lag_s))
         self.writer.place(tile, painted)

@@ -68,6 +68,13 @@ def test_a_jpeg_2000_tile_is_taken() -> None:
     assert np.array_equal(read(slide), PICTURE)
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_a_jpeg_2000_file_is_measured_by_its_picture(kind: type) -> None:
+    slide = open_push()
+    slide.push(Tile(0, 0, 0, kind(SPOOFED)))
+    assert np.array_equal(read(slide), PICTURE)
+
+
 def test_pixels_stay_what_they_were_first_and_what_lies_beyond_is_cut_off() -> None:
     slide = open_push()
     slide.push(Tile(0, 0, 0, cut(0, 0, 100, 150)))
@@ -101,10 +108,10 @@ def test_only_what_is_needed_is_kept_and_only_until_it_was_used() -> None:
     slide, whole = open_push(), []
     uses = np.zeros(slide.lattice(0), np.int64)
     uses[1, 2], uses[0, 0] = 2, 1
-    slide.keep(0, uses, lambda *place: whole.append(place))
+    slide.keep(0, uses, lambda row, column, arrived: whole.append((row, column)))
     slide.push(Tile(0, 0, 0, PICTURE))
     slide.push(Tile(1, 0, 0, np.zeros((75, 110, 3), np.uint8)))
-    assert sorted(whole) == [(0, 0, 0), (0, 1, 2)]
+    assert sorted(whole) == [(0, 0), (1, 2)]
     assert len(slide._blocks) == 2
     slide.release(0, Box(130, 70, 140, 80))
     assert len(slide._blocks) == 2
@@ -117,7 +124,7 @@ def test_only_what_is_needed_is_kept_and_only_until_it_was_used() -> None:
 
 def test_threads_push_at_once() -> None:
     slide, whole = open_push(16), []
-    slide.keep(0, np.ones(slide.lattice(0), np.int64), lambda *place: whole.append(place))
+    slide.keep(0, np.ones(slide.lattice(0), np.int64), lambda row, column, arrived: whole.append((row, column)))
 
     def push(first: int) -> None:
         for y in range(first * 10, 150, 40):
@@ -133,6 +140,11 @@ def test_threads_push_at_once() -> None:
 
 
 JPEG = simplejpeg.encode_jpeg(PICTURE)
+J2K = imagecodecs.jpeg2k_encode(PICTURE, level=0, reversible=True, codecformat="J2K")
+JP2 = imagecodecs.jpeg2k_encode(PICTURE, level=0, reversible=True, codecformat="JP2")
+SMALL = imagecodecs.jpeg2k_encode(np.ascontiguousarray(PICTURE[:64, :64]), level=0, reversible=True, codecformat="J2K")
+# A box of another kind before the picture, which begins as a picture of another size does.
+SPOOFED = JP2[:32] + (8 + 60).to_bytes(4) + b"uuid" + SMALL[:60] + JP2[32:]
 
 
 @pytest.mark.parametrize(
@@ -146,11 +158,19 @@ JPEG = simplejpeg.encode_jpeg(PICTURE)
         (Tile(0, 0, 0, PICTURE.astype(np.uint16)), r"is uint16"),
         (Tile(0, 0, 0, PICTURE, "rgba"), r"expected uint8 \[H, W, 4\]"),
         (Tile(0, 0, 0, PICTURE[:0]), r"is uint8 \[0, 220, 3\]"),
+        (Tile(0, 0, 0, PICTURE, "BGR"), "has the order 'BGR': expected one of rgb, bgr, rgba, bgra"),
+        (Tile(0, 0, 0, np.dstack([PICTURE, PICTURE[..., :1]]), "argb"), "has the order 'argb'"),
+        (Tile(0, 0, 0, None), "is NoneType, expected an array or bytes"),
+        (Tile(0, 0.5, 0, PICTURE), "at 0, 0.5, 0: expected whole numbers"),
+        (Tile(0, 0, 0, JP2[:-9] + b"\0" * 9), "is damaged .it has no end.; push it again"),
+        (Tile(0, 0, 0, J2K[:-90]), "is damaged .it has no end.; push it again"),
+        (Tile(0, 0, 0, J2K[:200] + b"\xff\xd9"), "is damaged|JPEG 2000"),
+        (Tile(0, 0, 0, SPOOFED[:40]), "is no JPEG and no JPEG 2000"),
         (Tile(0, 0, 0, b""), "is no JPEG and no JPEG 2000"),
         (Tile(0, 0, 0, b"\x89PNG"), "is no JPEG and no JPEG 2000"),
         (Tile(0, 0, 0, JPEG[:3]), "is damaged"),
         (Tile(0, 0, 0, JPEG[: len(JPEG) // 2]), "is damaged .*; push it again"),
-        (Tile(0, 0, 0, b"\xff\x4f\xff\x51" + bytes(40)), "is no JPEG and no JPEG 2000"),
+        (Tile(0, 0, 0, b"\xff\x4f\xff\x51" + bytes(40)), "is damaged"),
         (Tile(0, 0, 0, np.zeros((1, 9000, 3), np.uint8)), "has 9000 x 1 pixels: 8192 a side are the most"),
     ],
 )  # fmt: skip
@@ -177,3 +197,9 @@ def test_a_tile_that_is_none_is_refused_and_the_slide_goes_on(tile: Tile, says: 
 def test_a_slide_that_no_scanner_makes_is_refused(levels: list, mpp: float, tile: int, says: str) -> None:
     with pytest.raises(SlideError, match=says):
         PushSlide(levels, mpp, tile)
+
+
+@pytest.mark.parametrize("bounds", [(5000, 0, 6000, 100), (-10, -10, 100, 100), (200, 100, 100, 150), (0, 0, 220, 151)])
+def test_a_scanned_part_that_is_none_is_refused(bounds: tuple[int, int, int, int]) -> None:
+    with pytest.raises(SlideError, match="does not lie within 220 x 150 pixels"):
+        PushSlide([(220, 150)], 0.5, 64, bounds=Box(*bounds))
