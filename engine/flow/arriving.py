@@ -57,12 +57,14 @@ class ArrivingRunner:
         self._ready: queue.SimpleQueue[Unit | None] = queue.SimpleQueue()
         self._cut: queue.Queue[tuple[int, Pixels]] = queue.Queue(CUT_AHEAD)
         self._came: queue.SimpleQueue[Came | None] = queue.SimpleQueue()
+        self._later: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._postponed = 0
         self._batching = threading.Lock()
         self._change = threading.Condition()
         self._stopped = False
         self.backlog = 0  # windows that are ready and not handed on yet
         self.error: BaseException | None = None
-        works = [self._cut_cells, *[self._infer] * backend.streams, self._hand_on]
+        works = [self._cut_cells, *[self._infer] * backend.streams, self._hand_on, self._do_later]
         self._threads = [threading.Thread(target=self._guard, args=(work,), daemon=True) for work in works]
         for thread in self._threads:
             thread.start()
@@ -80,6 +82,17 @@ class ArrivingRunner:
                 self.backlog += len(indices)
             self._came.put(Came(indices, None))
 
+    def later(self, work: Callable[[], None]) -> None:
+        """Do this in a thread of its own, after what was postponed before: `take` must not wait for it."""
+        with self._change:
+            self._postponed += 1
+        self._later.put(work)
+
+    def drain(self) -> None:
+        """Wait until nothing is left to do, or something went wrong."""
+        with self._change:
+            self._change.wait_for(lambda: not (self.backlog or self._postponed) or self.error is not None)
+
     def wait(self, most: int, timeout_s: float | None) -> bool:
         """Wait until no more than so many windows wait, or something went wrong; whether the former is so."""
         with self._change:
@@ -92,8 +105,7 @@ class ArrivingRunner:
             self.error = self.error or error
             self._stopped = True
             self._change.notify_all()
-        self._ready.put(None)
-        self._came.put(None)
+        self._wake()
 
     @property
     def is_mine(self) -> bool:
@@ -105,11 +117,14 @@ class ArrivingRunner:
         with self._change:
             self._stopped = True
             self._change.notify_all()
-        self._ready.put(None)
-        self._came.put(None)
+        self._wake()
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
+
+    def _wake(self) -> None:
+        for waiting in (self._ready, self._came, self._later):
+            waiting.put(None)
 
     def _guard(self, work: Callable[[], None]) -> None:
         try:
@@ -174,6 +189,14 @@ class ArrivingRunner:
             self._take(came)
             with self._change:
                 self.backlog -= len(came.indices)
+                self._change.notify_all()
+            self._told()
+
+    def _do_later(self) -> None:
+        while (work := self._later.get()) is not None and not self._stopped:
+            work()
+            with self._change:
+                self._postponed -= 1
                 self._change.notify_all()
             self._told()
 

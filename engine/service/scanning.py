@@ -91,7 +91,7 @@ class Scan:
             raise busy(first_line(error)) from error
         except Exception as error:
             self._check_open()
-            if isinstance(error, SlideError) and getattr(session, "error", None) is None:
+            if isinstance(error, SlideError) and session.error is None:
                 self._figures.tile("refused")
                 raise
             self._fail(error)
@@ -134,7 +134,7 @@ class Scan:
 
     def look(self) -> None:
         """Notice what went wrong inside."""
-        error = getattr(self._session, "error", None)
+        error = self._session.error if self._session else None
         if self.runs and isinstance(error, Exception):
             self._fail(error)
 

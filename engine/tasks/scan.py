@@ -26,7 +26,6 @@ from glassrt.engine.errors import UsageError
 from glassrt.engine.files import output_errors, replace_folder
 from glassrt.engine.flow.arriving import ArrivingRunner, Came
 from glassrt.engine.flow.front import Front, Unit
-from glassrt.engine.geometry.boxes import Indices
 from glassrt.engine.geometry.plan import Plan
 from glassrt.engine.maps.regions import Region
 from glassrt.engine.results.figures import Result
@@ -60,7 +59,7 @@ from glassrt.engine.watch import Clock
 
 __all__ = ["Busy", "MapTile", "Progress", "ScanSession", "Tile"]
 
-PATIENCE_S = 0.02
+PATIENCE_S = 0.005
 MOST_BACKLOG = 256  # windows
 
 
@@ -84,7 +83,7 @@ class ScanSession:
         """`out`, `backend`, `precision`, `map_mpp` and `tissue` are as of `score`. A batch that is not full waits for
         `patience_s` seconds, and `push` waits while more than `most_backlog` windows do.
 
-        One at a time, from a thread of the session, `on_map` is called with finished parts of the map, `on_region` with
+        One at a time, from threads of the session, `on_map` is called with finished parts of the map, `on_region` with
         regions and their GeoJSON features, `on_progress` with how far it is; what they raise ends the session.
         They may `cancel` it, and neither `push` nor `finish`.
 
@@ -100,6 +99,7 @@ class ScanSession:
         self._tiles = self._windows = self._pushing = 0
         self._change, self._ended, self._finishing, self._over = threading.Condition(), "", False, False
         self._failure: BaseException | None = None
+        self._telling = threading.RLock()  # one listener at a time
         self._stack = ExitStack()
         try:
             if isinstance(backend, str):
@@ -116,7 +116,7 @@ class ScanSession:
             check = replace_folder(self._out, RESULT, lambda: refuse_other(self._out, None))
             self._folder = self._stack.enter_context(check)
             with output_errors(self._out, self._folder):
-                self._open(windows, Callbacks(on_map, on_region), patience_s)
+                self._open(windows, Callbacks(on_map, on_region, self._telling), patience_s)
         except BaseException as error:
             self._abandon(error)
             raise
@@ -125,8 +125,10 @@ class ScanSession:
         slide, scope = self._slide, self._scope
         tissue = scope.tissue if scope else np.ones((1, 1), np.bool_)
         self._map = ScanMap(
-            self._folder / "scan", slide, self._bundle, windows, self._map_size, tissue, callbacks, self._last_arrived
-        )
+            self._folder / "scan", slide, self._bundle, windows, self._map_size, tissue, callbacks,
+            lambda indices: float(self._arrived[indices].max()),
+            lambda work: self._runner.later(output_errors(self._out, self._folder)(work)),
+        )  # fmt: skip
         self._stack.callback(self._map.close)
         self._arrived = np.zeros(len(windows.windows))
         self._spill = None if scope else Spill(self._folder / "windows.raw")
@@ -137,7 +139,7 @@ class ScanSession:
         shows = shows_stain if scope is None and tissue_is(self._tissue, AUTO) else None
         self._runner = ArrivingRunner(
             self._grid, windows, self._backend, output_errors(self._out, self._folder)(self._take),
-            lambda: self._told(self.progress), self._front.release, shows, patience_s, self._clock,
+            self._advance, self._front.release, shows, patience_s, self._clock,
         )  # fmt: skip
         self._stack.callback(self._runner.stop)
 
@@ -257,12 +259,13 @@ class ScanSession:
             self._over, self._finishing = True, False
             self._change.notify_all()
 
+    def _advance(self) -> None:
+        with self._telling:
+            self._told(self.progress)
+
     def _begin(self, unit: Unit) -> None:
         self._arrived[unit.indices] = unit.arrived
         self._runner.submit(unit)
-
-    def _last_arrived(self, indices: Indices) -> float:
-        return float(self._arrived[indices].max())
 
     def _take(self, came: Came) -> None:
         with self._clock.time("stitch"):
@@ -281,7 +284,7 @@ class ScanSession:
         for unit in whole:
             self._begin(unit)
         self._runner.drop(lost)
-        self._runner.wait(0, None)
+        self._runner.drain()
         self._refuse_failed()
         files = ScanFiles(
             self._slide, self._bundle, self._backend, self._map_size, self._out, self._folder, self._clock,

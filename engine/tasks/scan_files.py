@@ -49,7 +49,7 @@ class ScanFiles(NamedTuple):
         with output_errors(self.out, self.folder):
             again = ScanMap(
                 self.folder / "kept", self.slide, self.bundle, plan, self.map_size, scope.tissue, SILENT,
-                lambda indices: 0.0,
+                lambda indices: 0.0, lambda work: work(),
             )  # fmt: skip
             for number, index in enumerate(chosen.tolist()):
                 again.put(number, again.read(spill.get(index)))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,6 +93,7 @@ class Callbacks(NamedTuple):
 
     on_map: Callable[[MapTile], None]
     on_region: Callable[[Region, str], None]
+    lock: AbstractContextManager[object] = nullcontext()  # held meanwhile, so that one is told at a time
 
 
 class ScanMap:
@@ -99,10 +101,11 @@ class ScanMap:
 
     def __init__(
         self, folder: Path, slide: PushSlide, bundle: Bundle, plan: Plan, map_size: Size, tissue: NDArray[np.bool_],
-        callbacks: Callbacks, arrived: Callable[[Indices], float],
+        callbacks: Callbacks, arrived: Callable[[Indices], float], later: Callable[[Callable[[], None]], None],
     ) -> None:  # fmt: skip
         manifest = bundle.segmentation
         self._slide, self._bundle, self._callbacks, self._arrived = slide, bundle, callbacks, arrived
+        self._later = later
         self.plan = plan
         folder.mkdir()
         self._folder = folder
@@ -130,24 +133,31 @@ class ScanMap:
         self._canvas.put(index, held)
 
     def _place(self, tile: Tile | None, place: Place, indices: Indices) -> None:
-        painted = None if tile is None else self._keep(tile, place, indices)
+        painted = None if tile is None else self._tell(tile, indices)
+        self._later(lambda: self._keep(tile, painted, place))
+
+    def _keep(self, tile: Tile | None, painted: NDArray[np.uint8] | None, place: Place) -> None:
+        """Write a tile, and tell of the regions that are whole now."""
+        if tile is not None and painted is not None:
+            self.writer.place(tile, painted)
+            if self.evidence:
+                self.evidence.place(tile)
+            for plane, pixels in enumerate(painted):
+                self._tiles.put((plane, *place), encode_tile(pixels))
         self.done += 1
         for region, key in self._regions.add(place, painted):
             shape, first = self._describe(region), region.rings[0][0].tolist()
             self._shapes.put(key, msgspec.json.encode([region.class_index, first, *shape.values()]))
-            self._callbacks.on_region(region, msgspec.json.encode({"type": "Feature", **shape}).decode())
+            with self._callbacks.lock:
+                self._callbacks.on_region(region, msgspec.json.encode({"type": "Feature", **shape}).decode())
 
-    def _keep(self, tile: Tile, place: Place, indices: Indices) -> NDArray[np.uint8]:
+    def _tell(self, tile: Tile, indices: Indices) -> NDArray[np.uint8]:
         """A tile as the file will hold it; who waits for it is told before it is written."""
         painted = paint(tile)
         painted.setflags(write=False)  # it is not written yet
         lag_s = time.perf_counter() - self._arrived(indices)
-        self._callbacks.on_map(MapTile(tile.left, tile.top, painted[0], painted[1:], lag_s))
-        self.writer.place(tile, painted)
-        if self.evidence:
-            self.evidence.place(tile)
-        for plane, pixels in enumerate(painted):
-            self._tiles.put((plane, *place), encode_tile(pixels))
+        with self._callbacks.lock:
+            self._callbacks.on_map(MapTile(tile.left, tile.top, painted[0], painted[1:], lag_s))
         return painted
 
     def _describe(self, region: Region) -> dict[str, Any]:
