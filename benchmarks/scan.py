@@ -30,7 +30,9 @@ class Scanner:
     def __init__(self, slide: Path, side_mm: tuple[float, float]) -> None:
         """`side_mm` is (width, height). Raises SlideError."""
         with open_slide(slide) as opened:
-            self._pixels = opened.read_level(0, (0, 0), opened.levels[0].size)
+            self._side = opened.levels[0].size
+            pixels = opened.read_level(0, (0, 0), self._side)
+        self._pixels = np.pad(pixels, ((0, TILE), (0, TILE), (0, 0)), mode="wrap")  # of which every tile is a part
         self.size: Size = (round(side_mm[0] * 1000 / MPP), round(side_mm[1] * 1000 / MPP))
 
     def places(self) -> list[Size]:
@@ -41,18 +43,15 @@ class Scanner:
 
     def tile(self, place: Size) -> Pixels:
         """A tile, cut where the slide ends."""
-        columns, rows = (
-            np.arange(start, min(start + TILE, length)) % side
-            for start, length, side in zip(place, self.size, self._pixels.shape[1::-1], strict=True)
-        )
-        tile: Pixels = self._pixels[rows[:, None], columns]
-        return tile
+        left, top = place[0] % self._side[0], place[1] % self._side[1]
+        width, height = min(TILE, self.size[0] - place[0]), min(TILE, self.size[1] - place[1])
+        return np.ascontiguousarray(self._pixels[top : top + height, left : left + width])
 
     def overview(self) -> Pixels:
         """What its camera saw of the whole."""
         columns, rows = (
             np.arange(OVERVIEW // 2, length, OVERVIEW) % side
-            for length, side in zip(self.size, self._pixels.shape[1::-1], strict=True)
+            for length, side in zip(self.size, self._side, strict=True)
         )
         picture: Pixels = self._pixels[rows[:, None], columns]
         return picture
