@@ -95,6 +95,12 @@ def find_in_c(name: str) -> Any:
     return getattr(ctypes.CDLL(None, use_errno=True), name, None)
 
 
+def give_back() -> None:
+    """Have the C library give memory back that was freed, where it keeps that."""
+    if trim := find_in_c("malloc_trim"):
+        trim(0)
+
+
 def user_number() -> int:
     """The number of the user that this process runs as; 0 where users have none."""
     return os.geteuid() if hasattr(os, "geteuid") else 0

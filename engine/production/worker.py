@@ -22,7 +22,7 @@ from glassrt.engine.production.scoring import Fault, Job, score_path
 from glassrt.engine.production.wire import Advanced, Done, Failed, Order, Setup, Told, receive, send
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
-from glassrt.engine.system import find_in_c, keep_to
+from glassrt.engine.system import find_in_c, give_back, keep_to
 from glassrt.engine.watch import Progress
 
 DIES_WITH_PARENT = 1  # linux/prctl.h
@@ -118,10 +118,9 @@ def main() -> None:
     orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
     threading.Thread(target=listen, args=(orders,), daemon=True).start()
     worker = Worker(setup, lambda told: send(out, told))
-    give_back = find_in_c("malloc_trim") or (lambda kept: 0)  # of the C library that keeps what was freed
     while True:
         worker.score(orders.get())
-        give_back(0)
+        give_back()
 
 
 def listen(orders: "queue.SimpleQueue[Order]") -> None:

@@ -18,6 +18,7 @@ from glassrt.engine.service.metrics import Figures
 from glassrt.engine.service.models import Model
 from glassrt.engine.service.refusals import LOGGER, Refused, busy
 from glassrt.engine.slides.slide import Overview
+from glassrt.engine.system import give_back
 
 if TYPE_CHECKING:
     from glassrt.engine.maps.regions import Region
@@ -191,6 +192,7 @@ class Scan:
             LOGGER.error("unexpected error in a session", exc_info=unexpected)
         if memory is not None:
             memory.close()
+        give_back()
         self._tell_progress()
         self.events.add(state, data)  # type: ignore[arg-type]  # of those that end a session
         self._figures.ended(state)
