@@ -14,7 +14,7 @@ import psutil
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.geometry.boxes import Size
 from glassrt.engine.runtimes.protocol import Backend
-from glassrt.engine.slides.push import PushSlide, Tile
+from glassrt.engine.slides.push import PushSlide
 from glassrt.engine.slides.readers import open_slide
 from glassrt.engine.slides.slide import Pixels
 from glassrt.engine.tasks.scan import MOST_BACKLOG, MapTile, ScanSession
@@ -94,7 +94,7 @@ def scan(
                 pixels = scanner.tile(place)
                 time.sleep(max(0.0, start + seconds * number / len(places) - time.perf_counter()))
                 began = time.perf_counter()
-                session.push(Tile(0, *place, pixels))
+                session.push(0, *place, pixels)
                 waited += time.perf_counter() - began
             end = time.perf_counter()
             result = session.finish()

@@ -15,7 +15,7 @@ from glassrt.engine.errors import GlassError
 from glassrt.engine.results.figures import Result
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.slides.array import ArraySlide
-from glassrt.engine.slides.push import PushSlide, Tile
+from glassrt.engine.slides.push import PushSlide
 from glassrt.engine.slides.readers import open_slide
 from glassrt.engine.tasks.scan import ScanSession
 from glassrt.engine.tasks.scoring import score
@@ -27,7 +27,6 @@ __all__ = [
     "PushSlide",
     "Result",
     "ScanSession",
-    "Tile",
     "open_backend",
     "open_bundle",
     "open_slide",

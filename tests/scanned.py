@@ -8,7 +8,7 @@ import numpy as np
 
 from glassrt.engine import open_bundle
 from glassrt.engine.geometry.boxes import Size
-from glassrt.engine.slides.push import PushSlide, Tile
+from glassrt.engine.slides.push import PushSlide
 from glassrt.engine.tasks.scan import ScanSession
 
 BUNDLE = open_bundle()
@@ -34,7 +34,7 @@ def at_random(size: Size, side: int) -> list[Size]:
 
 def push_all(session: ScanSession, pixels: np.ndarray, places: list[Size], side: int = SIDE) -> None:
     for x, y in places:
-        session.push(Tile(0, x, y, np.ascontiguousarray(pixels[y : y + side, x : x + side])))
+        session.push(0, x, y, np.ascontiguousarray(pixels[y : y + side, x : x + side]))
 
 
 def open_push(pixels: np.ndarray, side: int = SIDE, mpp: float = MPP) -> PushSlide:

@@ -86,7 +86,7 @@ class Scan:
         if session is None:
             raise Refused(409, "the overview that was announced has not come")
         try:
-            session.push(tile, timeout_s)
+            session.push(*tile, timeout_s)
         except Busy as error:
             self._figures.tile("busy")
             raise busy(first_line(error)) from error

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from glassrt.engine.errors import SlideError
 from glassrt.engine.geometry.boxes import Box, Size
-from glassrt.engine.slides.handed import LARGEST_TILE, Tables, Tile, check_numbers, inside, meet, open_tile
+from glassrt.engine.slides.handed import LARGEST_TILE, Order, Tables, Tile, check_numbers, inside, meet, open_tile
 from glassrt.engine.slides.resolution import PLAUSIBLE_MPP
 from glassrt.engine.slides.slide import Overview, Pixels, lay_levels
 from glassrt.engine.slides.tiff.samples import RGB, YCBCR
@@ -67,6 +67,7 @@ class PushSlide:
         self._uses: dict[int, NDArray[np.int64]] | None = None
         self._on_whole: Callable[[int, int, float], None] = lambda row, column, arrived: None
         self._white = False
+        self._hand_in: Callable[[Tile, float | None], None] | None = None
 
     def lattice(self, level: int) -> tuple[int, int]:
         """Rows and columns of a level's blocks."""
@@ -83,6 +84,10 @@ class PushSlide:
         """Rows and columns of the blocks that a box of a level touches."""
         rows = range(box.top // self.tile[1], -(-box.bottom // self.tile[1]))
         return rows, range(box.left // self.tile[0], -(-box.right // self.tile[0]))
+
+    def hand_to(self, hand_in: Callable[[Tile, float | None], None]) -> None:
+        """Let tiles that are pushed go through this, with how long they may wait, which may `put` them here."""
+        self._hand_in = hand_in
 
     def keep(self, level: int, uses: NDArray[np.int64], on_whole: Callable[[int, int, float], None]) -> None:
         """Keep of a level alone blocks that are yet to be used, `[rows, columns]` times each; the others never.
@@ -104,11 +109,24 @@ class PushSlide:
                         self._blocks.pop((level, row, column), None)
                         self._state[level][row, column] = GONE
 
-    def push(self, tile: Tile, arrived: float | None = None) -> None:
-        """Take a tile, which `arrived` then, in seconds of `time.perf_counter`, or now. Raises SlideError for one that
-        is none, or that lies beside the level.
+    def push(
+        self, level: int, x: int, y: int, tile: NDArray[np.uint8] | bytes, order: Order = "rgb",
+        timeout_s: float | None = None,
+    ) -> None:  # fmt: skip
+        """Take a tile whose first pixel is (x, y) of a level: raw `[h, w, 3 or 4]` in an `order`, or JPEG or JPEG 2000
+        as it stands in a file.
+
+        Where a session scores the slide, as `ScanSession.push`. Raises SlideError for what is no tile, or lies beside
+        the level.
         """
-        arrived = time.perf_counter() if arrived is None else arrived
+        handed = Tile(level, x, y, tile, order)
+        if self._hand_in is None:
+            self.put(handed, time.perf_counter())
+        else:
+            self._hand_in(handed, timeout_s)
+
+    def put(self, tile: Tile, arrived: float) -> None:
+        """Take a tile that `arrived` then, in seconds of `time.perf_counter`. As `push`, whoever scores the slide."""
         check_numbers(tile, self.name)
         if not 0 <= tile.level < len(self.levels):
             raise SlideError(f"{self.name}: no level {tile.level}: it has {len(self.levels)}")

@@ -1,11 +1,11 @@
 """A slide that is scored while it is scanned: tiles in, maps and regions out, the same files in the end.
 
-    from glassrt.engine import PushSlide, ScanSession, Tile, open_bundle
+    from glassrt.engine import PushSlide, ScanSession, open_bundle
 
     slide = PushSlide([(30000, 30000)], mpp=0.5, tile_size=1024)
     with ScanSession(open_bundle(), slide, "results/slide", overview=picture, on_map=show) as session:
         for x, y, pixels in scanner:
-            session.push(Tile(0, x, y, pixels))
+            session.push(0, x, y, pixels)
         result = session.finish()
 
 Memory follows the front of the scan, not the slide's size.
@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import UsageError
@@ -33,14 +34,13 @@ from glassrt.engine.results.origin import RESULT, refuse_other
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.glimpse import Glimpse
-from glassrt.engine.slides.handed import Tile
+from glassrt.engine.slides.handed import Order, Tile
 from glassrt.engine.slides.push import PushSlide
 from glassrt.engine.slides.slide import Overview, Pixels, show_whole
-from glassrt.engine.slides.tissue.annotations import ALL, AUTO
-from glassrt.engine.slides.tissue.masks import Mask
-from glassrt.engine.slides.tissue.scope import Scope, Tissue, find_scope, read_given, tissue_is
+from glassrt.engine.slides.tissue.annotations import AUTO
+from glassrt.engine.slides.tissue.scope import Scope, Tissue, find_scope, tissue_is
 from glassrt.engine.tasks.request import make_request
-from glassrt.engine.tasks.scan_files import ScanFiles, touches
+from glassrt.engine.tasks.scan_files import ScanFiles, find_searched, touches
 from glassrt.engine.tasks.scan_map import (
     Busy,
     Callbacks,
@@ -57,7 +57,7 @@ from glassrt.engine.tasks.segmentation import choose_map_size, doubt_map, open_g
 from glassrt.engine.tasks.spill import Spill
 from glassrt.engine.watch import Clock
 
-__all__ = ["Busy", "MapTile", "Progress", "ScanSession", "Tile"]
+__all__ = ["Busy", "MapTile", "Progress", "ScanSession"]
 
 PATIENCE_S = 0.005
 MOST_BACKLOG = 256  # windows
@@ -112,7 +112,7 @@ class ScanSession:
             self._grid = open_grid(slide, bundle)
             self._map_size = choose_map_size(self._grid, bundle, map_mpp)
             self._scope = None if self._overview is None else self._find_scope(self._overview)
-            windows = lay_windows(self._grid, bundle, self._find_searched())
+            windows = lay_windows(self._grid, bundle, find_searched(self._scope, tissue, slide))
             check = replace_folder(self._out, RESULT, lambda: refuse_other(self._out, None))
             self._folder = self._stack.enter_context(check)
             with output_errors(self._out, self._folder):
@@ -142,21 +142,20 @@ class ScanSession:
             self._advance, self._front.release, shows, patience_s, self._clock,
         )  # fmt: skip
         self._stack.callback(self._runner.stop)
+        slide.hand_to(self._push)
 
-    def _find_searched(self) -> Mask | None:
-        """The mask of what windows have to touch, as far as it is known before the first tile."""
-        if self._scope is not None:
-            return self._scope.searched
-        if isinstance(self._tissue, str) and self._tissue in (AUTO, ALL):
-            return None
-        return read_given(self._tissue, self._slide)
-
-    def push(self, tile: Tile, timeout_s: float | None = None) -> None:
-        """Take a tile, from any thread; wait while too many windows do, for `timeout_s` seconds at most.
+    def push(
+        self, level: int, x: int, y: int, tile: NDArray[np.uint8] | bytes, order: Order = "rgb",
+        timeout_s: float | None = None,
+    ) -> None:  # fmt: skip
+        """Take a tile as `PushSlide.push`, from any thread; wait while too many windows do, for `timeout_s` at most.
 
         Raises Busy where that was not enough; SlideError for a tile that is none, after which the session goes on; and
         what has ended the session.
         """
+        self._push(Tile(level, x, y, tile, order), timeout_s)
+
+    def _push(self, tile: Tile, timeout_s: float | None) -> None:
         arrived = time.perf_counter()
         with self._change:
             self._refuse_ended()
@@ -167,7 +166,7 @@ class ScanSession:
                 raise as_told(self._runner.error, self._slide.name)
             if not free:
                 raise Busy(f"{self._slide.name}: over {self._most_backlog} windows wait: push the tile again")
-            self._slide.push(tile, arrived)
+            self._slide.put(tile, arrived)
             with self._change:
                 self._tiles += 1
         finally:

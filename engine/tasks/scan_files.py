@@ -17,8 +17,9 @@ from glassrt.engine.results.figures import Result, summarise
 from glassrt.engine.results.origin import RESULT
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.push import PushSlide
+from glassrt.engine.slides.tissue.annotations import ALL, AUTO
 from glassrt.engine.slides.tissue.masks import Mask
-from glassrt.engine.slides.tissue.scope import Scope
+from glassrt.engine.slides.tissue.scope import Scope, Tissue, read_given
 from glassrt.engine.tasks.scan_map import Callbacks, ScanMap, choose_windows
 from glassrt.engine.tasks.segmentation import write_outputs
 from glassrt.engine.tasks.spill import Spill
@@ -78,3 +79,12 @@ def touches(plan: Plan, indices: Indices, mask: Mask) -> NDArray[np.bool_]:
     """Which of these windows touch a mask."""
     fine = plan.fine
     return holds_tissue(mask, fine.boxes(fine.windows[indices]) / np.array([*fine.size, *fine.size]))
+
+
+def find_searched(scope: Scope | None, tissue: Tissue, slide: PushSlide) -> Mask | None:
+    """The mask of what windows have to touch, as far as it is known before the first tile. Raises SlideError."""
+    if scope is not None:
+        return scope.searched
+    if isinstance(tissue, str) and tissue in (AUTO, ALL):
+        return None
+    return read_given(tissue, slide)

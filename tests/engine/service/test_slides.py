@@ -18,7 +18,7 @@ from service_server import PLACES, SIDE, TILE, Server, begin, push, read_events,
 
 from glassrt.engine import open_bundle
 from glassrt.engine.runtimes.open import open_backend
-from glassrt.engine.slides.push import PushSlide, Tile
+from glassrt.engine.slides.push import PushSlide
 from glassrt.engine.tasks.scan import ScanSession
 
 FILES = ("result.json", "map.ome.tif", "regions.geojson", "overlay.png")
@@ -30,7 +30,7 @@ def score_here(small: Path, out: Path, pixels: np.ndarray) -> Path:
     backend = open_backend(open_bundle(small), "ort", precision="fp32", throughput=True)
     with closing(backend), ScanSession(open_bundle(small), slide, out, backend=backend) as session:
         for x, y in PLACES:
-            session.push(Tile(0, x, y, pixels[y : y + TILE, x : x + TILE]))
+            session.push(0, x, y, pixels[y : y + TILE, x : x + TILE])
         session.finish()
     return out
 

@@ -33,7 +33,7 @@ def test_tiles_of_any_lattice_in_any_order_make_the_picture(side: int) -> None:
     places = [(x, y) for y in range(0, 150, side) for x in range(0, 220, side)]
     RANDOM.shuffle(places)
     for x, y in places:
-        slide.push(Tile(0, x, y, cut(x, y, min(x + side, 220), min(y + side, 150))))
+        slide.push(0, x, y, cut(x, y, min(x + side, 220), min(y + side, 150)))
     assert np.array_equal(read(slide), PICTURE)
 
 
@@ -43,13 +43,13 @@ def test_raw_pixels_come_in_any_order_of_channels(order: str) -> None:
     if order.endswith("a"):
         pixels = np.dstack([pixels, np.full(PICTURE.shape[:2], 255, np.uint8)])
     slide = open_push()
-    slide.push(Tile(0, 0, 0, np.ascontiguousarray(pixels), order))  # type: ignore[arg-type]
+    slide.push(0, 0, 0, np.ascontiguousarray(pixels), order)  # type: ignore[arg-type]
     assert np.array_equal(read(slide), PICTURE)
 
 
 def test_transparent_pixels_are_white() -> None:
     slide = open_push()
-    slide.push(Tile(0, 0, 0, np.dstack([PICTURE, np.zeros(PICTURE.shape[:2], np.uint8)]), "rgba"))
+    slide.push(0, 0, 0, np.dstack([PICTURE, np.zeros(PICTURE.shape[:2], np.uint8)]), "rgba")
     assert (read(slide) == 255).all()
 
 
@@ -57,28 +57,28 @@ def test_transparent_pixels_are_white() -> None:
 def test_a_jpeg_tile_is_decoded_as_in_a_file(photometric: str) -> None:
     encoded = imagecodecs.jpeg8_encode(PICTURE, level=85, colorspace="RGB", outcolorspace=photometric.upper())
     slide = PushSlide([(220, 150)], 0.5, 64, photometric=photometric)  # type: ignore[arg-type]
-    slide.push(Tile(0, 0, 0, encoded))
+    slide.push(0, 0, 0, encoded)
     expected = imagecodecs.jpeg8_decode(encoded, colorspace=photometric.upper(), outcolorspace="RGB")
     assert np.array_equal(read(slide), expected)
 
 
 def test_a_jpeg_2000_tile_is_taken() -> None:
     slide = open_push()
-    slide.push(Tile(0, 0, 0, imagecodecs.jpeg2k_encode(PICTURE, level=0, reversible=True)))
+    slide.push(0, 0, 0, imagecodecs.jpeg2k_encode(PICTURE, level=0, reversible=True))
     assert np.array_equal(read(slide), PICTURE)
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_a_jpeg_2000_file_is_measured_by_its_picture(kind: type) -> None:
     slide = open_push()
-    slide.push(Tile(0, 0, 0, kind(SPOOFED)))
+    slide.push(0, 0, 0, kind(SPOOFED))
     assert np.array_equal(read(slide), PICTURE)
 
 
 def test_pixels_stay_what_they_were_first_and_what_lies_beyond_is_cut_off() -> None:
     slide = open_push()
-    slide.push(Tile(0, 0, 0, cut(0, 0, 100, 150)))
-    slide.push(Tile(0, 40, -30, np.zeros((400, 400, 3), np.uint8)))
+    slide.push(0, 0, 0, cut(0, 0, 100, 150))
+    slide.push(0, 40, -30, np.zeros((400, 400, 3), np.uint8))
     expected = PICTURE.copy()
     expected[:, 100:] = 0
     assert np.array_equal(read(slide), expected)
@@ -86,7 +86,7 @@ def test_pixels_stay_what_they_were_first_and_what_lies_beyond_is_cut_off() -> N
 
 def test_what_never_came_cannot_be_read_until_it_is_filled() -> None:
     slide = open_push()
-    slide.push(Tile(0, 0, 0, cut(0, 0, 100, 100)))
+    slide.push(0, 0, 0, cut(0, 0, 100, 100))
     assert slide.has(0, Box(0, 0, 100, 100))
     assert not slide.has(0, Box(0, 0, 101, 100))
     with pytest.raises(SlideError, match="not all of x 0, y 0 of level 0 has been scanned"):
@@ -99,7 +99,7 @@ def test_what_never_came_cannot_be_read_until_it_is_filled() -> None:
 
 def test_tiles_belong_to_the_slide_and_not_to_who_pushed_them() -> None:
     slide, mine = open_push(), PICTURE.copy()
-    slide.push(Tile(0, 0, 0, mine))
+    slide.push(0, 0, 0, mine)
     mine[:] = 0
     assert np.array_equal(read(slide), PICTURE)
 
@@ -109,8 +109,8 @@ def test_only_what_is_needed_is_kept_and_only_until_it_was_used() -> None:
     uses = np.zeros(slide.lattice(0), np.int64)
     uses[1, 2], uses[0, 0] = 2, 1
     slide.keep(0, uses, lambda row, column, arrived: whole.append((row, column)))
-    slide.push(Tile(0, 0, 0, PICTURE))
-    slide.push(Tile(1, 0, 0, np.zeros((75, 110, 3), np.uint8)))
+    slide.push(0, 0, 0, PICTURE)
+    slide.push(1, 0, 0, np.zeros((75, 110, 3), np.uint8))
     assert sorted(whole) == [(0, 0), (1, 2)]
     assert len(slide._blocks) == 2
     slide.release(0, Box(130, 70, 140, 80))
@@ -118,7 +118,7 @@ def test_only_what_is_needed_is_kept_and_only_until_it_was_used() -> None:
     slide.release(0, Box(130, 70, 140, 80))
     slide.release(0, Box(0, 0, 1, 1))
     assert not slide._blocks
-    slide.push(Tile(0, 0, 0, PICTURE))
+    slide.push(0, 0, 0, PICTURE)
     assert not slide._blocks
 
 
@@ -128,7 +128,7 @@ def test_threads_push_at_once() -> None:
 
     def push(first: int) -> None:
         for y in range(first * 10, 150, 40):
-            slide.push(Tile(0, 0, y, cut(0, y, 220, min(y + 25, 150))))
+            slide.push(0, 0, y, cut(0, y, 220, min(y + 25, 150)))
 
     threads = [threading.Thread(target=push, args=(first,)) for first in range(4)]
     for thread in threads:
@@ -177,8 +177,8 @@ SPOOFED = JP2[:32] + (8 + 60).to_bytes(4) + b"uuid" + SMALL[:60] + JP2[32:]
 def test_a_tile_that_is_none_is_refused_and_the_slide_goes_on(tile: Tile, says: str) -> None:
     slide = open_push()
     with pytest.raises(SlideError, match=says):
-        slide.push(tile)
-    slide.push(Tile(0, 0, 0, PICTURE))
+        slide.push(*tile)
+    slide.push(0, 0, 0, PICTURE)
     assert np.array_equal(read(slide), PICTURE)
 
 

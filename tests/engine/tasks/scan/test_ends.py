@@ -30,11 +30,11 @@ def test_a_scan_that_is_faster_than_the_machine_waits_or_is_told_and_loses_nothi
         for x, y in in_rows((1700, 1500), SIDE):
             tile = Tile(0, x, y, np.ascontiguousarray(pixels[y : y + SIDE, x : x + SIDE]))
             try:
-                session.push(tile, timeout_s=0)
+                session.push(*tile, timeout_s=0)
             except Busy as error:
                 assert f"over {most} windows wait" in str(error)  # noqa: PT017
                 refused += 1
-                session.push(tile)
+                session.push(*tile)
         session.finish()
     assert refused
     assert max(waiting) < most + 40  # of the cells that one tile completes
@@ -66,7 +66,7 @@ def test_a_session_that_is_left_leaves_nothing(
     assert not slide._blocks
     assert not [each for each in threading.enumerate() if each in session._runner._threads]
     session.cancel()
-    for call in (session.finish, lambda: session.push(Tile(0, 0, 0, pixels))):
+    for call in (session.finish, lambda: session.push(0, 0, 0, pixels)):
         with pytest.raises(UsageError, match="array: no session any more: it was cancelled"):
             call()
 
@@ -131,7 +131,7 @@ def test_what_a_listener_raises_ends_the_session(
     session = ScanSession(BUNDLE, open_push(pixels), tmp_path / "out", picture, backend, on_map=fail)
     with suppress(GlassError):
         push_all(session, pixels, in_rows((1700, 1500), SIDE))
-    for call in (session.finish, session.finish, lambda: session.push(Tile(0, 0, 0, pixels))):
+    for call in (session.finish, session.finish, lambda: session.push(0, 0, 0, pixels)):
         with pytest.raises(GlassError, match=r"^array: the session has failed: the screen is gone$"):
             call()
     session.cancel()
@@ -143,7 +143,7 @@ def test_a_damaged_tile_is_told_and_the_session_goes_on(
 ) -> None:
     with ScanSession(BUNDLE, open_push(pixels), tmp_path / "out", picture, backend) as session:
         with pytest.raises(SlideError, match="is no JPEG"):
-            session.push(Tile(0, 480, 480, b"noise"))
+            session.push(0, 480, 480, b"noise")
         push_all(session, pixels, in_rows((1700, 1500), SIDE))
         session.finish()
     assert_same(tmp_path / "out", whole)

@@ -12,11 +12,12 @@ import tifffile
 from scanned import BUNDLE, FILES, MPP, SIDE, assert_same, at_random, in_rows, in_snake, open_push, push_all
 
 from glassrt.engine import ArraySlide, open_slide, score
+from glassrt.engine.errors import UsageError
 from glassrt.engine.geometry.boxes import Box, Size
 from glassrt.engine.maps.mapfile import NOT_ANALYSED
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
-from glassrt.engine.slides.push import PushSlide, Tile
+from glassrt.engine.slides.push import PushSlide
 from glassrt.engine.slides.slide import Overview
 from glassrt.engine.tasks.scan import MapTile, ScanSession
 
@@ -59,6 +60,20 @@ def assert_maps_are(tiles: list[MapTile], finished: np.ndarray) -> None:
     assert np.array_equal(painted, finished)
 
 
+def test_tiles_may_be_pushed_to_the_slide_itself(
+    pixels: np.ndarray, picture: np.ndarray, whole: Path, backend: Backend, tmp_path: Path
+) -> None:
+    slide = open_push(pixels)
+    with ScanSession(BUNDLE, slide, tmp_path / "out", picture, backend) as session:
+        for x, y in in_snake((1700, 1500), SIDE):
+            slide.push(0, x, y, np.ascontiguousarray(pixels[y : y + SIDE, x : x + SIDE]))
+        assert session.progress.tiles == len(in_rows((1700, 1500), SIDE))
+        session.finish()
+    assert_same(tmp_path / "out", whole)
+    with pytest.raises(UsageError, match="no session any more: it is finished"):
+        slide.push(0, 0, 0, pixels)
+
+
 def test_views_at_several_scales_and_mirrored_ones_agree_too(
     pixels: np.ndarray, picture: np.ndarray, tmp_path: Path
 ) -> None:
@@ -89,7 +104,7 @@ def test_tiles_as_they_stand_in_a_file_give_what_the_file_gives(
     with ScanSession(BUNDLE, pushed, tmp_path / "out", seen, backend) as session:
         for number in np.random.default_rng(5).permutation(len(content)).tolist():
             row, column = divmod(number, columns)
-            session.push(Tile(0, column * SIDE, row * SIDE, content[number]))
+            session.push(0, column * SIDE, row * SIDE, content[number])
         session.finish()
     for name in FILES:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "file" / name).read_bytes(), name
@@ -100,9 +115,9 @@ def test_the_level_is_used_that_a_file_is_read_from(
 ) -> None:
     slide = PushSlide([(3400, 3000), (1700, 1500)], MPP / 2, SIDE, name="array")
     with ScanSession(BUNDLE, slide, tmp_path / "out", picture, backend) as session:
-        session.push(Tile(0, 0, 0, np.zeros((SIDE, SIDE, 3), np.uint8)))
+        session.push(0, 0, 0, np.zeros((SIDE, SIDE, 3), np.uint8))
         for x, y in in_rows((1700, 1500), SIDE):
-            session.push(Tile(1, x, y, np.ascontiguousarray(pixels[y : y + SIDE, x : x + SIDE])))
+            session.push(1, x, y, np.ascontiguousarray(pixels[y : y + SIDE, x : x + SIDE]))
         session.finish()
     assert (tmp_path / "out" / "map.ome.tif").read_bytes() == (whole / "map.ome.tif").read_bytes()
 

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from scanned import BUNDLE, MPP, SIDE, in_rows, open_push, push_all
 
-from glassrt.engine import ArraySlide, GlassError, PushSlide, ScanSession, Tile, score
+from glassrt.engine import ArraySlide, GlassError, PushSlide, ScanSession, score
 from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.maps.mapfile import NOT_ANALYSED
 from glassrt.engine.runtimes.protocol import Backend
@@ -50,7 +50,7 @@ def test_a_listener_cannot_push_or_finish(
     call: str, pixels: np.ndarray, picture: np.ndarray, backend: Backend, tmp_path: Path
 ) -> None:
     def interfere(progress: Progress) -> None:
-        session.push(Tile(0, 0, 0, pixels)) if call == "push" else session.finish()
+        session.push(0, 0, 0, pixels) if call == "push" else session.finish()
 
     session = ScanSession(BUNDLE, open_push(pixels), tmp_path / "out", picture, backend, on_progress=interfere)
     with pytest.raises(UsageError, match="a listener may cancel the session, not push or finish"):
@@ -150,11 +150,11 @@ def test_a_failed_session_holds_no_more_with_every_call(
         push_all(session, pixels, ALL)
     while session.error is None:
         time.sleep(0.01)
-    tile = Tile(0, 0, 0, np.ascontiguousarray(pixels[:SIDE, :SIDE]))
+    tile = 0, 0, 0, np.ascontiguousarray(pixels[:SIDE, :SIDE])
     deepest = []
     for _ in range(50):
         try:
-            session.push(tile)
+            session.push(*tile)
         except GlassError as error:
             traceback, depth = error.__traceback__, 0
             while traceback is not None:
@@ -174,14 +174,14 @@ def test_settings_below_zero_are_refused(setting: dict, pixels: np.ndarray, back
 FULL = """
 import resource, sys
 import numpy as np
-from glassrt.engine import PushSlide, ScanSession, Tile, open_bundle
+from glassrt.engine import PushSlide, ScanSession, open_bundle
 from glassrt.engine.errors import OutputError
 pixels = np.random.default_rng(1).integers(60, 250, (3000, 3000, 3), np.uint8)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
 try:
     session = ScanSession(open_bundle(), PushSlide([(3000, 3000)], 0.6, 1000), sys.argv[1], None, "ort", tissue="all")
     with session:
-        session.push(Tile(0, 0, 0, pixels))
+        session.push(0, 0, 0, pixels)
         session.finish()
 except OutputError as error:
     print(error)
