@@ -81,8 +81,8 @@ def plot_scan(path: Path, report: dict[str, Any]) -> None:
             axes.plot(scanned["times_s"], scanned["lags_ms"], ".", markersize=4, label=name)
     axes.set_yscale("log")
     axes.set_xlabel("seconds since the first tile")
-    axes.set_ylabel("milliseconds from a map tile's last pixel to its callback")
-    axes.set_title(f"a slide of {report['side_mm']:g} mm while it is scanned, {report['runtime']}")
+    axes.set_ylabel("ms from last pixel to callback")
+    axes.set_title(f"map tiles of a slide of {report['side_mm']:g} mm while it is scanned, {report['runtime']}")
     axes.legend()
     with replace_file(path) as beside:
         figure.savefig(beside, format="png")
