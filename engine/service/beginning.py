@@ -13,6 +13,7 @@ from glassrt.engine.geometry.boxes import Box
 from glassrt.engine.service.refusals import Refused
 from glassrt.engine.service.settings import Settings
 from glassrt.engine.slides.slide import Overview
+from glassrt.engine.tasks.scan import MOST_BACKLOG, PATIENCE_S
 
 if TYPE_CHECKING:
     from glassrt.engine.slides.push import PushSlide
@@ -39,8 +40,8 @@ class Begin(msgspec.Struct, forbid_unknown_fields=True):
     backend: str | None = None
     map_mpp: float | None = None
     tissue: Literal["auto", "all"] = "auto"
-    patience_ms: float = 20.0
-    backlog: int = 512
+    patience_ms: float = 1000 * PATIENCE_S
+    backlog: int = MOST_BACKLOG
     overview: bool = False
     lease: bool = False
 

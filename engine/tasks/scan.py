@@ -57,7 +57,7 @@ from glassrt.engine.tasks.segmentation import choose_map_size, doubt_map, open_g
 from glassrt.engine.tasks.spill import Spill
 from glassrt.engine.watch import Clock
 
-__all__ = ["Busy", "MapTile", "Progress", "ScanSession"]
+__all__ = ["MOST_BACKLOG", "PATIENCE_S", "Busy", "MapTile", "Progress", "ScanSession"]
 
 PATIENCE_S = 0.005
 MOST_BACKLOG = 256  # windows
