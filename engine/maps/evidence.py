@@ -16,6 +16,7 @@ from glassrt.engine.maps.canvas import Tile
 
 LIMIT = 104.0  # log-odds beyond which float32 probabilities are 0
 BIN = 1e-3  # of log-odds: more than the pooled scores are off by
+STEP = 2.0**-14  # of log-odds that are summed: whole numbers of it have sums that are exact, in any order
 PERCENTILE = 99
 
 Floats = NDArray[np.float32]
@@ -46,7 +47,7 @@ class Evidence:
         self._maximum = -np.inf
 
     def place(self, tile: Tile) -> None:
-        """Add one tile; in any order."""
+        """Add one tile; in any order, on which nothing depends."""
         height, width = tile.analysed.shape
         share = cover(self._tissue, self._size, tile.left, tile.top, (width, height))
         odds = log_odds(tile.probabilities, self._number)[tile.analysed & (share > 0)].astype(np.float64)
@@ -55,7 +56,7 @@ class Evidence:
         bins = np.rint((odds + LIMIT) / BIN).astype(np.int64)
         first, end = int(bins.min()), int(bins.max()) + 1
         self._counts[first:end] += np.bincount(bins - first)
-        self._sums[first:end] += np.bincount(bins - first, weights=odds)
+        self._sums[first:end] += np.bincount(bins - first, weights=np.rint(odds / STEP) * STEP)
         self._maximum = max(self._maximum, float(odds.max()))
 
     def scores(self) -> SlideScores | None:

@@ -34,6 +34,22 @@ def test_scores_are_those_of_all_pixels_at_once(eta, spread):
     assert abs(found.top - top) < BIN
 
 
+def test_scores_do_not_depend_on_the_order_of_tiles():
+    random = np.random.default_rng(4)
+    logits = (random.normal(0, 5, (210, 310)) * 10 ** random.uniform(-7, 0, (210, 310))).astype(np.float32)
+    seen = np.ones((50, 50), np.bool_)
+    places = [(top, left) for top in range(0, 200, 50) for left in range(0, 300, 50)]
+    found = set()
+    for _ in range(20):
+        evidence = Evidence(1, 3.7, np.ones((1, 1), np.bool_), (310, 210))
+        for at in random.permutation(len(places)):
+            top, left = places[at]
+            part = logits[top : top + 50, left : left + 50]
+            evidence.place(Tile(top, left, softmax_beside_zero(part[None]), seen))
+        found.add(evidence.scores())
+    assert len(found) == 1
+
+
 def test_slides_are_ranked_where_their_largest_probabilities_are_all_one():
     surer = pool(np.full((4, 4), 60.0), 50)
     sure = pool(np.full((4, 4), 40.0), 50)
