@@ -162,8 +162,10 @@ def run_parts(path: Path, bundle: Bundle, backend: Backend, readers: int, parts:
             kept = [{**windows, **features} for windows in kept]
         outputs = time_network(network, kept, len(plan.windows), "infer", parts)
         map_size = choose_map_size(grid, bundle, None)
-        with MapFile(folder / "map.raw", len(bundle.segmentation.classes), map_size[1], map_size[0]) as file:
-            canvas = Canvas(plan, bundle.segmentation.output_stride, map_size, MapWriter(file, scope.tissue).place)
+        manifest = bundle.segmentation
+        with MapFile(folder / "map.raw", len(manifest.classes), *map_size[::-1], manifest.contoured) as file:
+            place = MapWriter(file, scope.tissue).place
+            canvas = Canvas(plan, manifest.output_stride, map_size, place, manifest.contoured)
             with parts.time("stitch"):
                 for start in range(0, len(plan.windows), backend.batch):
                     indices = np.arange(start, min(start + backend.batch, len(plan.windows)))

@@ -107,7 +107,7 @@ def lay_starts(config: TransferConfig, folder: Path, others: Sequence[Start]) ->
     if config.pretraining is UNSET:
         raise UsageError("the configuration has no [pretraining], which two of the starts are of")
     learned = [Start(f"VOC {task}", config.encoder, str(place(folder, task))) for task in TASKS]
-    packaged = [Start(f"{PACKAGED}, {weights}", PACKAGED, weights) for weights in (RANDOM, IMAGENET)]
+    packaged = [Start(f"{PACKAGED[0]}, {weights}", PACKAGED[0], weights) for weights in (RANDOM, IMAGENET)]
     starts = [Start("random", config.encoder, RANDOM), *learned, *others, *packaged]
     names = [start.name for start in starts]
     if twice := [name for name in names if names.count(name) > 1]:

@@ -18,7 +18,7 @@ from glassrt.engine.bundles.parts import Example, Graph, Precision, Role
 from glassrt.engine.bundles.tensors import Signature
 from glassrt.engine.errors import BundleError, TrainingError, UsageError
 from glassrt.export.calibration import Calibration, collect_calibration, paint
-from glassrt.export.kinds import bags, dual, patches, segmentation, weak
+from glassrt.export.kinds import bags, distilled, dual, patches, segmentation, weak
 from glassrt.export.kinds.made import Made
 from glassrt.export.lowering import describe_graph, lower_all, name_prefix
 from glassrt.export.precision import run_graph
@@ -30,6 +30,7 @@ Read = Callable[[Path, Mapping[str, Tensor], Mapping[str, str], str], Made]
 READERS: dict[str, Read] = {  # by the method of a run
     "segment": segmentation.read,
     "oeem": segmentation.read,
+    "distil": distilled.read,
     "da-refinenet": dual.read,
     "beta-kl": weak.read,
     "distill-to-label": bags.read,

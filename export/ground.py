@@ -1,13 +1,11 @@
 """One slide or image laid out in the windows that the engine cuts from it."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-import openslide
 from numpy.typing import NDArray
 
 from glassrt.engine.bundles.manifest import Manifest
@@ -15,6 +13,7 @@ from glassrt.engine.errors import SlideError
 from glassrt.engine.flow.cut import cut_windows
 from glassrt.engine.geometry.boxes import Indices, Size
 from glassrt.engine.geometry.plan import Plan, plan
+from glassrt.engine.slides.fingerprint import fingerprint
 from glassrt.engine.slides.frames import keep_scanned
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.image_file import IMAGE_SUFFIXES
@@ -29,7 +28,6 @@ from glassrt.export.samples import Samples
 
 LEAST_TISSUE = 0.25  # of a window's area
 BORDERS = 24  # that are tried along each side to split a slide at
-PIECE = 1 << 20  # bytes of a file's beginning, middle and end that its fingerprint is made of
 
 Box = tuple[int, int, int, int]
 
@@ -163,35 +161,6 @@ def shuffle(numbers: Indices, views: Indices, random: np.random.Generator) -> In
     for view in np.unique(views):
         turn[views == view] = np.arange(np.count_nonzero(views == view))
     return numbers[np.lexsort((random.permutation(len(numbers)), turn))]
-
-
-def fingerprint(path: Path) -> str:
-    """What tells a slide or image from others: the same file has the same, whatever it is called.
-
-    Of slides it is OpenSlide's, which is the same for all files of a slide that has several. Of all others it is the
-    sha256 of the file's length and of its beginning, middle and end, which are all of it if it is small.
-    """
-    if found := slide_hash(path):
-        return found
-    with path.open("rb") as file:
-        length = file.seek(0, 2)
-        digest = hashlib.sha256(str(length).encode())
-        for start in (0, max(0, length // 2 - PIECE // 2), max(0, length - PIECE)):
-            file.seek(start)
-            digest.update(file.read(PIECE))
-    return digest.hexdigest()
-
-
-def slide_hash(path: Path) -> str:
-    """OpenSlide's own hash of what it opens as a scanner's slide; nothing for plain images and all others."""
-    try:
-        with openslide.OpenSlide(path) as slide:
-            properties = dict(slide.properties)
-    except (openslide.OpenSlideError, OSError):
-        return ""
-    if properties.get(openslide.PROPERTY_NAME_VENDOR) == "generic-tiff":
-        return ""
-    return properties.get(openslide.PROPERTY_NAME_QUICKHASH1, "")
 
 
 def find_files(folder: Path) -> Iterable[Path]:

@@ -20,8 +20,8 @@ from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.runtimes.selftest import check_backend
 from glassrt.engine.runtimes.table import RUNTIMES
+from glassrt.engine.slides.fingerprint import fingerprint
 from glassrt.export.comparison import MadeOn, compare, edge_windows, run_each
-from glassrt.export.ground import fingerprint
 from glassrt.export.samples import Samples, count, join
 
 BATCHES = (1, 2, 4)

@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 WINDOW, STRIDE, CLASSES = 32, 8, 2
 
 
-def make_graph(quantised: bool) -> bytes:
+def make_graph(quantised: bool, contours: bool = False) -> bytes:
     """A network of a few layers, built of what exported ones are built of."""
+    planes = CLASSES + contours
     weights = np.random.default_rng(3)
     side = WINDOW // STRIDE
     constants: dict[str, np.ndarray] = {
@@ -27,7 +28,7 @@ def make_graph(quantised: bool) -> bytes:
         "square": np.array([0, 4, side, side], np.int64),
         "least": np.array(0, np.float32),
         "most": np.array(6, np.float32),
-        "tell.weight": weights.normal(0, 1, (CLASSES, 8, 1, 1)).astype(np.float32),
+        "tell.weight": weights.normal(0, 1, (planes, 8, 1, 1)).astype(np.float32),
         "step": np.array(0.05, np.float32),
         "zero": np.array(128, np.uint8),
     }
@@ -52,7 +53,7 @@ def make_graph(quantised: bool) -> bytes:
         steps[7] = ("Clip", ["mixed8", "least", "most"], "clipped", {})
     nodes = [helper.make_node(kind, given, [made], made, **options) for kind, given, made, options in steps]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", WINDOW, WINDOW, 3])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", CLASSES, side, side])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", planes, side, side])
     held = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "small", [image], [logits], held)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
@@ -60,10 +61,10 @@ def make_graph(quantised: bool) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def make_bundle(folder: Path) -> Path:
-    """A small bundle with graphs in two precisions, an example and checks, all of it sound."""
+def make_bundle(folder: Path, contours: bool = False) -> Path:
+    """A small bundle with graphs in two precisions, an example and checks, all of it sound; glands with contours."""
     folder.mkdir(parents=True)
-    files = {"fp32.onnx": make_graph(False), "int8_cpu.onnx": make_graph(True)}
+    files = {"fp32.onnx": make_graph(False, contours), "int8_cpu.onnx": make_graph(True, contours)}
     import onnxruntime
 
     image = np.random.default_rng(1).integers(0, 256, (1, WINDOW, WINDOW, 3), np.uint8)
@@ -83,6 +84,8 @@ def make_bundle(folder: Path) -> Path:
         "examples": [{"file": "example.npz", "sha256": sums["example.npz"]}],
         "calibrated": [{"fingerprint": "0" * 64, "box": [0, 0, 100, 100]}],
     }  # fmt: skip
+    if contours:
+        manifest |= {"contour_of": "gland", "smallest_um2": 20.0}
     for name, content in files.items():
         (folder / name).write_bytes(content)
     write_manifest(folder, manifest)

@@ -22,18 +22,33 @@ def crop_at_random(
     With `rotate`, turned by any angle. The image is reflected beyond its border; its mask is `IGNORE` there.
     """
     height, width = mask.shape
-    angle = random.uniform(0, 2 * math.pi) if rotate else 0.0
-    scale = random.uniform(*resize)
-    mirror = random.choice((-1.0, 1.0))
-    cosine, sine = math.cos(angle) / scale, math.sin(angle) / scale
-    turn = np.array([[cosine * mirror, -sine], [sine * mirror, cosine]])
+    turn, scale = turn_at_random(resize, rotate, random)
     margin = side / 2 / max(scale, 1.0)
     centre = np.array([centre_at_random(random, width, margin), centre_at_random(random, height, margin)])
-    matrix = np.column_stack([turn, centre - 0.5 - turn @ np.full(2, (side - 1) / 2)])
+    matrix = lay_square(turn, centre, side)
     inverse, size = cv2.WARP_INVERSE_MAP, (side, side)
     image = cv2.warpAffine(pixels, matrix, size, flags=cv2.INTER_LINEAR | inverse, borderMode=cv2.BORDER_REFLECT_101)
     labels = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_NEAREST | inverse, borderValue=IGNORE)
     return image.astype(np.uint8, copy=False), labels.astype(np.uint8, copy=False)
+
+
+def turn_at_random(
+    resize: tuple[float, float], rotate: bool, random: np.random.Generator
+) -> tuple[NDArray[np.float64], float]:
+    """`[2, 2]`, which takes steps in a view to those in its image, and how many times as large the view shows it.
+
+    Mirrored half the time; with `rotate`, turned by any angle.
+    """
+    angle = random.uniform(0, 2 * math.pi) if rotate else 0.0
+    scale = random.uniform(*resize)
+    mirror = random.choice((-1.0, 1.0))
+    cosine, sine = math.cos(angle) / scale, math.sin(angle) / scale
+    return np.array([[cosine * mirror, -sine], [sine * mirror, cosine]]), scale
+
+
+def lay_square(turn: NDArray[np.float64], centre: NDArray[np.float64], side: int) -> NDArray[np.float64]:
+    """`[2, 3]`: where the pixels of a square view of `side` pixels lie in its image, around `centre` (x, y)."""
+    return np.column_stack([turn, centre - 0.5 - turn @ np.full(2, (side - 1) / 2)])
 
 
 def centre_at_random(random: np.random.Generator, length: int, margin: float) -> float:

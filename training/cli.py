@@ -4,6 +4,7 @@ import typer
 
 from glassrt.training.commands.beta_kl import beta_kl_command
 from glassrt.training.commands.da_refinenet import da_refinenet_command
+from glassrt.training.commands.distil import distil_command
 from glassrt.training.commands.distill_to_label import distill_to_label_command
 from glassrt.training.commands.evaluate import evaluate_command
 from glassrt.training.commands.mosaic import mosaic_command
@@ -16,6 +17,7 @@ train_app.command("segment")(segment_command)
 train_app.command("oeem")(oeem_command)
 train_app.command("da-refinenet")(da_refinenet_command)
 train_app.command("beta-kl")(beta_kl_command)
+train_app.command("distil")(distil_command)
 train_app.command("distill-to-label")(distill_to_label_command)
 train_app.command("transfer")(transfer_command)
 

@@ -42,6 +42,19 @@ def dice(logits: Tensor, labels: Tensor) -> Tensor:
     return (1 - (2 * overlap + 1) / (total + 1))[1:].mean()
 
 
+def distillation(logits: Tensor, soft: Tensor, weights: Tensor, temperature: float = 1.0) -> Tensor:
+    """Kullback-Leibler divergence of the predictions from soft labels, at a temperature, times its square.
+
+    Mean over the pixels, each counted as its weight `[N, H, W]`; 0 where all are 0. `soft` `[N, C, H, W]` are
+    probabilities. Source: Hinton et al., "Distilling the Knowledge in a Neural Network" (2015).
+    """
+    logs = (full_precision(logits) / temperature).log_softmax(1)
+    target = soft.pow(1 / temperature)
+    target = target / target.sum(1, keepdim=True)
+    apart = (torch.xlogy(target, target) - target * logs).sum(1)
+    return temperature**2 * (apart * weights).sum() / weights.sum().clamp(min=1)
+
+
 def ohem(logits: Tensor, labels: Tensor, threshold: float = 0.7, kept: float = 0.25) -> Tensor:
     """Mean cross-entropy over the hard pixels: label's probability below `threshold`, at least the share `kept`."""
     losses = F.cross_entropy(full_precision(logits), labels, ignore_index=IGNORE, reduction="none")

@@ -110,6 +110,15 @@ class Example(Strict, frozen=True):
         check_pinned(self.file, "npz", self.sha256)
 
 
+class Teacher(Strict, frozen=True):
+    """A bundle that a network learned from: its name, its identity, and the scales and flips that it was run with."""
+
+    name: Text
+    sha256: str
+    scales: Annotated[tuple[Scale, ...], msgspec.Meta(min_length=1, max_length=32)]
+    flips: bool
+
+
 class Seen(Strict, frozen=True):
     """A slide or image that the lower precisions were made with, and so no measure of them.
 

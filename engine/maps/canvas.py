@@ -32,26 +32,34 @@ TILE = 512
 class Tile:
     """A finished part of the map, whose first pixel is (left, top) in map pixels.
 
-    `probabilities` is `[C, h, w]`, sums to 1 over C where `analysed` `[h, w]` and is 0 elsewhere.
+    `probabilities` is `[C, h, w]`, sums to 1 over C where `analysed` `[h, w]` and is 0 elsewhere. `contour` `[h, w]` is
+    that part of a class's probability which lies at its contour, where a network tells it.
     """
 
     top: int
     left: int
     probabilities: Floats
     analysed: NDArray[np.bool_]
+    contour: Floats | None = None
 
 
 class Canvas:
     """Collects the logits of a plan's windows, in any order, and hands finished tiles to `place`.
 
     Tiles come top to bottom and left to right, each as soon as the last window of its band has arrived;
-    parts of the map that no window covers are not handed out.
+    parts of the map that no window covers are not handed out. The last plane of logits is the contour of class
+    `contour_of`, unless that is 0.
     """
 
     def __init__(
-        self, plan: Plan, output_stride: int, map_size: tuple[int, int], place: Callable[[Tile], None]
+        self,
+        plan: Plan,
+        output_stride: int,
+        map_size: tuple[int, int],
+        place: Callable[[Tile], None],
+        contour_of: int = 0,
     ) -> None:
-        self._plan, self._place = plan, place
+        self._plan, self._place, self._contour_of = plan, place, contour_of
         self._map_width, map_height = map_size
         self._bands = list(bands(map_height, TILE))
         self._upsampling = upsampling_matrix(plan.window, output_stride)
@@ -142,7 +150,11 @@ class Canvas:
             seen += covered
         assert total is not None
         total /= np.maximum(seen, 1)
-        return Tile(top, left, total, seen > 0)
+        if not self._contour_of:
+            return Tile(top, left, total, seen > 0)
+        probabilities, contour = total[:-1], total[-1]
+        probabilities[self._contour_of] += contour
+        return Tile(top, left, probabilities, seen > 0, contour)
 
     def _compose_view(
         self, view: int, indices: Indices, top: int, bottom: int, left: int, right: int

@@ -13,7 +13,7 @@ from glassrt.engine.maps.mapfile import MapFile
 from glassrt.engine.maps.regions import Piece, Region, order_of, outline
 
 Place = tuple[int, int]  # row and column of a tile
-OrderKey = tuple[int, int, int, int]
+OrderKey = tuple[int, int, int, int, int]
 SIDES: dict[Place, Any] = {  # a tile's border each way
     (-1, 0): np.s_[0], (1, 0): np.s_[-1], (0, -1): np.s_[:, 0], (0, 1): np.s_[:, -1],
 }  # fmt: skip
@@ -38,9 +38,11 @@ class GrowingRegions:
         those of the finished map are ordered by.
         """
         self._done[place] = True
-        for class_index in range(1, self._file.planes):
+        for class_index in range(1, self._file.classes):
             whole = self._add_class(place, painted, class_index)
-            yield from ((outline(self._file, piece, self._map_mpp), order_of(piece, self._file)) for piece in whole)
+            for piece in whole:
+                order, regions = order_of(piece, self._file), outline(self._file, piece, self._map_mpp, self._smallest)
+                yield from ((region, (*order, part)) for part, region in enumerate(regions))
 
     def _add_class(self, place: Place, painted: NDArray[np.uint8] | None, class_index: int) -> list[Piece]:
         labels = None if painted is None else self._label(place, painted, class_index)

@@ -27,14 +27,16 @@ Bytes = NDArray[np.uint8]
 
 
 class MapFile:
-    """A map `[planes, height, width]` in a file of its own, which closing deletes.
+    """A map `[planes, height, width]` of several classes in a file of its own, which closing deletes.
 
     Plane 0 holds class numbers, or NOT_ANALYSED; plane k the probability of class k as round(255 p), 0 where
-    not analysed. Class 0 is the background; its probability is what the others leave.
+    not analysed. Class 0 is the background; its probability is what the others leave. If `contour_of` is a class, one
+    more plane holds what of its probability lies at its contour.
     """
 
-    def __init__(self, path: Path, planes: int, height: int, width: int) -> None:
-        self.path, self.planes, self.height, self.width = path, planes, height, width
+    def __init__(self, path: Path, classes: int, height: int, width: int, contour_of: int = 0) -> None:
+        self.path, self.classes, self.height, self.width = path, classes, height, width
+        self.contour_of, self.planes = contour_of, classes + bool(contour_of)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o600)
 
     def write_rows(self, top: int, rows: Bytes) -> None:
@@ -130,9 +132,12 @@ def measure(tile: Tile, tissue: NDArray[np.bool_], map_size: tuple[int, int]) ->
 
 def paint(tile: Tile) -> Bytes:
     """A tile as the map file holds it, `[planes, h, w]`."""
-    painted = np.empty(tile.probabilities.shape, np.uint8)
+    classes, height, width = tile.probabilities.shape
+    painted = np.empty((classes + (tile.contour is not None), height, width), np.uint8)
     painted[0] = np.where(tile.analysed, tile.probabilities.argmax(axis=0), NOT_ANALYSED)
-    painted[1:] = np.rint(tile.probabilities[1:] * 255)
+    painted[1:classes] = np.rint(tile.probabilities[1:] * 255)
+    if tile.contour is not None:
+        painted[classes] = np.rint(tile.contour * 255)
     return painted
 
 
@@ -152,7 +157,7 @@ class MapWriter:
     def __init__(self, map_file: MapFile, tissue: NDArray[np.bool_]) -> None:
         self._file, self._tissue = map_file, tissue
         self.size = (map_file.width, map_file.height)
-        self.measured = Measured.nothing(map_file.planes)
+        self.measured = Measured.nothing(map_file.classes)
         self._top = 0
         self._rows = self._blank(0)
 

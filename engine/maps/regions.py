@@ -1,6 +1,6 @@
 """Connected regions of the map as polygons, in memory that grows with the largest region, not with the slide."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.engine.geometry.boxes import Indices, bands
+from glassrt.engine.maps.instances import boxes, insides, tell_apart
 from glassrt.engine.maps.mapfile import MapFile
 from glassrt.engine.maps.rings import BAND_PIXELS, Mask, Ring, trace
 
 
 @dataclass(frozen=True)
 class Region:
-    """One 4-connected region of a class other than 0.
+    """One 4-connected region of a class other than 0; of a class with contours, what these part from the rest.
 
     `rings` are `[n, 2]` x, y corners in map pixels along pixel edges: the outline first, which runs from the x
     to the y axis, then holes, which run the other way. The area is that of the region's pixels; where two
@@ -56,14 +57,14 @@ def find_regions(
 
     The map is labelled in bands of rows; then each region is read again by its bounding box. Memory is that of
     a band, or of the largest region: a byte for each pixel of its box and about 200 for each corner of its
-    rings, so 400 MB and more for one across 20000 x 20000 map pixels.
+    rings, so 400 MB and more for one across 20000 x 20000 map pixels; 40 bytes for each where contours part it.
     """
     pixel_um2 = map_mpp**2
-    for class_index in range(1, map_file.planes):
+    for class_index in range(1, map_file.classes):
         for piece in label_class(map_file, class_index, band_rows(map_file, band_pixels)):
             if piece.pixels * pixel_um2 < smallest_um2:
                 continue
-            yield outline(map_file, piece, map_mpp)
+            yield from outline(map_file, piece, map_mpp, smallest_um2)
 
 
 def band_rows(map_file: MapFile, band_pixels: int) -> int:
@@ -80,11 +81,30 @@ def order_of(piece: Piece, map_file: MapFile, band_pixels: int = BAND_PIXELS) ->
     return piece.class_index, last, row, column
 
 
-def outline(map_file: MapFile, piece: Piece, map_mpp: float) -> Region:
-    """The region of a piece that is whole."""
-    rings = tuple(np.add(ring, (piece.left, piece.top)) for ring in trace(read_piece(map_file, piece)))
-    mean = piece.probability_sum / (255 * piece.pixels)
-    return Region(piece.class_index, piece.pixels * map_mpp**2, mean, rings)
+def outline(map_file: MapFile, piece: Piece, map_mpp: float, smallest_um2: float) -> Iterator[Region]:
+    """The region of a piece that is whole, or those that contours part it into, in the order of their first insides."""
+    mask = read_piece(map_file, piece)
+    if piece.class_index == map_file.contour_of:
+        box = (piece.top, piece.bottom, piece.left, piece.right)
+        probability, contour = (map_file.read(plane, *box) for plane in (piece.class_index, map_file.classes))
+        labels = tell_apart(mask[1:-1, 1:-1], insides(probability, contour), smallest_um2 / map_mpp**2)
+        if labels.max() > 1:
+            for number, (left, top, right, bottom) in enumerate(boxes(labels).tolist(), start=1):
+                part = labels[top:bottom, left:right] == number
+                pixels, total = int(part.sum()), int(probability[top:bottom, left:right][part].sum())
+                rings = trace(np.pad(part, 1))
+                yield describe(piece.class_index, rings, (piece.left + left, piece.top + top), pixels, total, map_mpp)
+            return
+    place, sums = (piece.left, piece.top), (piece.pixels, piece.probability_sum)
+    yield describe(piece.class_index, trace(mask), place, *sums, map_mpp)
+
+
+def describe(
+    class_index: int, rings: Iterable[Ring], place: tuple[int, int], pixels: int, probability_sum: int, map_mpp: float
+) -> Region:
+    """The region of so many pixels whose rings are told from `place`, (left, top) in map pixels."""
+    moved = tuple(np.add(ring, place) for ring in rings)
+    return Region(class_index, pixels * map_mpp**2, probability_sum / (255 * pixels), moved)
 
 
 def label_class(map_file: MapFile, class_index: int, band: int) -> Iterator[Piece]:

@@ -28,8 +28,9 @@ class ScatteredCanvas(Canvas):
         output_stride: int,
         map_size: tuple[int, int],
         place: Callable[[Tile | None, Place, Indices], None],
+        contour_of: int = 0,
     ) -> None:
-        super().__init__(plan, output_stride, map_size, lambda tile: None)
+        super().__init__(plan, output_stride, map_size, lambda tile: None, contour_of)
         self._place_one = place
         self._first = np.column_stack([self._first_band, self._columns[:, 0] // TILE])
         self._last = np.column_stack([self._last_band, (self._columns[:, 1] - 1) // TILE])
@@ -77,7 +78,7 @@ class ScatteredWriter:
     def __init__(self, map_file: MapFile, tissue: NDArray[np.bool_]) -> None:
         self._file, self._tissue = map_file, tissue
         self.size = (map_file.width, map_file.height)
-        self.measured = Measured.nothing(map_file.planes)
+        self.measured = Measured.nothing(map_file.classes)
         self._parts: dict[Place, Measured] = {}
         write_blank(map_file, 0, map_file.height)
 

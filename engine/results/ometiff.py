@@ -43,7 +43,7 @@ def write_map(
         while max(levels[-1].height, levels[-1].width) > TIFF_TILE:
             finer = levels[-1]
             size = (-(-finer.height // 2), -(-finer.width // 2))
-            coarser = MapFile(path.with_name(f"level{len(levels)}.raw"), finer.planes, *size)
+            coarser = MapFile(path.with_name(f"level{len(levels)}.raw"), finer.classes, *size)
             stack.enter_context(coarser)
             halve(finer, coarser)
             levels.append(coarser)
@@ -59,12 +59,12 @@ def write_map(
         if any(position_um):
             metadata["Plane"] = place_planes(len(names), position_um)
         metadata["UUID"] = f"urn:uuid:{name_content(map_file, metadata)}"
-        big = sum(level.planes * level.height * level.width for level in levels) > 2**31
+        big = sum(level.classes * level.height * level.width for level in levels) > 2**31
         with tifffile.TiffWriter(path, bigtiff=big, ome=True) as file:
             for index, level in enumerate(levels):
                 file.write(
                     read_tiles(level) if index or encoded is None else list_encoded(level, encoded),
-                    shape=(level.planes, level.height, level.width),
+                    shape=(level.classes, level.height, level.width),
                     dtype=np.uint8,
                     tile=(TIFF_TILE, TIFF_TILE),
                     photometric="minisblack",
@@ -83,7 +83,7 @@ def write_map(
 def name_content(map_file: MapFile, metadata: dict[str, Any]) -> UUID:
     """A UUID that follows from what the map holds: the same map is the same file, byte for byte."""
     content = hashlib.blake2b(repr(metadata).encode(), digest_size=16)
-    for plane in range(map_file.planes):
+    for plane in range(map_file.classes):
         for top, bottom in bands(map_file.height, TIFF_TILE):
             content.update(np.ascontiguousarray(map_file.read(plane, top, bottom)).data)
     return UUID(bytes=content.digest(), version=5)
@@ -102,10 +102,10 @@ def place_planes(planes: int, position_um: tuple[float, float]) -> dict[str, lis
 def halve(finer: MapFile, coarser: MapFile) -> None:
     """Fill `coarser` from every second class pixel and the means of 2x2 probabilities."""
     for top, bottom in bands(coarser.height, TIFF_TILE):
-        rows = np.empty((finer.planes, bottom - top, coarser.width), np.uint8)
+        rows = np.empty((finer.classes, bottom - top, coarser.width), np.uint8)
         end = min(2 * bottom, finer.height)
         rows[0] = finer.read(0, 2 * top, end)[::2, ::2]
-        for plane in range(1, finer.planes):
+        for plane in range(1, finer.classes):
             values = finer.read(plane, 2 * top, end)
             height, width = values.shape
             padded = cv2.copyMakeBorder(values, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
@@ -124,13 +124,16 @@ def list_encoded(level: MapFile, encoded: Encoded) -> Iterator[bytes]:
     """The encoded tiles in the order of a TIFF."""
     rows, columns = -(-level.height // TIFF_TILE), -(-level.width // TIFF_TILE)
     return (
-        encoded(plane, row, column) for plane in range(level.planes) for row in range(rows) for column in range(columns)
+        encoded(plane, row, column)
+        for plane in range(level.classes)
+        for row in range(rows)
+        for column in range(columns)
     )
 
 
 def read_tiles(level: MapFile) -> Iterator[NDArray[np.uint8]]:
     """The tiles of a level in the order of a TIFF, plane by plane."""
-    for plane in range(level.planes):
+    for plane in range(level.classes):
         for top, bottom in bands(level.height, TIFF_TILE):
             rows = level.read(plane, top, bottom)
             for left, right in bands(level.width, TIFF_TILE):

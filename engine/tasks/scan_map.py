@@ -109,12 +109,12 @@ class ScanMap:
         self.plan = plan
         folder.mkdir()
         self._folder = folder
-        self.file = MapFile(folder / "map.raw", len(manifest.classes), map_size[1], map_size[0])
+        self.file = MapFile(folder / "map.raw", len(manifest.classes), *map_size[::-1], manifest.contoured)
         self.writer = ScatteredWriter(self.file, tissue)
         scores = manifest.slide_scores
         self.evidence = Evidence(manifest.suspected, scores.eta, tissue, map_size) if scores else None
         self._tiles, self._shapes = (Spill(folder / f"{name}.raw") for name in ("tiles", "shapes"))
-        self._canvas = ScatteredCanvas(plan, manifest.output_stride, map_size, self._place)
+        self._canvas = ScatteredCanvas(plan, manifest.output_stride, map_size, self._place, manifest.contoured)
         expected = self._canvas.tiles > 0
         self._regions = GrowingRegions(self.file, physical_mpp(slide, *map_size), smallest_region(bundle), expected)
         self.done, self.expected = 0, int(expected.sum())
@@ -142,7 +142,7 @@ class ScanMap:
             self.writer.place(tile, painted)
             if self.evidence:
                 self.evidence.place(tile)
-            for plane, pixels in enumerate(painted):
+            for plane, pixels in enumerate(painted[: self.file.classes]):
                 self._tiles.put((plane, *place), encode_tile(pixels))
         self.done += 1
         for region, key in self._regions.add(place, painted):
@@ -157,7 +157,7 @@ class ScanMap:
         painted.setflags(write=False)  # it is not written yet
         lag_s = time.perf_counter() - self._arrived(indices)
         with self._callbacks.lock:
-            self._callbacks.on_map(MapTile(tile.left, tile.top, painted[0], painted[1:], lag_s))
+            self._callbacks.on_map(MapTile(tile.left, tile.top, painted[0], painted[1 : self.file.classes], lag_s))
         return painted
 
     def _describe(self, region: Region) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Multi-scale sliding-window segmentation of a slide or an image (OEEM section 2.3)."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from glassrt.engine.errors import UsageError
 from glassrt.engine.flow.dual import DualRunner
 from glassrt.engine.flow.host import HostRunner
 from glassrt.engine.flow.runner import Runner, Sink
+from glassrt.engine.geometry.boxes import Size
 from glassrt.engine.geometry.plan import Plan, plan
 from glassrt.engine.maps.canvas import Canvas, Tile
 from glassrt.engine.runtimes.chain import Chain
@@ -53,7 +55,8 @@ def segment(
     """
     if collect is None:
         refuse_tiles(bundle)
-    canvas = Canvas(windows, bundle.segmentation.output_stride, map_size, place)
+    manifest = bundle.segmentation
+    canvas = Canvas(windows, manifest.output_stride, map_size, place, manifest.contoured)
     choose_runner(backend, readers).run(grid, windows, collect(canvas) if collect else canvas, watch or Watch())
 
 
@@ -68,18 +71,40 @@ def choose_runner(backend: Backend, readers: int) -> Runner:
     return DualRunner(backend, readers) if isinstance(backend, Chain) else HostRunner(backend, readers)
 
 
+class ImageMap(NamedTuple):
+    """Class probabilities `[C, H, W]` of an image, and what of a class lies at its contours, `[H, W]`, where a bundle
+    tells these.
+    """
+
+    probabilities: NDArray[np.float32]
+    contour: NDArray[np.float32] | None
+
+
 def segment_image(pixels: NDArray[np.uint8], mpp: float, bundle: Bundle, backend: Backend) -> NDArray[np.float32]:
     """Class probabilities `[C, H, W]` of a whole image, uint8 RGB `[H, W, 3]` at `mpp` micrometres per pixel.
 
     The map has the size of the image at the bundle's mpp, which is the image's own where the two agree.
     Every window is computed, whether it holds tissue or not.
     """
-    grid = GridReader(ArraySlide(pixels, mpp), bundle.manifest.mpp)
-    probabilities = np.zeros((len(bundle.segmentation.classes), grid.height, grid.width), np.float32)
+    return map_image(pixels, mpp, bundle, backend).probabilities
+
+
+def map_image(
+    pixels: NDArray[np.uint8], mpp: float, bundle: Bundle, backend: Backend, size: Size | None = None
+) -> ImageMap:
+    """All that a bundle tells of an image, as `segment_image`; in a map of another `size`, (width, height)."""
+    manifest = bundle.segmentation
+    grid = GridReader(ArraySlide(pixels, mpp), manifest.mpp)
+    width, height = size or (grid.width, grid.height)
+    probabilities = np.zeros((len(manifest.classes), height, width), np.float32)
+    contour = np.zeros((height, width), np.float32) if manifest.contoured else None
 
     def place(tile: Tile) -> None:
-        height, width = tile.analysed.shape
-        probabilities[:, tile.top : tile.top + height, tile.left : tile.left + width] = tile.probabilities
+        rows, columns = tile.analysed.shape
+        part = np.s_[tile.top : tile.top + rows, tile.left : tile.left + columns]
+        probabilities[:, *part] = tile.probabilities
+        if contour is not None and tile.contour is not None:
+            contour[part] = tile.contour
 
-    segment(grid, lay_windows(grid, bundle), bundle, backend, (grid.width, grid.height), place)
-    return probabilities
+    segment(grid, lay_windows(grid, bundle), bundle, backend, (width, height), place)
+    return ImageMap(probabilities, contour)

@@ -49,7 +49,8 @@ class SegmentSlide:
         """Write the map, the regions and the picture into `folder`, of which messages say `out`; return the figures."""
         work, (width, height) = self._work, self._map_size
         writing = output_errors(out)  # whatever fails beyond it is reading
-        with MapFile(folder / "map.raw", len(work.bundle.segmentation.classes), height, width) as map_file:
+        manifest = work.bundle.segmentation
+        with MapFile(folder / "map.raw", len(manifest.classes), height, width, manifest.contoured) as map_file:
             writer, evidence = MapWriter(map_file, self._scope.tissue), self._gather_evidence()
             place, size = follow(writing(writer.place), evidence), self._map_size
             segment(
@@ -138,6 +139,8 @@ def doubt_map(slide: Slide, bundle: Bundle, map_size: tuple[int, int]) -> Iterat
 
 def smallest_region(bundle: Bundle) -> float:
     """Square micrometres of the smallest region that counts."""
+    if bundle.segmentation.smallest_um2:
+        return bundle.segmentation.smallest_um2
     # What is smaller than one logit lies below the network's resolution; a tile's may have rounded sides.
     smallest = (bundle.manifest.mpp * bundle.segmentation.output_stride) ** 2
     return smallest / 2 if bundle.segmentation.output_stride == bundle.manifest.window else smallest

@@ -112,7 +112,11 @@ def read(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str],
 def describe(learned: Learned, stage: str, features: int, name: str) -> Mil:
     """The manifest of what was trained so, but for graphs and examples."""
     assert learned.encoder is not None
-    start = "" if learned.encoder in LAYOUTS else f" Encoder started from {weights_licence(learned.weights)}."
+    start = (
+        ""
+        if learned.encoder in LAYOUTS
+        else f" Encoder started from {weights_licence(learned.weights, learned.encoder)}."
+    )
     told = describe_bags(learned, stage, learned.encoder, SIDES[learned.dataset], RESOLUTIONS[learned.dataset], name)
     told["licence"] += start
     return Mil(**told, features=features)

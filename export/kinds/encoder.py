@@ -18,13 +18,13 @@ def build(encoder: str, weights: str, name: str, mpp: float, window: int) -> Mad
     """
     if weights == RANDOM:
         raise TrainingError("an encoder of random weights says nothing of tiles: name a file of its weights")
-    if weights == IMAGENET and encoder in STRIDES and encoder != PACKAGED:
+    if weights == IMAGENET and encoder in STRIDES and encoder not in PACKAGED:
         raise TrainingError(f"no package ships ImageNet weights of {encoder}: name a file of its weights")
     check_encoder(encoder, max(STRIDES.get(encoder, (32,))), weights)
     network = PooledEncoder(encoder, frozen=True, learns=False)
     load_weights(network.encoder, encoder, weights)
-    trained = f"{encoder} with {weights_licence(weights)}, the mean of its last map"
-    return describe(network, network.channels, name, mpp, window, trained, weights_licence(weights))
+    trained = f"{encoder} with {weights_licence(weights, encoder)}, the mean of its last map"
+    return describe(network, network.channels, name, mpp, window, trained, weights_licence(weights, encoder))
 
 
 def describe(network: nn.Module, features: int, name: str, mpp: float, window: int, trained: str, licence: str) -> Made:

@@ -49,7 +49,7 @@ def describe(config: TransferConfig, classes: list[str], sources: list[str], mpp
         each = f"{config.examples} patches of each class (subset {config.subset})"
     if len(sources) > MOST_LEARNED:
         LOGGER.warning("%s learned from %d slides, more than a bundle names: it cannot tell them", name, len(sources))
-    start = weights_licence(config.weights)
+    start = weights_licence(config.weights, config.encoder)
     if config.pretraining is not UNSET:
         start = f"{config.pretraining.task} of {NATURAL} ({start} before)"
     return Classification(

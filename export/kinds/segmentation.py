@@ -1,4 +1,4 @@
-"""Segmentation bundles, from runs that trained PSPNet on masks or pseudo-masks of GlaS."""
+"""Segmentation bundles, from runs that trained on masks or pseudo-masks of GlaS."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +18,7 @@ from glassrt.training.networks import encoders
 COLORS = ((200, 200, 200), (30, 120, 220))
 PAPER_SCALES = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 OEEM = "oeem"
+GLAND = glas.CLASSES[1]
 
 
 def read(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str) -> Made:
@@ -39,25 +40,27 @@ def describe(config: SegmentConfig, method: str, labels: str, name: str) -> Segm
     return Segmentation(
         name=name,
         classes=tuple(ClassInfo(each, color) for each, color in zip(glas.CLASSES, COLORS, strict=True)),
-        mpp=glas.MPP,
+        mpp=config.mpp or glas.MPP,
         window=config.window,
         stride=config.window * 4 // 5,
         output_stride=config.output_stride,
         scales=PAPER_SCALES if method == OEEM else (1.0,),
         flips=method == OEEM,
+        contour_of=GLAND if config.contour_um else msgspec.UNSET,
+        smallest_um2=config.smallest_um2,
         graphs=UNMADE,
-        trained=f"PSPNet on {config.encoder} (weights: {Path(config.weights).name}), "
+        trained=f"{config.design.name} on {config.encoder} (weights: {Path(config.weights).name}), "
         f"{labels} of GlaS {config.split}, "
         f"{config.loss}, {config.steps} steps of {config.batch} crops, seed {config.seed}",
         licence="Research only: trained on GlaS (Warwick-QU), whose licence allows research use only. "
-        f"Encoder started from {weights_licence(config.weights)}.",
+        f"Encoder started from {weights_licence(config.weights, config.encoder)}.",
     )
 
 
-def weights_licence(weights: str) -> str:
+def weights_licence(weights: str, encoder: str) -> str:
     """Where an encoder's first weights came from, and what allows their use."""
     if weights == encoders.IMAGENET:
-        return "EfficientNet-Lite0 ImageNet weights (Apache-2.0)"
+        return f"EfficientNet-Lite{encoder[-1]} ImageNet weights (Apache-2.0)"
     if weights == encoders.RANDOM:
         return "random weights"
     return f"the weights in {Path(weights).name}, whose own licence applies"

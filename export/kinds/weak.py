@@ -40,7 +40,11 @@ def read(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str],
 def describe(config: BetaKlConfig, name: str) -> Segmentation:
     """The manifest of what was trained so, but for graphs and examples."""
     encoder = "separable convolutions" if config.encoder is msgspec.UNSET else config.encoder
-    start = "" if config.encoder is msgspec.UNSET else f" Encoder started from {weights_licence(config.weights)}."
+    start = (
+        ""
+        if config.encoder is msgspec.UNSET
+        else f" Encoder started from {weights_licence(config.weights, config.encoder)}."
+    )
     beta = ", ".join(f"{each:.3g}" for each in config.betas)
     return Segmentation(
         name=name,

@@ -19,6 +19,7 @@ from glassrt.engine.bundles.parts import Seen
 from glassrt.engine.errors import SlideError, UsageError
 from glassrt.engine.flow.cut import cut_batches
 from glassrt.engine.slides.array import ArraySlide
+from glassrt.engine.slides.fingerprint import fingerprint
 from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.slides.readers import open_slide
 from glassrt.engine.slides.tissue.scope import find_scope
@@ -27,7 +28,7 @@ from glassrt.engine.tasks.segment import lay_windows
 from glassrt.engine.tasks.segmentation import open_grid
 from glassrt.engine.watch import Clock
 from glassrt.export.calibration import choose_count, collect_calibration, collect_windows
-from glassrt.export.ground import find_files, fingerprint, open_ground
+from glassrt.export.ground import find_files, open_ground
 from glassrt.export.samples import Samples, count
 
 MANIFEST = open_bundle().manifest

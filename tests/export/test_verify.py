@@ -23,10 +23,10 @@ from glassrt.engine.errors import BundleError, GlassError, UsageError
 from glassrt.engine.runtimes.choose import choose
 from glassrt.engine.runtimes.isa import count_cores, processor_name
 from glassrt.engine.runtimes.open import open_backend
+from glassrt.engine.slides.fingerprint import fingerprint
 from glassrt.export import verify as verification
 from glassrt.export.calibration import collect_windows
 from glassrt.export.comparison import edge_windows
-from glassrt.export.ground import fingerprint
 from glassrt.export.samples import Samples, count, take
 from glassrt.export.verify import verify
 from glassrt.training.evaluate import evaluate

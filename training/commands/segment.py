@@ -24,7 +24,7 @@ def segment_command(
         from glassrt.training.world import join_world
     settings = load_config(config, segment.SegmentConfig)
     with join_world() as world, bars(world.leads) as stage:
-        samples = segment.load_samples(data, settings.split, masks)
+        samples = segment.load_samples(data, settings.split, masks, settings.mpp, settings.contour_um)
         keep_config(settings, out, world)
         labels = "masks" if masks is None else "given masks"
         segment.train(settings, samples, out, world, stage("segment", settings.steps), labels=labels)

@@ -83,7 +83,7 @@ def train(config: OeemConfig, data: Path, folder: Path, world: World, stage: Sta
     DatasetError, TrainingError or OutputError.
     """
     masks = learn_masks(config, data, folder, world, stage)
-    samples = segment.load_samples(data, config.segment.split, masks)
+    samples = segment.load_samples(data, config.segment.split, masks, config.segment.mpp, config.segment.contour_um)
     progress = stage("segment", config.segment.steps)
     segment.train(config.segment, samples, folder, world, progress, METHOD, LABELS)
 

@@ -1,5 +1,6 @@
-"""Segmentation: PSPNet on pixel masks. Full masks give the upper row of every weakly supervised table; pseudo-masks
-are what the weakly supervised methods train it on.
+"""Segmentation: a network on pixel masks. Full masks give the upper row of every weakly supervised table; pseudo-masks
+are what the weakly supervised methods train it on. With contours it tells glands apart where they touch, as in Chen et
+al., "DCAN" (CVPR 2016), but in one softmax: what of a gland lies near its edge is a class of its own.
 
 Data, network, loss, loop: in that order. The served weights are the running average of the trained ones (Polyak
 averaging), which on a small set is worth more than choosing a step by test score.
@@ -12,21 +13,23 @@ from typing import Annotated, Literal, NamedTuple
 import cv2
 import msgspec
 import numpy as np
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glassrt.engine.errors import DatasetError
 from glassrt.engine.geometry.views import window_starts
+from glassrt.engine.slides.array import ArraySlide
+from glassrt.engine.slides.grid import GridReader
 from glassrt.training import augment, losses, pictures
 from glassrt.training.config import Number, Schedule, Share, Weight, check_lattice
+from glassrt.training.contours import mark_contours
 from glassrt.training.datasets import glas
 from glassrt.training.fused import require_kernels
 from glassrt.training.loop import Example, Progress, Random, Task, fit, shuffled
 from glassrt.training.metrics import IGNORE
-from glassrt.training.networks.encoders import check_encoder, load_weights
-from glassrt.training.networks.pspnet import PSPNet
+from glassrt.training.networks.segmenter import Design, Segmenter
 from glassrt.training.run import Run
 from glassrt.training.world import World
 
@@ -42,7 +45,7 @@ class SegmentConfig(Schedule, frozen=True, kw_only=True):
     split: str
     encoder: str
     weights: str = "imagenet"  # or "random", or a file
-    output_stride: Literal[8, 16, 32]
+    output_stride: Literal[4, 8, 16, 32]
     crop: Side
     window: Side  # of the exported network
     tile: Number = 0  # images are cut into tiles of this side first; 0: whole images
@@ -55,6 +58,11 @@ class SegmentConfig(Schedule, frozen=True, kw_only=True):
     beta_rise_steps: Number = 0  # beta rises from 0 over this many steps
     ignored_as_easy: bool = False
     auxiliary_weight: Weight
+    network: Literal["pspnet", "fpn"] | UnsetType = UNSET  # unset: pspnet
+    width: Annotated[int, Meta(ge=8, le=1024, multiple_of=8)] | UnsetType = UNSET  # channels of an fpn's maps
+    mpp: Annotated[float, Meta(ge=glas.MPP, le=8 * glas.MPP)] | UnsetType = UNSET  # unset: the images' own
+    contour_um: Annotated[float, Meta(gt=0)] | UnsetType = UNSET  # how much of a gland's edge is its contour
+    smallest_um2: Annotated[float, Meta(gt=0)] | UnsetType = UNSET  # what the bundle tells no smaller glands than
 
     def __post_init__(self) -> None:
         if self.resize[0] > self.resize[1]:
@@ -62,29 +70,72 @@ class SegmentConfig(Schedule, frozen=True, kw_only=True):
         if self.tile:
             check_lattice(self.tile, self.tile_stride)
 
+    @property
+    def design(self) -> Design:
+        """The network, but for its classes."""
+        return Design(
+            network=self.network,
+            encoder=self.encoder,
+            weights=self.weights,
+            output_stride=self.output_stride,
+            width=self.width,
+        )
+
+    @property
+    def planes(self) -> int:
+        """Planes of logits: one a class, and one for contours."""
+        return len(glas.CLASSES) + bool(self.contour_um)
+
 
 class Sample(NamedTuple):
-    """An image or tile `[H, W, 3]`, its class mask `[H, W]` (`IGNORE` where unknown), and the image's file."""
+    """An image or tile `[H, W, 3]`, its class mask `[H, W]` (`IGNORE` where unknown; a contour's number is that after
+    the last class's), and the image's file.
+    """
 
     pixels: NDArray[np.uint8]
     mask: NDArray[np.uint8]
     source: str
 
 
-def load_samples(data: Path, split: str, masks: Path | None = None) -> list[Sample]:
-    """Every image of the split with its class mask, in memory: GlaS takes about 100 MB.
+def load_samples(
+    data: Path,
+    split: str,
+    masks: Path | None = None,
+    mpp: float | UnsetType = UNSET,
+    contour_um: float | UnsetType = UNSET,
+) -> list[Sample]:
+    """Every image of the split with its class mask, in memory: GlaS takes about 100 MB at its own resolution.
 
-    Masks are the published ones, or the PNG files `<image>.png` in the folder `masks`. Raises DatasetError.
+    Masks are the published ones, or the PNG files `<image>.png` in the folder `masks`, which hold no contours. Raises
+    DatasetError.
     """
+    if masks is not None and contour_um:
+        raise DatasetError(f"{masks}: masks that were given do not tell glands apart: leave contour_um out")
     samples = []
     for image in glas.find_images(data, split):
         pixels = image.pixels()
-        mask = image.classes() if masks is None else read_mask(masks / f"{image.name}.png")
+        if contour_um:
+            mask = mark_contours(image.instances(), contour_um / glas.MPP)
+        else:
+            mask = image.classes() if masks is None else read_mask(masks / f"{image.name}.png")
         if pixels.shape[:2] != mask.shape:
             size, other = (f"{shape[1]} x {shape[0]}" for shape in (pixels.shape, mask.shape))
             raise DatasetError(f"{image.image_path} has {size} pixels but its mask {other}; they must be equal")
+        if mpp:
+            pixels, mask = resample(pixels, mask, mpp)
         samples.append(Sample(pixels, mask, image.image_path.name))
     return samples
+
+
+def resample(
+    pixels: NDArray[np.uint8], mask: NDArray[np.uint8], mpp: float
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """An image of GlaS as the engine sees it at another resolution, and what most of each pixel there is."""
+    grid = GridReader(ArraySlide(pixels, glas.MPP), mpp)
+    size = (grid.width, grid.height)
+    held = np.unique(mask)
+    shares = [cv2.resize((mask == each).astype(np.float32), size, interpolation=cv2.INTER_AREA) for each in held]
+    return grid.read(0, 0, *size), held[np.argmax(shares, axis=0)]
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
@@ -119,15 +170,15 @@ def digest(samples: list[Sample]) -> str:
 
 def check(config: SegmentConfig, world: World) -> None:
     """Raise TrainingError if training with these settings cannot begin."""
-    check_encoder(config.encoder, config.output_stride, config.weights)
+    config.design.check()
     world.part(config.batch)
     if config.loss in losses.WEIGHTS:
         require_kernels(world.device)
 
 
-def build_network(config: SegmentConfig) -> PSPNet:
+def build_network(config: SegmentConfig) -> Segmenter:
     """The network, with random weights."""
-    return PSPNet(len(glas.CLASSES), config.encoder, config.output_stride)
+    return config.design.build(config.planes)
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor, config: SegmentConfig, step: int) -> Tensor:
@@ -176,8 +227,6 @@ def train(
         return main + config.auxiliary_weight * segmentation_loss(auxiliary, labels, config, step)
 
     def start() -> nn.Module:
-        network = build_network(config)
-        load_weights(network.encoder, config.encoder, config.weights)
-        return network
+        return config.design.start(config.planes)
 
     fit(Task(start, draw, loss, pictures.show_segmentation), config, run, world, progress)

