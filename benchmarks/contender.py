@@ -79,4 +79,5 @@ def serve(pipe: Connection, build: Build) -> None:
     except (EOFError, OSError):  # the pipe was closed
         gc.freeze()  # else the process takes a second to look through all that torch has made, and end
     except Exception as error:
-        pipe.send(GlassError(f"{build.__name__}: {type(error).__name__}: {first_line(error)}"))
+        name = getattr(build, "__name__", "GlassRT")
+        pipe.send(GlassError(f"{name}: {type(error).__name__}: {first_line(error)}"))

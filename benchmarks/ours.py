@@ -7,7 +7,7 @@ from glassrt.benchmarks.contender import Contender, Probabilities
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.runtimes.choose import choose
 from glassrt.engine.runtimes.open import open_backend
-from glassrt.engine.tasks.segment import segment_image
+from glassrt.engine.tasks.segment import map_image
 
 
 def build_exact(bundle: Bundle, pixels: NDArray[np.uint8]) -> Contender:
@@ -20,11 +20,19 @@ def build_fastest(bundle: Bundle, pixels: NDArray[np.uint8]) -> Contender | None
     return None if choose(bundle)[1] == "fp32" else build_glassrt(bundle, pixels, "auto")
 
 
-def build_glassrt(bundle: Bundle, pixels: NDArray[np.uint8], precision: str) -> Contender:
-    """GlassRT's library call for an image in memory."""
+def build_other(bundle: Bundle, pixels: NDArray[np.uint8], precision: str, mpp: float) -> Contender:
+    """GlassRT with a bundle of its own, on pixels of `mpp` micrometres as another bundle has them."""
+    return build_glassrt(bundle, pixels, precision, mpp, f" with {bundle.manifest.name}")
+
+
+def build_glassrt(
+    bundle: Bundle, pixels: NDArray[np.uint8], precision: str, mpp: float | None = None, told: str = ""
+) -> Contender:
+    """GlassRT's library call for an image in memory: probabilities of each of its pixels."""
     backend = open_backend(bundle, precision=precision, throughput=True)
 
     def run() -> Probabilities:
-        return segment_image(pixels, bundle.manifest.mpp, bundle, backend)
+        size = (pixels.shape[1], pixels.shape[0])
+        return map_image(pixels, mpp or bundle.manifest.mpp, bundle, backend, size).probabilities
 
-    return Contender(f"GlassRT {backend.precision} ({backend.name})", backend.precision, run)
+    return Contender(f"GlassRT {backend.precision} ({backend.name}){told}", backend.precision, run)

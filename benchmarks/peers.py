@@ -6,6 +6,7 @@ pixel.
 
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import truediv
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from glassrt.benchmarks.contender import Build, Worker
-from glassrt.benchmarks.ours import build_exact, build_fastest
+from glassrt.benchmarks.ours import build_exact, build_fastest, build_other
 from glassrt.benchmarks.regions import fit_windows, read_region
 from glassrt.benchmarks.tiatoolbox import build_tiatoolbox
 from glassrt.benchmarks.torch_peers import (
@@ -27,6 +28,7 @@ from glassrt.benchmarks.torch_peers import (
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.checks import TOLERANCES
 from glassrt.engine.errors import UsageError
+from glassrt.engine.runtimes.choose import choose
 
 Report = dict[str, Any]
 BUILDS: tuple[Build, ...] = (
@@ -41,7 +43,11 @@ BUILDS: tuple[Build, ...] = (
 
 
 def measure_peers(
-    path: Path, bundle: Bundle, rounds: int, progress: Callable[[str], None] = lambda name: None
+    path: Path,
+    bundle: Bundle,
+    rounds: int,
+    progress: Callable[[str], None] = lambda name: None,
+    against: Bundle | None = None,
 ) -> Report:
     """Seconds of every contender in rounds in which they take turns, and how many times as long as others they take:
     GlassRT in float32, and the fastest of all.
@@ -49,23 +55,36 @@ def measure_peers(
     All are medians, the latter of the rounds' own ratios, so that a machine whose speed drifts does not count.
 
     A contender whose classes differ from GlassRT's in float32 on more pixels than its precision may lose is not timed
-    but named under `left_out`, with the reason. Raises GlassError where one fails, UsageError for a bundle of several
-    networks, which nobody else runs.
+    but named under `left_out`, with the reason. `against` is a bundle that all of them run, on the same pixels that
+    GlassRT runs `bundle` on: what a faster network is worth; its classes are held against its own float32 alone. Raises
+    GlassError where one fails, UsageError for a bundle of several networks, which nobody else runs.
     """
-    if len(bundle.manifest.networks) > 1:
-        raise UsageError(
-            f"{bundle.path} is of the kind {bundle.manifest.kind}, whose networks no peer runs: `glassrt bench slide` "
-            "times it"
-        )
-    pixels = fit_windows(read_region(path, bundle), bundle)
+    judged = against or bundle
+    for each in (judged, bundle):
+        if len(each.manifest.networks) > 1:
+            raise UsageError(
+                f"{each.path} is of the kind {each.manifest.kind}, whose networks no peer runs: `glassrt bench slide` "
+                "times it"
+            )
+    pixels = fit_windows(read_region(path, judged), judged)
     workers: list[Worker] = []
     try:
         for build in BUILDS:
             progress(f"starting {build.__name__}")
-            worker = Worker(build, bundle, pixels)
-            workers.append(worker)
+            workers.append(Worker(build, judged, pixels))
         present = [worker for worker in workers if worker.name is not None]
         flips, left_out = check_classes(present, progress)
+        if against is not None:
+            others = []
+            for precision in dict.fromkeys(("fp32", choose(bundle)[1])):
+                progress(f"starting {bundle.manifest.name} in {precision}")
+                build_own = partial(build_other, precision=precision, mpp=judged.manifest.mpp)
+                others.append(Worker(build_own, bundle, pixels))
+            workers += others
+            present += others
+            own_flips, own_left_out = check_classes(others, progress)
+            flips |= own_flips
+            left_out += own_left_out
         present = [worker for worker in present if worker.name in flips]
         seconds: dict[str, list[float]] = {worker.name: [] for worker in present}
         for number in range(rounds):
@@ -80,9 +99,10 @@ def measure_peers(
     return {
         "slide": path.name,
         "bundle": bundle.manifest.name,
+        "against": against.manifest.name if against else None,
         "pixels": list(pixels.shape[:2]),
-        "scales": bundle.manifest.views[0],
-        "flips": bundle.manifest.views[1],
+        "scales": judged.manifest.views[0],
+        "flips": judged.manifest.views[1],
         "threads": torch.get_num_threads(),
         "rounds": rounds,
         "left_out": left_out,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from glassrt.benchmarks.contender import Contender, Probabilities
-from glassrt.benchmarks.torch_peers import prepare_torch
+from glassrt.benchmarks.torch_peers import join_contour, prepare_torch
 from glassrt.engine.bundles.bundle import Bundle
 
 UNUSED = (
@@ -89,7 +89,7 @@ def build_tiatoolbox(bundle: Bundle, pixels: NDArray[np.uint8]) -> Contender | N
         engine.mask_bounds = None
         with tempfile.TemporaryDirectory() as folder:
             logits = engine.infer_wsi(loader, Path(folder, "merged.zarr"))["probabilities"].compute()
-        return torch.from_numpy(logits).permute(2, 0, 1).softmax(0).numpy()
+        return join_contour(torch.from_numpy(logits).permute(2, 0, 1).softmax(0), bundle).numpy()
 
     return Contender(f"TIAToolbox {tiatoolbox.__version__} SemanticSegmentor", "fp32", run)
 

@@ -1,5 +1,6 @@
 """A bundle's network as users of torch have it: with MONAI's sliding window, and in a plain statement."""
 
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import cast
 
@@ -14,7 +15,10 @@ from torch.nn import functional as F
 from glassrt.benchmarks.contender import Contender, Probabilities
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import BundleError
+from glassrt.training.networks.efficientnet_lite import WIDTH_DEPTH
+from glassrt.training.networks.fpn import FPN, STRIDES
 from glassrt.training.networks.pspnet import PSPNet
+from glassrt.training.networks.segmenter import PSPNET_STRIDES
 
 
 def build_monai(bundle: Bundle, pixels: NDArray[np.uint8]) -> Contender | None:
@@ -43,7 +47,7 @@ def slide_monai(
 
     def run() -> Probabilities:
         with torch.inference_mode():
-            return cast(Tensor, inferer(image, network)).softmax(1)[0].numpy()
+            return join_contour(cast(Tensor, inferer(image, network)).softmax(1)[0], bundle).numpy()
 
     return Contender(f"MONAI {monai.__version__} SlidingWindowInferer{how}", "fp32", run)
 
@@ -64,7 +68,7 @@ def state_plainly(bundle: Bundle, pixels: NDArray[np.uint8], how: str, memory_fo
 
     def run() -> Probabilities:
         with torch.inference_mode():
-            return multi_scale(network, image, bundle)[0].numpy()
+            return join_contour(multi_scale(network, image, bundle)[0], bundle).numpy()
 
     return Contender(f"torch {torch.__version__}, crop by crop{how}", "fp32", run)
 
@@ -87,6 +91,15 @@ class Upsampled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.interpolate(self.network(x), x.shape[2:], mode="bilinear", align_corners=False)
+
+
+def join_contour(probabilities: Tensor, bundle: Bundle) -> Tensor:
+    """Probabilities `[C, H, W]` of the classes, of those of the network's planes: a contour is part of its class."""
+    number = bundle.segmentation.contoured
+    if not number:
+        return probabilities
+    probabilities[number] += probabilities[-1]
+    return probabilities[:-1]
 
 
 def multi_scale(network: nn.Module, image: Tensor, bundle: Bundle) -> Tensor:
@@ -126,14 +139,34 @@ def slide(network: nn.Module, image: Tensor, window: int, stride: int) -> Tensor
     return total / count
 
 
-def rebuild_network(bundle: Bundle) -> PSPNet:
+def rebuild_network(bundle: Bundle) -> nn.Module:
     """The bundle's float32 graph as a torch network: folded batch norms become biases before one that does nothing.
 
-    Raises BundleError for another network than PSPNet on EfficientNet-Lite0.
+    Raises BundleError for another network than PSPNet or FPN on an EfficientNet-Lite.
     """
     graph = onnx.load_from_string(bundle.read_graph()).graph
     stored = {each.name: each for each in graph.initializer}
-    network = PSPNet(len(bundle.segmentation.classes), output_stride=bundle.segmentation.output_stride).eval()
+    networks = [fill(network, stored) for network in candidates(bundle, stored)]
+    for network in networks:
+        if network is not None:
+            return network
+    raise BundleError(f"{bundle.path} is neither PSPNet nor FPN on an EfficientNet-Lite: a part is missing or differs")
+
+
+def candidates(bundle: Bundle, stored: Mapping[str, onnx.TensorProto]) -> Iterator[nn.Module]:
+    """The networks that a bundle's graph may be of."""
+    manifest = bundle.segmentation
+    last = stored.get("network.classify.1.weight")
+    for encoder in WIDTH_DEPTH:
+        if last is not None and manifest.output_stride in STRIDES:
+            yield FPN(manifest.planes, encoder, manifest.output_stride, last.dims[1])
+        if manifest.output_stride in PSPNET_STRIDES:
+            yield PSPNet(manifest.planes, encoder, manifest.output_stride)
+
+
+def fill(network: nn.Module, stored: Mapping[str, onnx.TensorProto]) -> nn.Module | None:
+    """The network with a graph's weights, None where they do not fit."""
+    network.eval()
     for name, module in network.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_var is not None
@@ -143,9 +176,7 @@ def rebuild_network(bundle: Bundle) -> PSPNet:
         weight = stored.get(f"network.{name}.weight")
         bias = stored.get(f"network.{name}.bias") or stored.get(f"network.{name}.weight_bias")
         if weight is None or bias is None or tuple(weight.dims) != tuple(module.weight.shape):
-            raise BundleError(
-                f"{bundle.path} is not PSPNet on EfficientNet-Lite0: {name} is missing or has another shape"
-            )
+            return None
         module.weight = nn.Parameter(torch.from_numpy(numpy_helper.to_array(weight).copy()))
         module.bias = nn.Parameter(torch.from_numpy(numpy_helper.to_array(bias).copy()))
     return network

@@ -20,10 +20,15 @@ def peers_command(
     bundle: Annotated[Path, typer.Argument(help="Bundle.", show_default="the one shipped")] = DEFAULT_BUNDLE,
     scales: Annotated[str | None, typer.Option(help="Scales, e.g. 0.75,1,1.5.", show_default="the bundle's")] = None,
     flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirrored windows too.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Bundle that the others run in its place.", show_default="the same")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="In which all take turns.")] = 7,
     json: Annotated[Path | None, typer.Option(help="File to write the figures to.", show_default=False)] = None,
 ) -> None:
     """The same network, pixels and windows through GlassRT, MONAI, TIAToolbox and plain torch.
+
+    With --against they run another network than GlassRT, on the same pixels: what a faster one is worth.
 
     Exit code 1: one of them computes something else and was left out.
     """
@@ -32,8 +37,11 @@ def peers_command(
     from glassrt.benchmarks.machine import write_report
 
     with show_status("bench peers") as progress:
-        opened = open_bundle(bundle).replace(parse_scales(scales), flip)
-        report = measure_peers(slide, opened, rounds, progress)
+        opened, other = (
+            open_bundle(each).replace(parse_scales(scales), flip) if each else None for each in (bundle, against)
+        )
+        assert opened is not None
+        report = measure_peers(slide, opened, rounds, progress, other)
     height, width = report["pixels"]
     rows = [
         {
