@@ -13,6 +13,7 @@ from glassrt.benchmarks.commands.latency import latency_command
 from glassrt.benchmarks.commands.memory import memory_command
 from glassrt.benchmarks.commands.oeem import oeem_command
 from glassrt.benchmarks.commands.peers import peers_command
+from glassrt.benchmarks.commands.quality import quality_command
 from glassrt.benchmarks.commands.reading import reading_command
 from glassrt.benchmarks.commands.scan import scan_command
 from glassrt.benchmarks.commands.serve import serve_command
@@ -25,6 +26,7 @@ bench_app = typer.Typer(help="Measure GlassRT on this machine.", no_args_is_help
 bench_app.command("slide")(slide_command)
 bench_app.command("latency")(latency_command)
 bench_app.command("peers")(peers_command)
+bench_app.command("quality")(quality_command)
 bench_app.command("reading")(reading_command)
 bench_app.command("compare")(compare_command)
 bench_app.command("memory")(memory_command)

@@ -88,6 +88,28 @@ def plot_scan(path: Path, report: dict[str, Any]) -> None:
         figure.savefig(beside, format="png")
 
 
+def plot_quality(path: Path, report: dict[str, Any]) -> None:
+    """Score against what a square millimetre costs, as a PNG: a point a setting, a colour a kind of processor."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for kind in dict.fromkeys(kind for row in report["rows"] for kind in row["ms_per_window"]):
+        rows = [row for row in report["rows"] if kind in row["ms_per_window"]]
+        costs = [row["ms_per_window"][kind] * row["windows_per_mm2"] for row in rows]
+        axes.plot(costs, [row["mIoU"] for row in rows], "o", label=kind)
+        for row, cost in zip(rows, costs, strict=True):
+            axes.annotate(row["name"], (cost, row["mIoU"]), (4, 4), textcoords="offset points", fontsize="x-small")
+    axes.set_xscale("log")
+    axes.set_xlabel("milliseconds a square millimetre of tissue")
+    axes.set_ylabel("mIoU on GlaS testA, percent")
+    axes.margins(x=0.25, y=0.1)
+    axes.set_title("what bundles are worth and what they cost")
+    axes.legend()
+    with replace_file(path) as beside:
+        figure.savefig(beside, format="png")
+
+
 def find_spread(values: list[float]) -> float:
     """Their standard deviation, as the tables have it; none of one alone."""
     return statistics.stdev(values) if len(values) > 1 else 0.0

@@ -134,6 +134,13 @@ def draw_transfer(report: Report) -> list[list[str]]:
     return draw_table(report)
 
 
+def draw_quality(report: Report) -> list[list[str]]:
+    """Every bundle's scores and costs."""
+    from glassrt.benchmarks.quality import draw_table  # which loads runtimes
+
+    return draw_table(report)
+
+
 TABLES: dict[str, tuple[str, Callable[[Report], list[list[str]]]]] = {
     "latency": ("latency-demo.json", draw_latency),
     "peers": ("peers-demo.json", draw_peers),
@@ -148,6 +155,7 @@ TABLES: dict[str, tuple[str, Callable[[Report], list[list[str]]]]] = {
     "distill breast": ("distill-ucsb.json", draw_distill),
     "distill digits": ("distill-mnist.json", draw_distill),
     "transfer": ("transfer-nuclei.json", draw_transfer),
+    "quality": ("quality.json", draw_quality),
 }
 
 

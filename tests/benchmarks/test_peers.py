@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -19,11 +20,15 @@ from glassrt.benchmarks import peers, regions, tiatoolbox, torch_peers
 from glassrt.benchmarks.commands.peers import peers_command
 from glassrt.benchmarks.contender import Build
 from glassrt.engine import open_bundle
+from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import BundleError, GlassError
 from glassrt.engine.runtimes.choose import choose
 from glassrt.engine.runtimes.isa import cpu_isa, processor_name
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.tasks.segment import segment_image
+from glassrt.export.bundle import export_made
+from glassrt.export.kinds.made import UNMADE, Made
+from glassrt.training.networks.segmenter import Design
 
 BUNDLE = open_bundle()
 
@@ -125,8 +130,40 @@ def test_a_contender_that_fails_is_not_timed(
 
 
 def test_another_network_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        torch_peers, "PSPNet", lambda classes, output_stride: torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
-    )
-    with pytest.raises(BundleError, match="is not PSPNet on EfficientNet-Lite0: 0 is missing or has another shape"):
+    monkeypatch.setattr(torch_peers, "candidates", lambda *given: [torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))])
+    with pytest.raises(BundleError, match="is neither PSPNet nor FPN on an EfficientNet-Lite"):
         torch_peers.rebuild_network(BUNDLE)
+
+
+@pytest.fixture(scope="module")
+def contoured(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A network of random weights with contours, which sees half the resolution."""
+    torch.manual_seed(0)
+    design = Design(network="fpn", encoder="efficientnet_lite0", output_stride=4, width=32)
+    manifest = msgspec.structs.replace(
+        BUNDLE.segmentation, output_stride=4, mpp=1.0, contour_of="gland", graphs=UNMADE, examples=(), name="half"
+    )
+    made = Made({"main": design.start(3)}, manifest)
+    return export_made(made, "random weights", tmp_path_factory.mktemp("contoured") / "half.glass")
+
+
+def test_contours_are_part_of_their_class_everywhere(contoured: Bundle) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (576, 576, 3), np.uint8)
+    exact, *others = (build(contoured, pixels) for build in peers.BUILDS)
+    classes = [each.run().argmax(0) for each in (exact, *others) if each is not None]
+    assert len(classes) > 3
+    assert 0.02 < classes[0].mean() < 0.98
+    assert all((each != classes[0]).mean() < 1e-3 for each in classes)
+
+
+def test_others_may_run_another_network(demo_slide: Path, contoured: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(regions, "LONGEST", 600)
+    monkeypatch.setattr(peers, "BUILDS", (peers.build_exact, torch_peers.build_torch))
+    report = peers.measure_peers(demo_slide, contoured, rounds=1, against=BUNDLE)
+    assert (report["bundle"], report["against"]) == ("half", BUNDLE.manifest.name)
+    assert not report["left_out"]
+    names = [row["name"] for row in report["rows"]]
+    assert names[0].startswith("GlassRT fp32")
+    assert names[1].startswith("torch")
+    assert [name for name in names if name.endswith("with half")] == names[2:]
+    assert len(names) == 3

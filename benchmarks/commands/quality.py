@@ -1,0 +1,54 @@
+"""`glassrt bench quality`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from glassrt.benchmarks.commands.rows import print_machine, print_rows
+from glassrt.benchmarks.machine import write_report
+from glassrt.benchmarks.plots import plot_quality
+from glassrt.benchmarks.quality import draw_table, lay_settings, measure_quality, score_glas
+from glassrt.engine.bundles.bundle import open_bundle
+from glassrt.engine.commands.options import parse_precisions
+from glassrt.engine.commands.progress import show_status
+from glassrt.engine.errors import UsageError
+from glassrt.training.commands.options import DATA
+
+
+def quality_command(
+    data: Annotated[Path, DATA],
+    bundles: Annotated[list[Path], typer.Argument(help="Bundles that tell glands apart.", show_default=False)],
+    many: Annotated[
+        list[Path] | None,
+        typer.Option(help="Bundle that is run in the multi-scale test too.", show_default=False),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Precisions, with commas.")] = "fp32,int8",
+    split: Annotated[str | None, typer.Option(help="Part of GlaS.", show_default="testA")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG to draw it to.", show_default=False)] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write the figures to. If it is there, its scores are kept and times of this processor added.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """What bundles are worth on GlaS, and what a square millimetre of tissue costs with them."""
+    opened = [open_bundle(each) for each in bundles]
+    settings = lay_settings(opened, parse_precisions(precision), [open_bundle(each) for each in many or []])
+    known = []
+    if json is not None and json.exists():
+        try:
+            known = msgspec.json.decode(json.read_bytes())["rows"]
+        except (msgspec.DecodeError, KeyError, TypeError) as error:
+            raise UsageError(f"{json} is no report of `bench quality`: name another file") from error
+    with show_status("bench quality") as progress:
+        report = measure_quality(settings, score_glas(data, split), known, progress)
+    heads, *rows = draw_table(report)
+    print_rows("quality and cost", [dict(zip(heads, row, strict=True)) for row in rows])
+    print_machine("GMAC, ms: of a window")
+    write_report(json, report)
+    if plot is not None:
+        plot_quality(plot, report)
