@@ -13,7 +13,7 @@ from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import DatasetError, TrainingError
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.export.bundle import export_run
-from glassrt.training import metrics
+from glassrt.training import checkpoint, metrics
 from glassrt.training.commands.options import CONFIGS
 from glassrt.training.config import load_config
 from glassrt.training.contours import mark_contours
@@ -148,6 +148,18 @@ def counting(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bundle]:
     samples = load_samples(folder, "train", contour_um=3.0)
     segment.train(CONFIG, samples, folder / "run", ALONE)
     return folder, export_run(folder / "run", folder / "counting.glass", "counting")
+
+
+def test_a_network_may_start_from_a_whole_run(counting: tuple[Path, Bundle]) -> None:
+    model = counting[0] / "run" / "model.safetensors"
+    design = msgspec.structs.replace(CONFIG.design, weights=str(model), whole=True)
+    design.check()
+    stored = checkpoint.load(model)[0]
+    assert all(torch.equal(value, stored[name]) for name, value in design.start(3).state_dict().items())
+    with pytest.raises(TrainingError, match="belongs to another network"):
+        msgspec.structs.replace(design, width=24).start(3)
+    with pytest.raises(TrainingError, match="'imagenet' is no model of a run"):
+        msgspec.structs.replace(design, weights="imagenet").check()
 
 
 def test_a_bundle_counts_glands_that_touch(counting: tuple[Path, Bundle]) -> None:
