@@ -30,10 +30,13 @@ def read(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str],
 def describe(config: DistilConfig, meant: Meant, name: str) -> Segmentation:
     """The manifest of what was trained so, but for graphs and examples."""
     student = config.student
+    weights = "those of a run" if student.whole else Path(student.weights).name
     taught = ", ".join(
-        f"{each.name} at {len(each.scales)} scales" + " with flips" * each.flips for each in meant.teachers
+        f"{each.name} at {count(len(each.scales))}" + " with flips" * each.flips for each in meant.teachers
     )
-    start = weights_licence(student.weights, student.encoder)
+    start = f"The student's encoder started from {weights_licence(student.weights, student.encoder)}."
+    if student.whole:
+        start = "The student started from the weights of a run of its own network, whose licence applies too."
     return Segmentation(
         name=name,
         classes=meant.classes,
@@ -47,7 +50,12 @@ def describe(config: DistilConfig, meant: Meant, name: str) -> Segmentation:
         smallest_um2=meant.smallest_um2,
         teachers=meant.teachers,
         graphs=UNMADE,
-        trained=f"{student.name} on {student.encoder} (weights: {Path(student.weights).name}), distilled from "
+        trained=f"{student.name} on {student.encoder} (weights: {weights}), distilled from "
         f"{taught}, on {meant.learned_from}, {config.steps} steps of {config.batch} crops, seed {config.seed}",
-        licence=f"{' '.join(meant.licences)} The student's encoder started from {start}.",
+        licence=f"{' '.join(meant.licences)} {start}",
     )
+
+
+def count(scales: int) -> str:
+    """So many scales, in words."""
+    return f"{scales} scales" if scales > 1 else "1 scale"
