@@ -175,8 +175,9 @@ def fill(network: nn.Module, stored: Mapping[str, onnx.TensorProto]) -> nn.Modul
             continue
         weight = stored.get(f"network.{name}.weight")
         bias = stored.get(f"network.{name}.bias") or stored.get(f"network.{name}.weight_bias")
-        if weight is None or bias is None or tuple(weight.dims) != tuple(module.weight.shape):
+        if weight is None or tuple(weight.dims) != tuple(module.weight.shape):
             return None
         module.weight = nn.Parameter(torch.from_numpy(numpy_helper.to_array(weight).copy()))
-        module.bias = nn.Parameter(torch.from_numpy(numpy_helper.to_array(bias).copy()))
+        # Without a bias are those that no batch norm follows.
+        module.bias = None if bias is None else nn.Parameter(torch.from_numpy(numpy_helper.to_array(bias).copy()))
     return network

@@ -5,13 +5,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+from plain_network import PSPNET
 
 from glassrt.engine import open_bundle
 from glassrt.engine.geometry.boxes import Size
 from glassrt.engine.slides.push import PushSlide
 from glassrt.engine.tasks.scan import ScanSession
 
-BUNDLE = open_bundle()
+BUNDLE = open_bundle(PSPNET)
 FILES = ("map.ome.tif", "regions.geojson", "overlay.png")
 SIDE = 240  # of the demo slide's tiles
 MPP = 0.499

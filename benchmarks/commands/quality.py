@@ -8,13 +8,11 @@ import typer
 
 from glassrt.benchmarks.commands.rows import print_machine, print_rows
 from glassrt.benchmarks.machine import write_report
-from glassrt.benchmarks.plots import plot_quality
-from glassrt.benchmarks.quality import draw_table, lay_settings, measure_quality, score_glas
 from glassrt.engine.bundles.bundle import open_bundle
 from glassrt.engine.commands.options import parse_precisions
 from glassrt.engine.commands.progress import show_status
 from glassrt.engine.errors import UsageError
-from glassrt.training.commands.options import DATA
+from glassrt.training.commands.options import DATA, missing_packages
 
 
 def quality_command(
@@ -36,6 +34,9 @@ def quality_command(
     ] = None,
 ) -> None:
     """What bundles are worth on GlaS, and what a square millimetre of tissue costs with them."""
+    with missing_packages("cpu,export"):
+        from glassrt.benchmarks.plots import plot_quality
+        from glassrt.benchmarks.quality import draw_table, lay_settings, measure_quality, score_glas
     opened = [open_bundle(each) for each in bundles]
     settings = lay_settings(opened, parse_precisions(precision), [open_bundle(each) for each in many or []])
     known = []

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 from known import image_and_logits
+from plain_network import PSPNET
 
 from glassrt.benchmarks import latency
 from glassrt.benchmarks.ceiling import count_gmac, measure_ceiling, measure_gpu_ceiling, require_cublas
@@ -27,7 +28,7 @@ from glassrt.engine.runtimes.open import open_backend
 # The command, but for how long it warms up and how many starts count.
 SHORTER = "from glassrt.benchmarks import latency; latency.WARM_UP_S, latency.STARTS = 0.05, 1"
 GLASSRT = (sys.executable, "-c", f"{SHORTER}; from glassrt.engine.commands.main import main; main()")
-BUNDLE = open_bundle()
+BUNDLE = open_bundle(PSPNET)
 
 
 def test_the_command_measures_checks_and_draws(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 import typer
 from known import image_and_logits
 from odd_contenders import build_broken, build_dying, build_wrong
+from plain_network import PSPNET
 
 from glassrt.benchmarks import peers, regions, tiatoolbox, torch_peers
 from glassrt.benchmarks.commands.peers import peers_command
@@ -30,7 +31,7 @@ from glassrt.export.bundle import export_made
 from glassrt.export.kinds.made import UNMADE, Made
 from glassrt.training.networks.segmenter import Design
 
-BUNDLE = open_bundle()
+BUNDLE = open_bundle(PSPNET)
 
 
 class Compared(NamedTuple):
@@ -143,7 +144,11 @@ def contoured(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     manifest = msgspec.structs.replace(
         BUNDLE.segmentation, output_stride=4, mpp=1.0, contour_of="gland", graphs=UNMADE, examples=(), name="half"
     )
-    made = Made({"main": design.start(3)}, manifest)
+    network = design.start(3).eval()
+    with torch.inference_mode():  # so that both classes are told
+        mean = network(255 * torch.rand(1, 3, 320, 320)).mean((0, 2, 3))
+        network.classify[1].bias -= mean + torch.tensor([0.0, 0.7, 0.7])
+    made = Made({"main": network}, manifest)
     return export_made(made, "random weights", tmp_path_factory.mktemp("contoured") / "half.glass")
 
 

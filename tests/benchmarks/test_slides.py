@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from made_tiffs import cut_tiles, encode, write_tiles
+from plain_network import PSPNET
 
 from glassrt.benchmarks import reading, slides
 from glassrt.engine import open_bundle, open_slide, score
@@ -35,7 +36,7 @@ def part(demo_slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_command_times_the_whole_and_every_part(part: Path, tmp_path: Path) -> None:
     figures = tmp_path / "slide.json"
-    command = [GLASSRT, "bench", "slide", part, "--repeats", "1", "--scaling", "--json", figures]
+    command = [GLASSRT, "bench", "slide", part, PSPNET, "--repeats", "1", "--scaling", "--json", figures]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     report = json.loads(figures.read_text())
@@ -53,7 +54,7 @@ def test_the_command_times_the_whole_and_every_part(part: Path, tmp_path: Path) 
 
 def test_the_bound_is_set_by_what_takes_longest(part: Path) -> None:
     """Reading that takes five times as long as the network bounds the whole."""
-    bundle = open_bundle()
+    bundle = open_bundle(PSPNET)
     parts, backend = slides.Parts(), open_backend(bundle)
     seconds = {
         "open": 0.01,
@@ -73,7 +74,7 @@ def test_the_bound_is_set_by_what_takes_longest(part: Path) -> None:
 
 
 def test_runs_that_find_other_areas_are_not_timed(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle, number = open_bundle(), iter(range(9))
+    bundle, number = open_bundle(PSPNET), iter(range(9))
     scoring = slides.score
 
     def wander(slide: object, bundle: object, out: object, backend: object, readers: int) -> object:

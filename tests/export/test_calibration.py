@@ -12,6 +12,7 @@ import openslide
 import pytest
 import tifffile
 from made_tiffs import encode, stained, write_tiles
+from plain_network import PSPNET
 
 from glassrt.engine.bundles.bundle import open_bundle
 from glassrt.engine.bundles.manifest import Manifest
@@ -31,7 +32,7 @@ from glassrt.export.calibration import choose_count, collect_calibration, collec
 from glassrt.export.ground import find_files, open_ground
 from glassrt.export.samples import Samples, count
 
-MANIFEST = open_bundle().manifest
+MANIFEST = open_bundle(PSPNET).manifest
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +151,7 @@ def test_a_slide_whose_pixels_cannot_be_read_is_left_out(images: Path, demo_slid
 @pytest.mark.parametrize("scales", [(1.0,), (0.75, 1.75), (2.0,)])
 def test_windows_are_those_that_the_engine_cuts(demo_slide: Path, scales: tuple[float, ...]) -> None:
     """Above scale 1 too, where a finer level of the slide would show what the network is never served."""
-    bundle = open_bundle().replace(scales, True)
+    bundle = open_bundle(PSPNET).replace(scales, True)
     windows = collect_windows(demo_slide.parent, bundle.manifest, wanted=8)["image"]
     with open_slide(demo_slide) as slide, ThreadPoolExecutor(2) as pool:
         grid = open_grid(slide, bundle)

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from plain_network import PSPNET
 
 from glassrt.engine.bundles.bundle import SHIPPED, Bundle, open_bundle
 from glassrt.engine.bundles.checks import Check, read_checks, record_checks
@@ -175,7 +176,7 @@ for number in range(20):
 def compare_logits(
     found: np.ndarray, wanted: np.ndarray, real: int, made_on: MadeOn, miou_change: float | None
 ) -> Check:
-    return compare({"logits": found}, {"logits": wanted}, real, made_on, miou_change, open_bundle().manifest)
+    return compare({"logits": found}, {"logits": wanted}, real, made_on, miou_change, open_bundle(PSPNET).manifest)
 
 
 @pytest.mark.parametrize("writable", [True, False])

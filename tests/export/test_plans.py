@@ -15,6 +15,7 @@ import onnx
 import pytest
 from known import run_windows
 from onnx import TensorProto, helper, numpy_helper
+from plain_network import PSPNET
 
 from glassrt.engine.bundles.bundle import Bundle, open_bundle, write_bundle
 from glassrt.engine.bundles.checks import TOLERANCES
@@ -40,7 +41,7 @@ GLASSRT = Path(sys.executable).parent / "glassrt"
 @pytest.fixture(scope="module")
 def bundle(demo_slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The shipped network in all precisions of GPUs."""
-    shipped = open_bundle()
+    shipped = open_bundle(PSPNET)
     exact, entries, files = shipped.read_graph(), [shipped.find_graph()], {"fp32.onnx": shipped.read_graph()}
     tissue = collect_calibration(demo_slide.parent, shipped.manifest, wanted=8)
     with pytest.MonkeyPatch.context() as patch:

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from known import tell_precisions
 from onnx import TensorProto, numpy_helper
+from plain_network import PSPNET
 
 from glassrt.engine.bundles.bundle import Bundle, open_bundle
 from glassrt.engine.errors import UsageError
@@ -22,7 +23,7 @@ from glassrt.export.samples import Samples, count, join, take
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return open_bundle()
+    return open_bundle(PSPNET)
 
 
 @pytest.fixture(scope="module")

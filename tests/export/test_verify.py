@@ -15,6 +15,7 @@ import onnx
 import pytest
 import small_bundle
 from onnx import numpy_helper
+from plain_network import PSPNET
 
 from glassrt.engine.bundles.bundle import Bundle, open_bundle
 from glassrt.engine.bundles.checks import Timing, read_checks, record_checks
@@ -36,7 +37,7 @@ GLASSRT = Path(sys.executable).parent / "glassrt"
 
 @pytest.fixture(scope="module")
 def windows(demo_slide: Path) -> Samples:
-    return collect_windows(demo_slide.parent, open_bundle().manifest, wanted=12)
+    return collect_windows(demo_slide.parent, open_bundle(PSPNET).manifest, wanted=12)
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -139,7 +139,7 @@ def test_the_background_may_be_named_tissue(copy: Path) -> None:
 
 @pytest.mark.parametrize("name", ["D\u00fcnndarm", "\u817a\u4f53", "[red]gland[/red]", "gland (T1)", "=1+1"])
 def test_ordinary_names_of_classes_stay_allowed(copy: Path, name: str) -> None:
-    edit(copy, lambda manifest: manifest.update(classes=named(["other", name])))
+    edit(copy, lambda manifest: manifest.update(classes=named(["other", name]), contour_of=name))
     assert open_bundle(copy).manifest.classes[1].name == name
 
 

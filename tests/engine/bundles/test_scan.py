@@ -81,7 +81,8 @@ def changed(change: Callable[[onnx.ModelProto], object]) -> bytes:
 def test_shipped_graphs_are_told_by_what_they_take_and_give(name: str) -> None:
     bundle = open_bundle(name)
     for graph in bundle.manifest.graphs:
-        image, logits = TensorSpec("image", "uint8", (None, 320, 320, 3)), ("float32", (None, 2, 20, 20))
+        image, side = TensorSpec("image", "uint8", (None, 320, 320, 3)), 320 // bundle.segmentation.output_stride
+        logits = ("float32", (None, bundle.segmentation.planes, side, side))
         signature = scan_graph(bundle.read_pinned(graph))
         assert signature.inputs == (image,)
         assert [(each.dtype, each.shape) for each in signature.outputs] == [logits]

@@ -12,6 +12,7 @@ import pytest
 import tifffile
 from command_line import assert_one_line, obey_permissions, run
 from plain_batch import BESIDE
+from plain_network import PSPNET
 
 from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE
 from glassrt.engine.results.summary import SUMMARY
@@ -121,8 +122,8 @@ def test_a_name_that_results_cannot_have_is_refused_before_any_work(tmp_path: Pa
 
 
 def rename_class(folder: Path, name: str) -> Path:
-    """The default bundle with another name for glands."""
-    bundle = Path(shutil.copytree(DEFAULT_BUNDLE, folder / "renamed.glass"))
+    """A bundle with another name for glands."""
+    bundle = Path(shutil.copytree(PSPNET, folder / "renamed.glass"))
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["classes"][1]["name"] = name
     (bundle / "manifest.json").write_text(json.dumps(manifest))

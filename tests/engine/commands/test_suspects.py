@@ -11,6 +11,7 @@ import tifffile
 from command_line import assert_one_line, run
 from made_tiffs import write_scn
 from plain_batch import score_here
+from plain_network import PSPNET
 from shapely.geometry import shape
 
 from glassrt.engine import open_slide
@@ -29,7 +30,7 @@ def scored(demo_slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "white.tif", np.full((400, 400, 3), 243, np.uint8), resolution=(20000, 20000), resolutionunit=3
     )
     slides = [demo_slide, cropped, folder / "white.tif"]
-    outcomes = score_here(slides, folder / "out", backend="auto", precision="auto")
+    outcomes = score_here(slides, folder / "out", bundle=PSPNET, backend="auto", precision="auto")
     assert [outcome.status for outcome in outcomes] == ["scored", "scored", "no tissue"]
     return folder
 

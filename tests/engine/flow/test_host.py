@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from known import image_and_logits, run_windows
 from onnx import TensorProto, helper, numpy_helper
+from plain_network import PSPNET
 
 from glassrt.engine import open_bundle, score
 from glassrt.engine.bundles.bundle import Bundle, write_bundle
@@ -28,7 +29,7 @@ from glassrt.engine.slides.grid import GridReader
 from glassrt.engine.tasks.segment import lay_windows, segment_image
 from glassrt.engine.watch import Clock, Watch
 
-BUNDLE = open_bundle()
+BUNDLE = open_bundle(PSPNET)
 
 
 class Counting:

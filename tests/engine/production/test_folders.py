@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from command_line import GLASSRT
 from plain_batch import BUNDLE, list_slides, make_slide, read_all, read_rows, run_here, score_here
+from plain_network import PSPNET
 
 from glassrt import engine
 from glassrt.engine import open_slide
-from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE
 from glassrt.engine.errors import FolderTaken
 from glassrt.engine.production.journal import JOURNAL
 from glassrt.engine.results.origin import read_origin
@@ -222,7 +222,7 @@ def test_another_bundle_may_follow_and_its_classes_have_columns_beside(
     """What is scored with it loses its older figures; rows of other slides keep theirs."""
     slides, out = [make_slide(tmp_path / f"{name}.tif") for name in "ab"], tmp_path / "out"
     score(*slides)
-    bundle = Path(shutil.copytree(DEFAULT_BUNDLE, tmp_path / "tumour.glass"))
+    bundle = Path(shutil.copytree(PSPNET, tmp_path / "tumour.glass"))
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["classes"][1]["name"] = "tumour"
     (bundle / "manifest.json").write_text(json.dumps(manifest))

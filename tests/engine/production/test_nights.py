@@ -10,8 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 from plain_batch import SETUP, Unseen, make_slide, run_here
+from plain_network import PSPNET
 
-from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, open_bundle
+from glassrt.engine.bundles.bundle import open_bundle
 from glassrt.engine.errors import OutputError, UsageError
 from glassrt.engine.production.batch import Batch, Options
 from glassrt.engine.production.entries import list_entries
@@ -46,7 +47,7 @@ def test_a_journal_whose_writer_was_killed_in_a_commit_is_read(tmp_path: Path) -
 
 
 def test_a_bundle_that_changes_while_a_batch_runs_ends_it(tmp_path: Path) -> None:
-    bundle = Path(shutil.copytree(DEFAULT_BUNDLE, tmp_path / "b.glass"))
+    bundle = Path(shutil.copytree(PSPNET, tmp_path / "b.glass"))
 
     class Changes(Unseen):
         def begin(self, order: Order) -> None:
@@ -60,7 +61,7 @@ def test_a_bundle_that_changes_while_a_batch_runs_ends_it(tmp_path: Path) -> Non
 
 
 def test_a_slide_with_a_bundle_of_its_own_is_scored_with_that_one_s_views(tmp_path: Path) -> None:
-    own = Path(shutil.copytree(DEFAULT_BUNDLE, tmp_path / "own.glass"))
+    own = Path(shutil.copytree(PSPNET, tmp_path / "own.glass"))
     told = json.loads((own / "manifest.json").read_text())
     told["scales"], told["flips"] = [0.5], True
     (own / "manifest.json").write_text(json.dumps(told))
@@ -68,13 +69,13 @@ def test_a_slide_with_a_bundle_of_its_own_is_scored_with_that_one_s_views(tmp_pa
     make_slide(tmp_path / "b.tif")
     (tmp_path / "slides.csv").write_text("path,bundle\na.tif,\nb.tif,own.glass\n")
     entries = list_entries([], tmp_path / "slides.csv", (), {})
-    batch = Batch(entries, tmp_path / "out", Options(DEFAULT_BUNDLE, SETUP, "ort", "fp32"))
+    batch = Batch(entries, tmp_path / "out", Options(PSPNET, SETUP, "ort", "fp32"))
     batch.run(lambda: Here(SETUP, lambda told: None), Unseen(), lambda plan: None)
     views = {}
     for name in "ab":
         found = json.loads((tmp_path / "out" / name / "result.json").read_text())["bundle"]
         views[name] = found["scales"], found["flips"]
-    default = open_bundle().manifest.views
+    default = open_bundle(PSPNET).manifest.views
     assert views == {"a": (list(default[0]), default[1]), "b": ([0.5], True)}
 
 
@@ -124,13 +125,13 @@ def test_what_failed_is_still_known_after_a_stop(tmp_path: Path) -> None:
 def test_a_row_that_cannot_be_scored_with_what_it_asks_fails_alone(tmp_path: Path) -> None:
     for name in "ab":
         make_slide(tmp_path / f"{name}.tif")
-    own = Path(shutil.copytree(DEFAULT_BUNDLE, tmp_path / "own.glass"))
+    own = Path(shutil.copytree(PSPNET, tmp_path / "own.glass"))
     told = json.loads((own / "manifest.json").read_text())
     told["mpp"] *= 2
     (own / "manifest.json").write_text(json.dumps(told))
     (tmp_path / "slides.csv").write_text("path,bundle\na.tif,own.glass\nb.tif,\n")
     entries = list_entries([], tmp_path / "slides.csv", (), {})
-    options = Options(DEFAULT_BUNDLE, SETUP, "ort", "fp32", map_mpp=1.0, attempts=1)
+    options = Options(PSPNET, SETUP, "ort", "fp32", map_mpp=1.0, attempts=1)
     batch = Batch(entries, tmp_path / "out", options)
     ended = batch.run(lambda: Here(SETUP, lambda told: None), Unseen(), lambda plan: None)
     assert ended.finished

@@ -13,6 +13,7 @@ import pytest
 from known import image_and_logits
 from limited import KINDS, run_emulated, run_limited
 from onnx import numpy_helper
+from plain_network import PSPNET
 
 from glassrt.engine.bundles.bundle import SHIPPED, Bundle, named_files, open_bundle, write_bundle
 from glassrt.engine.bundles.checks import Check, Timing, record_checks
@@ -42,7 +43,7 @@ for name in sys.argv[2:]:
     known = bundle.read_example()
     exact = known.outputs["logits"]
     logits = open_backend(bundle, sys.argv[1], precision="int8", threads=1).infer(known.inputs)["logits"]
-    found[name] = [int((logits.argmax(1) != exact.argmax(1)).sum()), float(np.abs(logits - exact).max())]
+    found[name] = [float((logits.argmax(1) != exact.argmax(1)).mean()), float(np.abs(logits - exact).max())]
 print(json.dumps(found))
 """
 OPEN = """
@@ -65,7 +66,7 @@ print(json.dumps(told))
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The shipped bundle, not verified anywhere."""
-    shipped = open_bundle()
+    shipped = open_bundle(PSPNET)
     files = {entry.file: shipped.read_pinned(entry) for entry in named_files(shipped.manifest)}
     return write_bundle(tmp_path_factory.mktemp("bundles") / "copied.glass", shipped.manifest, files)
 
@@ -113,7 +114,7 @@ def test_shipped_weights_have_seven_bits(name: str) -> None:
     assert len(bytes_) > 40
     assert not any(each.dtype == np.uint8 for each in weights)
     assert max(np.abs(each).max() for each in bytes_) == 64
-    assert sum(path.stat().st_size for path in bundle.path.iterdir()) <= 20e6
+    assert sum(path.stat().st_size for path in bundle.path.iterdir()) <= 26e6
 
 
 def test_the_known_products_are_a_graph_with_known_results() -> None:
@@ -148,21 +149,21 @@ def test_a_runtime_that_cuts_off_is_seen(bits: int, largest: int) -> None:
 def test_shipped_int8_computes_the_same_on_every_kind_of_processor(kind: str) -> None:
     for name, (flips, largest) in run_limited(kind, EXAMPLE, "openvino", *NAMES).items():
         _, exact = image_and_logits(open_bundle(name))
-        assert flips <= 4
+        assert flips <= 0.01
         assert largest < 0.2 * np.abs(exact).max()
 
 
 def test_shipped_int8_computes_the_same_through_ort_on_avx2() -> None:
     for name, (flips, largest) in run_emulated(EXAMPLE, "ort", *NAMES).items():
         _, exact = image_and_logits(open_bundle(name))
-        assert flips <= 4
+        assert flips <= 0.01
         assert largest < 0.2 * np.abs(exact).max()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_eight_bit_weights_are_refused_where_they_are_cut_off(kind: str, tmp_path: Path) -> None:
     """By the manifest where it says so, by the example where it does not."""
-    older, lying = (widen(open_bundle(), tmp_path, told).path for told in (None, 7))
+    older, lying = (widen(open_bundle(PSPNET), tmp_path, told).path for told in (None, 7))
     refused, missed = run_limited(kind, OPEN, "openvino", older, lying)
     if KINDS[kind][2] == 8:
         assert (refused, missed) == ("", "")
@@ -172,7 +173,7 @@ def test_eight_bit_weights_are_refused_where_they_are_cut_off(kind: str, tmp_pat
 
 
 def test_eight_bit_weights_are_refused_on_avx2_through_ort(tmp_path: Path) -> None:
-    older, lying = (widen(open_bundle(), tmp_path, told).path for told in (None, 7))
+    older, lying = (widen(open_bundle(PSPNET), tmp_path, told).path for told in (None, 7))
     refused, missed = run_emulated(OPEN, "ort", older, lying)
     assert refused.startswith("int8 is not offered: ort on this processor (avx2) cuts off sums of 8-bit weights")
     assert "does not compute what" in missed

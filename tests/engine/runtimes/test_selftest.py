@@ -12,8 +12,9 @@ import msgspec
 import numpy as np
 import pytest
 from known import image_and_logits, run_windows
+from plain_network import PSPNET
 
-from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, SHIPPED, Bundle, open_bundle, write_bundle
+from glassrt.engine.bundles.bundle import SHIPPED, Bundle, open_bundle, write_bundle
 from glassrt.engine.bundles.checks import Check, record_checks
 from glassrt.engine.bundles.parts import Example, RunPrecision
 from glassrt.engine.errors import BackendUnavailable, BundleError, UsageError
@@ -23,7 +24,7 @@ from glassrt.engine.runtimes.choose import choose
 from glassrt.engine.runtimes.open import open_backend, open_plan_backend
 from glassrt.engine.runtimes.ort import OrtBackend
 
-BUNDLE = open_bundle()
+BUNDLE = open_bundle(PSPNET)
 GRAPH = BUNDLE.find_graph()
 
 
@@ -80,7 +81,7 @@ def test_a_graph_that_does_not_fit_its_manifest_is_told_at_opening(tmp_path: Pat
 
 
 def test_an_altered_example_is_refused(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(DEFAULT_BUNDLE, tmp_path / "copy.glass"))
+    folder = Path(shutil.copytree(PSPNET, tmp_path / "copy.glass"))
     with (folder / "example.npz").open("ab") as file:
         file.write(b"x")
     with pytest.raises(BundleError, match=r"example\.npz is not the file its manifest names"):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 from plain_batch import LOCK, list_slides, score_here
+from plain_network import PSPNET
 
 from glassrt.engine import ArraySlide, open_bundle, open_slide, score
 from glassrt.engine.errors import BackendUnavailable, GlassError, OutputError, SlideError, UsageError
@@ -21,7 +22,7 @@ from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.slides.pictures.images import read_image
 
 FILES = ["map.ome.tif", "overlay.png", "regions.geojson", "result.json"]
-BUNDLE = open_bundle()
+BUNDLE = open_bundle(PSPNET)
 
 
 @pytest.fixture(scope="module")

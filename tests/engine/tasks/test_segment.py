@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from known import run_windows
 from numpy.typing import NDArray
+from plain_network import PSPNET
 from plain_statement import multi_scale_test, slide_windows, softmax
 
 from glassrt.engine.bundles.bundle import Bundle, open_bundle
@@ -24,7 +25,7 @@ MPP = 0.62005
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return open_bundle()
+    return open_bundle(PSPNET)
 
 
 @pytest.fixture(scope="module", params=["ort", "openvino"])

@@ -11,10 +11,11 @@ import pytest
 import small_bundle
 import tifffile
 from plain_batch import score_here
+from plain_network import PSPNET
 from small_dual import make_dual
 
 from glassrt.engine import ArraySlide, open_slide, score
-from glassrt.engine.bundles.bundle import DEFAULT_BUNDLE, Bundle, open_bundle
+from glassrt.engine.bundles.bundle import Bundle, open_bundle
 from glassrt.engine.maps.mapfile import NOT_ANALYSED
 
 NAMES = ("maximum_log_odds", "percentile_99_log_odds", "top_log_odds")
@@ -30,7 +31,7 @@ def asking(folder: Path, **more: object) -> Bundle:
 @pytest.fixture(scope="module")
 def glands(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The shipped bundle, asking for scores and heat."""
-    folder = shutil.copytree(DEFAULT_BUNDLE, tmp_path_factory.mktemp("bundles") / "asks.glass")
+    folder = shutil.copytree(PSPNET, tmp_path_factory.mktemp("bundles") / "asks.glass")
     return asking(folder, scales=[1.0], overlay="heat")
 
 
