@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 import small_bundle
+from plain_network import PSPNET
 
 from glassrt.engine.bundles.bundle import Bundle, named_files, open_bundle, write_bundle
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The shipped bundle, as if it was not verified yet."""
-    shipped = open_bundle()
+    """A trained network's bundle, as if it was not verified yet."""
+    shipped = open_bundle(PSPNET)
     files = {entry.file: shipped.read_pinned(entry) for entry in named_files(shipped.manifest)}
     return write_bundle(tmp_path_factory.mktemp("bundles") / "made.glass", shipped.manifest, files)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 from made_tiffs import MPP, write_pages, write_scn
+from plain_network import PSPNET
 from shapely.geometry import shape
 
 from glassrt.engine import ArraySlide, open_bundle, open_slide, score
@@ -27,7 +28,7 @@ def scored(demo_slide: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     white[PLACE[1] : PLACE[1] + 700, PLACE[0] : PLACE[0] + 900] = pixels
     for path in (write_scn(folder / "a.scn", pixels, PLACE, WHOLE), write_pages(folder / "b.tiff", [(white, {})])):
         with open_slide(path) as slide:
-            score(slide, open_bundle(), folder / path.stem)
+            score(slide, open_bundle(PSPNET), folder / path.stem)
     return folder / "a", folder / "b"
 
 
