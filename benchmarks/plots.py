@@ -88,22 +88,23 @@ def plot_scan(path: Path, report: dict[str, Any]) -> None:
         figure.savefig(beside, format="png")
 
 
-def plot_quality(path: Path, report: dict[str, Any]) -> None:
-    """Score against what a square millimetre costs, as a PNG: a point a setting, a colour a kind of processor."""
+def plot_quality(path: Path, points: dict[str, list[tuple[str, float, float]]]) -> None:
+    """Score against what a square millimetre costs, as a PNG: on each kind of processor, points of (setting,
+    milliseconds, mIoU).
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
-    for number, kind in enumerate(dict.fromkeys(kind for row in report["rows"] for kind in row["ms_per_window"])):
-        rows = [row for row in report["rows"] if kind in row["ms_per_window"]]
-        costs = [row["ms_per_window"][kind] * row["windows_per_mm2"] for row in rows]
-        axes.plot(costs, [row["mIoU"] for row in rows], "o", label=kind)
-        for row, cost in zip(rows, costs, strict=True):
-            below = 4 - 16 * number  # where other kinds are labelled
-            axes.annotate(row["name"], (cost, row["mIoU"]), (4, below), textcoords="offset points", fontsize="xx-small")
+    for number, (kind, shown) in enumerate(points.items()):
+        names, costs, scores = zip(*shown, strict=True)
+        axes.plot(costs, scores, "o", label=kind)
+        below = 4 - 16 * number  # where other kinds are labelled
+        for name, *place in zip(names, costs, scores, strict=True):
+            axes.annotate(name, place, (4, below), textcoords="offset points", fontsize="xx-small")
     axes.set_xscale("log")
-    axes.set_xlabel("milliseconds a square millimetre of tissue")
-    axes.set_ylabel("mIoU on GlaS testA, percent")
+    axes.set_xlabel("milliseconds a square millimetre of tissue, the network alone")
+    axes.set_ylabel("mIoU on GlaS, percent")
     axes.margins(x=0.25, y=0.1)
     axes.set_title("what bundles are worth and what they cost")
     axes.legend()

@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from glassrt.benchmarks.ceiling import count_gmac
+from glassrt.benchmarks.machine import describe_machine
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.bundles.parts import Precision
 from glassrt.engine.errors import UsageError
@@ -20,11 +23,10 @@ from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.training.evaluate import evaluate
 
-Report = dict[str, Any]
 MANY_SCALES = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)  # of the multi-scale test, with flips
 ROUNDS = 7  # in which settings take turns, so that a machine whose speed drifts slows all of them
 CALLS_S = 0.4  # seconds that each computes a round
-SCORES = ("mIoU", "object F1", "object Dice")
+SCORES = ("mIoU", "object F1", "object Dice")  # those that the table shows
 
 
 class Setting(NamedTuple):
@@ -40,11 +42,46 @@ class Setting(NamedTuple):
         views = f"{len(scales)} scales" if len(scales) > 1 else "1 scale"
         return f"{self.bundle.manifest.name}, {views}{', flips' * flips}, {self.precision}"
 
+
+class Scored(msgspec.Struct):
+    """What a setting is worth on a split of GlaS, which no processor changes."""
+
+    name: str
+    split: str
+    sha256: str
+    scales: tuple[float, ...]
+    flips: bool
+    precision: str
+    scores: dict[str, float]
+    windows_per_mm2: float
+    gmac_per_window: float
+
     @property
-    def key(self) -> list[Any]:
-        """What scores are of."""
-        scales, flips = self.bundle.manifest.views
-        return [self.bundle.sha256, list(scales), flips, self.precision]
+    def key(self) -> tuple[Any, ...]:
+        """What the scores are of."""
+        return self.split, self.sha256, self.scales, self.flips, self.precision
+
+
+class Timed(msgspec.Struct):
+    """Milliseconds of the network alone a window of a setting on one kind of processor, each of a round."""
+
+    name: str
+    setting: str
+    isa: str
+    processor: str
+    runtime: str
+    batch: int
+    runs: list[float]
+    load: float
+    date: str
+    unit: str = "ms"
+
+
+class Report(msgspec.Struct):
+    """What is known of settings, and how long they take on each kind of processor."""
+
+    settings: list[Scored]
+    rows: list[Timed]
 
 
 def lay_settings(bundles: Sequence[Bundle], precisions: Sequence[Precision], many: Sequence[Bundle]) -> list[Setting]:
@@ -61,6 +98,14 @@ def lay_settings(bundles: Sequence[Bundle], precisions: Sequence[Precision], man
     return found
 
 
+def read_known(path: Path) -> Report:
+    """What a report says. Raises UsageError."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Report)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise UsageError(f"{path} is no report of `bench quality` ({error}): name another file") from error
+
+
 def windows_a_mm2(bundle: Bundle) -> float:
     """Windows that a square millimetre of a large slide takes."""
     scales, flips = bundle.manifest.views
@@ -70,32 +115,35 @@ def windows_a_mm2(bundle: Bundle) -> float:
 
 def measure_quality(
     settings: Sequence[Setting],
-    score: Callable[[Bundle, Backend], Report],
-    known: Sequence[Report] = (),
+    split: str,
+    score: Callable[[Bundle, Backend], dict[str, float]],
+    known: Report,
     progress: Callable[[str], None] = lambda name: None,
 ) -> Report:
-    """A row for each setting: its scores, its windows, and its milliseconds a window by kind of processor.
+    """The scores of each setting on the split, and how long it takes on this kind of processor.
 
-    Rows that are `known` keep their scores, which no processor changes, and the times that other kinds took.
+    Scores that are `known` are not computed again; what else is known stays, but for times on this kind of processor.
     """
-    rows = []
+    scored = {each.key: each for each in known.settings}
+    timed = {(each.setting, each.isa): each for each in known.rows}
+    machine = describe_machine()
     with ExitStack() as stack:
         opened = [stack.enter_context(closing(open_setting(each))) for each in settings]
         times = time_settings(settings, opened, progress)
-        for setting, backend, milliseconds in zip(settings, opened, times, strict=True):
-            before = next((row for row in known if row["key"] == setting.key), None)
-            if before is None:
+        for setting, backend, runs in zip(settings, opened, times, strict=True):
+            manifest = setting.bundle.manifest
+            found = Scored(setting.name, split, setting.bundle.sha256, *manifest.views, setting.precision, {}, 0.0, 0.0)
+            if found.key not in scored:
                 progress(f"scoring {setting.name}")
-                scores = score(setting.bundle, backend)["scores"]
-                before = {"key": setting.key, "name": setting.name, **{name: scores[name] for name in SCORES}}
-            row = before | {
-                "windows_per_mm2": windows_a_mm2(setting.bundle),
-                "gmac_per_window": count_gmac(setting.bundle),
-                "runtime": backend.name,
-                "ms_per_window": {**before.get("ms_per_window", {}), backend.isa: statistics.median(milliseconds)},
-            }
-            rows.append(row | {"unit": "ms", "runs": milliseconds})
-    return {"rows": rows}
+                found.scores = score(setting.bundle, backend)
+                found.windows_per_mm2 = windows_a_mm2(setting.bundle)
+                found.gmac_per_window = count_gmac(setting.bundle)
+                scored[found.key] = found
+            told = (setting.name, backend.isa, machine["processor"], backend.name, backend.batch, runs)
+            timed[setting.name, backend.isa] = Timed(
+                f"{setting.name}, {backend.isa}", *told, machine["load"], machine["date"]
+            )
+    return Report(list(scored.values()), list(timed.values()))
 
 
 def open_setting(setting: Setting) -> Backend:
@@ -132,24 +180,45 @@ def time_windows(backend: Backend) -> float:
     return 1000 * taken / (calls * backend.batch)
 
 
-def score_glas(data: Any, split: str | None) -> Callable[[Bundle, Backend], Report]:
+def score_glas(data: Path, split: str) -> Callable[[Bundle, Backend], dict[str, float]]:
     """What scores a bundle on GlaS in a folder."""
-    return lambda bundle, backend: evaluate(bundle, backend, "glas", data, split)
+    return lambda bundle, backend: evaluate(bundle, backend, "glas", data, split)["scores"]
+
+
+def find_times(report: Report) -> dict[str, dict[str, float]]:
+    """Median milliseconds a window on each kind of processor, by setting."""
+    found: dict[str, dict[str, float]] = {each.isa: {} for each in report.rows}
+    for each in report.rows:
+        found[each.isa][each.setting] = statistics.median(each.runs)
+    return found
+
+
+def find_points(report: Report) -> dict[str, list[tuple[str, float, float]]]:
+    """Points to draw of each kind of processor: setting, milliseconds a square millimetre, mIoU."""
+    return {
+        kind: [
+            (each.name, times[each.name] * each.windows_per_mm2, each.scores["mIoU"])
+            for each in report.settings
+            if each.name in times
+        ]
+        for kind, times in find_times(report).items()
+    }
 
 
 def draw_table(report: Report) -> list[list[str]]:
     """A row a setting: scores, milliseconds a window on each kind of processor, and what a square millimetre takes."""
-    kinds = list(dict.fromkeys(kind for row in report["rows"] for kind in row["ms_per_window"]))
+    kinds = find_times(report)
+    splits = {each.split for each in report.settings}
     heads = ["", *SCORES, "GMAC", "windows a mm²", *(f"ms, {kind}" for kind in kinds)]
     table = [[*heads, *(f"ms a mm², {kind}" for kind in kinds)]]
-    for row in report["rows"]:
-        times, windows = row["ms_per_window"], row["windows_per_mm2"]
+    for each in report.settings:
         cells = [
-            row["name"],
-            *(f"{row[name]:.2f}" for name in SCORES),
-            f"{row['gmac_per_window']:.2f}",
-            f"{windows:.0f}",
+            each.name + f", {each.split}" * (len(splits) > 1),
+            *(f"{each.scores[name]:.2f}" for name in SCORES),
+            f"{each.gmac_per_window:.2f}",
+            f"{each.windows_per_mm2:.0f}",
         ]
-        cells += [f"{times[kind]:.1f}" if kind in times else "" for kind in kinds]
-        table.append(cells + [f"{times[kind] * windows:.0f}" if kind in times else "" for kind in kinds])
+        times = [kind.get(each.name) for kind in kinds.values()]
+        cells += ["" if ms is None else f"{ms:.1f}" for ms in times]
+        table.append(cells + ["" if ms is None else f"{ms * each.windows_per_mm2:.0f}" for ms in times])
     return table

@@ -136,9 +136,9 @@ def draw_transfer(report: Report) -> list[list[str]]:
 
 def draw_quality(report: Report) -> list[list[str]]:
     """Every bundle's scores and costs."""
-    from glassrt.benchmarks.quality import draw_table  # which loads runtimes
+    from glassrt.benchmarks import quality  # which loads runtimes
 
-    return draw_table(report)
+    return quality.draw_table(msgspec.convert(report, quality.Report))
 
 
 TABLES: dict[str, tuple[str, Callable[[Report], list[list[str]]]]] = {

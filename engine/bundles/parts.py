@@ -114,7 +114,7 @@ class Teacher(Strict, frozen=True):
     """A bundle that a network learned from: its name, its identity, and the scales and flips that it was run with."""
 
     name: Text
-    sha256: str
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     scales: Annotated[tuple[Scale, ...], msgspec.Meta(min_length=1, max_length=32)]
     flips: bool
 

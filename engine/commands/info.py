@@ -75,6 +75,8 @@ def describe_classes(table: PlainTable, manifest: Segmentation) -> None:
     table.add_row(what, f"{manifest.window} px, stride {manifest.stride}, output stride {manifest.output_stride}")
     scales = ", ".join(f"{scale:g}" for scale in manifest.scales)
     table.add_row("scales", f"{scales}{', mirrored too' if manifest.flips else ''}")
+    parted = f"; contours part those of {manifest.contour_of} that touch" if manifest.contoured else ""
+    table.add_row("regions", f"from {manifest.smallest_region_um2:.4g} µm² on{parted}")
     if asked := manifest.slide_scores:
         pooled = f"maximum, 99th percentile and mean of the top {asked.eta:g} % of the tissue"
         table.add_row("slide scores", f"log-odds of {asked.of}: {pooled}")

@@ -4,8 +4,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from glassrt.engine.geometry.boxes import bands
+
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.int32]
+BAND_PIXELS = 1_000_000  # whose coordinates are held at a time: 40 MB
 
 
 def insides(probability: NDArray[np.uint8], contour: NDArray[np.uint8]) -> Mask:
@@ -25,8 +28,10 @@ def tell_apart(mask: Mask, seeds: Mask, smallest: float) -> Labels:
     alone[parts[labels > 0]] = 0
     alone[0] = 0
     whole = (alone.cumsum() + labels.max()).astype(np.int32) * alone  # the number of each part without a seed
-    labels = np.where(parts > 0, labels + whole[parts], 0).astype(np.int32)
-    grow(labels, parts > 0)
+    labels += whole[parts]
+    kept = parts > 0
+    del parts
+    grow(labels, kept)
     return np.ascontiguousarray(labels[1:-1, 1:-1])
 
 
@@ -59,11 +64,13 @@ def grow(labels: Labels, mask: Mask) -> None:
 
 def boxes(labels: Labels) -> NDArray[np.int64]:
     """`[n, 4]`: left, top, right, bottom of each label from 1 on, ends excluded. Every number to the largest occurs."""
-    rows, columns = np.nonzero(labels)
-    numbers = labels[rows, columns]
-    order = np.argsort(numbers, kind="stable")
-    starts = np.searchsorted(numbers[order], np.arange(1, labels.max() + 1))
-    rows, columns = rows[order], columns[order]
-    low = [np.minimum.reduceat(each, starts) for each in (columns, rows)]
-    high = [np.maximum.reduceat(each, starts) + 1 for each in (columns, rows)]
-    return np.stack([*low, *high], axis=1)
+    height, width = labels.shape
+    found = np.tile(np.array([width, height, 0, 0]), (labels.max() + 1, 1))
+    for top, bottom in bands(height, max(1, BAND_PIXELS // width)):
+        rows, columns = np.nonzero(labels[top:bottom])
+        numbers, rows = labels[top + rows, columns], rows + top
+        np.minimum.at(found[:, 0], numbers, columns)
+        np.minimum.at(found[:, 1], numbers, rows)
+        np.maximum.at(found[:, 2], numbers, columns + 1)
+        np.maximum.at(found[:, 3], numbers, rows + 1)
+    return found[1:]

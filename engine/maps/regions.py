@@ -19,7 +19,7 @@ class Region:
 
     `rings` are `[n, 2]` x, y corners in map pixels along pixel edges: the outline first, which runs from the x
     to the y axis, then holes, which run the other way. The area is that of the region's pixels; where two
-    pixels touch by a corner alone, the rings hold one more so that they are simple.
+    pixels touch by a corner alone, the rings hold one more so that they are simple, be it one of a region beside it.
     """
 
     class_index: int
@@ -57,7 +57,7 @@ def find_regions(
 
     The map is labelled in bands of rows; then each region is read again by its bounding box. Memory is that of
     a band, or of the largest region: a byte for each pixel of its box and about 200 for each corner of its
-    rings, so 400 MB and more for one across 20000 x 20000 map pixels; 40 bytes for each where contours part it.
+    rings, so 400 MB and more for one across 20000 x 20000 map pixels; 30 bytes for each where contours part it.
     """
     pixel_um2 = map_mpp**2
     for class_index in range(1, map_file.classes):

@@ -30,7 +30,8 @@ class ClassResult(msgspec.Struct, frozen=True):
 
     `area_mm2` of the pixels where it is the likeliest, `mean_probability` over all analysed pixels; for every
     class but the background also `tissue_fraction`, the share of the tissue that it takes (only what lies on tissue
-    counts, so those of all classes with the background's add to 1), and the number of connected regions.
+    counts, so those of all classes with the background's add to 1), and the number of its regions, which leaves out
+    what is smaller than the map's `smallest_region_um2`.
     """
 
     area_mm2: float
@@ -144,7 +145,7 @@ def summarise(
         tissue_mm2=tissue_mm2,
         analysed_mm2=sum(found.area_mm2 for found in classes.values()),
         classes=classes,
-        map={"mpp": map_mpp, "size": (width, height)},
+        map={"mpp": map_mpp, "size": (width, height), "smallest_region_um2": manifest.smallest_region_um2},
         frame=result_frames(slide),
         windows={"run": len(windows.windows), "skipped": windows.skipped},
         seconds=dict(clock.seconds),

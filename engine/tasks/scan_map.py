@@ -32,7 +32,7 @@ from glassrt.engine.slides.push import PushSlide
 from glassrt.engine.slides.slide import Pixels
 from glassrt.engine.slides.tissue.density import least, measure_density, measure_stain
 from glassrt.engine.slides.tissue.tissue import FAINTEST_COLOUR
-from glassrt.engine.tasks.segmentation import Prepared, smallest_region
+from glassrt.engine.tasks.segmentation import Prepared
 from glassrt.engine.tasks.spill import Spill
 
 STAIN_SIDE = 8  # pixels that are averaged before their stain is looked at
@@ -116,7 +116,9 @@ class ScanMap:
         self._tiles, self._shapes = (Spill(folder / f"{name}.raw") for name in ("tiles", "shapes"))
         self._canvas = ScatteredCanvas(plan, manifest.output_stride, map_size, self._place, manifest.contoured)
         expected = self._canvas.tiles > 0
-        self._regions = GrowingRegions(self.file, physical_mpp(slide, *map_size), smallest_region(bundle), expected)
+        self._regions = GrowingRegions(
+            self.file, physical_mpp(slide, *map_size), bundle.segmentation.smallest_region_um2, expected
+        )
         self.done, self.expected = 0, int(expected.sum())
 
     def compare(self, index: int, logits: Floats) -> Floats:

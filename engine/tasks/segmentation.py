@@ -137,15 +137,6 @@ def doubt_map(slide: Slide, bundle: Bundle, map_size: tuple[int, int]) -> Iterat
         )
 
 
-def smallest_region(bundle: Bundle) -> float:
-    """Square micrometres of the smallest region that counts."""
-    if bundle.segmentation.smallest_um2:
-        return bundle.segmentation.smallest_um2
-    # What is smaller than one logit lies below the network's resolution; a tile's may have rounded sides.
-    smallest = (bundle.manifest.mpp * bundle.segmentation.output_stride) ** 2
-    return smallest / 2 if bundle.segmentation.output_stride == bundle.manifest.window else smallest
-
-
 class Prepared(NamedTuple):
     """What of a map's files was made while it grew: its tiles, encoded, and the shapes of its regions with their
     classes and first corners, in the order of `find_regions`.
@@ -177,7 +168,7 @@ def write_outputs(
         if prepared:
             counts = write_shapes(path, prepared.shapes, classes)
         else:
-            regions = find_regions(map_file, map_mpp, smallest_region(bundle))
+            regions = find_regions(map_file, map_mpp, bundle.segmentation.smallest_region_um2)
             counts = write_regions(path, regions, classes, to_base, (shown.left, shown.top))
         overlay.result()
     return counts

@@ -42,35 +42,76 @@ def test_windows_a_square_millimetre_are_those_of_a_large_slide(
 def test_scores_are_the_evaluations_and_times_are_added(bundle: Bundle, painted: Path, tmp_path: Path) -> None:
     report, plot = tmp_path / "quality.json", tmp_path / "quality.png"
     quality_command(painted, [bundle.path], [bundle.path], precision="fp32,int8", json=report, plot=plot)
-    rows = json.loads(report.read_text())["rows"]
-    assert [row["name"] for row in rows] == [
+    found = quality.read_known(report)
+    names = [
         f"small, {views}, {precision}" for views in ("1 scale", "2 scales, flips") for precision in ("fp32", "int8")
     ]
+    assert [each.name for each in found.settings] == names
+    assert [each.name for each in found.rows] == [f"{name}, {cpu_isa()}" for name in names]
     (setting,) = quality.lay_settings([bundle], ["fp32"], [])
     with closing(quality.open_setting(setting)) as backend:
         expected = evaluate(setting.bundle, backend, "glas", painted)["scores"]
-    assert {name: rows[0][name] for name in quality.SCORES} == {name: expected[name] for name in quality.SCORES}
-    assert all(row["ms_per_window"][cpu_isa()] > 0 and len(row["runs"]) == 2 for row in rows)
-    assert rows[2]["windows_per_mm2"] == pytest.approx(2 * (1 + 2.25) * rows[0]["windows_per_mm2"])
+        assert found.rows[0].batch == backend.batch
+    assert found.settings[0].scores == expected
+    assert all(min(each.runs) > 0 and len(each.runs) == 2 for each in found.rows)
+    assert found.settings[2].windows_per_mm2 == pytest.approx(2 * (1 + 2.25) * found.settings[0].windows_per_mm2)
     assert imread(plot).shape[1] == 900
-    rows[0] |= {"mIoU": 12.5, "ms_per_window": {"abacus": 7.0}}
-    report.write_text(json.dumps({"rows": rows}))
-    quality_command(painted, [bundle.path], [], precision="fp32", json=report)
-    (row,) = json.loads(report.read_text())["rows"]
-    assert row["mIoU"] == 12.5  # no processor changes it
-    assert set(row["ms_per_window"]) == {"abacus", cpu_isa()}
-    heads, cells = quality.draw_table({"rows": [row]})
+
+
+def test_what_a_file_holds_is_kept_and_the_processors_own_times_are_new(
+    bundle: Bundle, painted: Path, tmp_path: Path
+) -> None:
+    report = tmp_path / "quality.json"
+    quality_command(painted, [bundle.path], [bundle.path], precision="fp32", json=report)
+    held = json.loads(report.read_text())
+    held["settings"][0]["scores"]["mIoU"] = 12.5  # no processor changes it
+    held["rows"] = [row | {"isa": "abacus", "runs": [7.0, 6.0, 9.0]} for row in held["rows"]]
+    report.write_text(json.dumps(held))
+    quality_command(painted, [bundle.path], precision="fp32", json=report)
+    found = quality.read_known(report)
+    assert [each.name for each in found.settings] == ["small, 1 scale, fp32", "small, 2 scales, flips, fp32"]
+    assert [(each.setting, each.isa) for each in found.rows] == [
+        ("small, 1 scale, fp32", "abacus"),
+        ("small, 2 scales, flips, fp32", "abacus"),
+        ("small, 1 scale, fp32", cpu_isa()),
+    ]
+    assert found.rows[0].runs == [7.0, 6.0, 9.0]
+    heads, first, second = quality.draw_table(found)
     assert heads == [
         "", *quality.SCORES, "GMAC", "windows a mm²", "ms, abacus", f"ms, {cpu_isa()}", "ms a mm², abacus",
         f"ms a mm², {cpu_isa()}",
     ]  # fmt: skip
-    assert cells[:2] == ["small, 1 scale, fp32", "12.50"]
-    assert cells[6] == "7.0"
+    assert first[:2] == ["small, 1 scale, fp32", "12.50"]
+    assert first[6] == "7.0"
+    assert second[6:8] == ["7.0", ""]
+    points = quality.find_points(found)
+    assert points["abacus"][0] == ("small, 1 scale, fp32", 7 * found.settings[0].windows_per_mm2, 12.5)
+    assert [name for name, *_ in points[cpu_isa()]] == ["small, 1 scale, fp32"]
+
+
+def test_scores_of_one_split_are_not_those_of_another(bundle: Bundle, painted: Path, tmp_path: Path) -> None:
+    report = tmp_path / "quality.json"
+    quality_command(painted, [bundle.path], precision="fp32", json=report)
+    quality_command(painted, [bundle.path], precision="fp32", split="train", json=report)
+    of_tests, of_train = quality.read_known(report).settings
+    assert (of_tests.split, of_train.split) == ("testA", "train")
+    assert of_tests.scores != of_train.scores
+    _, first, second = quality.draw_table(quality.read_known(report))
+    assert [first[0], second[0]] == ["small, 1 scale, fp32, testA", "small, 1 scale, fp32, train"]
 
 
 def test_what_cannot_be_measured_is_told(bundle: Bundle, painted: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="none of the bundles has a graph in fp16"):
         quality_command(painted, [bundle.path], precision="fp16")
-    (tmp_path / "other.json").write_text("[]")
-    with pytest.raises(UsageError, match=r"other\.json is no report of `bench quality`"):
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "", '{"rows": [{"name": "MONAI", "unit": "s", "runs": [1.0]}], "machine": {}}']
+)
+def test_another_file_is_refused_before_anything_is_measured(
+    bundle: Bundle, painted: Path, tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "other.json").write_text(content)
+    with pytest.raises(UsageError, match=r"other\.json is no report of `bench quality` \(.+\): name another file"):
         quality_command(painted, [bundle.path], json=tmp_path / "other.json")
+    assert (tmp_path / "other.json").read_text() == content

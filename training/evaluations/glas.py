@@ -12,7 +12,6 @@ from glassrt.engine.errors import DatasetError
 from glassrt.engine.maps.instances import insides, tell_apart
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.tasks.segment import ImageMap, map_image
-from glassrt.engine.tasks.segmentation import smallest_region
 from glassrt.training import metrics
 from glassrt.training.datasets import glas
 
@@ -29,15 +28,16 @@ def score(
 ) -> tuple[dict[str, float], int]:
     """Scores from 0 to 1 by name, and the number of images, but for the files `left_out`.
 
-    Objects are the regions of the predicted class map that `glassrt score` would write: not smaller than one logit,
-    and parted by contours where the bundle tells these. Raises DatasetError.
+    The map has the pixels of the images, where that of `glassrt score` may be coarser. Objects are its regions, counted
+    as there: none below the smallest that counts, and parted by contours where the bundle tells these. Raises
+    DatasetError.
     """
     names = tuple(info.name for info in bundle.segmentation.classes)
     if names != glas.CLASSES:
         raise DatasetError(f"{bundle.path} tells {', '.join(names)} apart; GlaS needs {', '.join(glas.CLASSES)}")
     images = [image for image in glas.find_images(data, split) if image.image_path not in left_out]
     counts = np.zeros((len(names), len(names)), np.int64)
-    smallest = math.ceil(round(smallest_region(bundle) / glas.MPP**2, 6))  # pixels
+    smallest = math.ceil(round(bundle.segmentation.smallest_region_um2 / glas.MPP**2, 6))  # pixels
     objects = np.zeros(3, np.int64)
     object_sums = np.zeros(4)
     for done, image in enumerate(images, start=1):

@@ -44,7 +44,9 @@ class Segmentation(Shared, frozen=True, kw_only=True, tag="segmentation"):
     overlay: Overlay | msgspec.UnsetType = msgspec.UNSET
     contour_of: str | msgspec.UnsetType = msgspec.UNSET
     smallest_um2: Annotated[float, msgspec.Meta(gt=0, le=1e8)] | msgspec.UnsetType = msgspec.UNSET
-    teachers: Annotated[tuple[Teacher, ...], msgspec.Meta(max_length=100)] | msgspec.UnsetType = msgspec.UNSET
+    teachers: Annotated[tuple[Teacher, ...], msgspec.Meta(min_length=1, max_length=100)] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,6 +69,15 @@ class Segmentation(Shared, frozen=True, kw_only=True, tag="segmentation"):
         if self.contour_of is msgspec.UNSET:
             return 0
         return [each.name for each in self.classes].index(self.contour_of)
+
+    @property
+    def smallest_region_um2(self) -> float:
+        """The smallest region that counts."""
+        if self.smallest_um2:
+            return self.smallest_um2
+        # What is smaller than one logit lies below the network's resolution; a tile's may have rounded sides.
+        smallest = (self.mpp * self.output_stride) ** 2
+        return smallest / 2 if self.output_stride == self.window else smallest
 
     @property
     def planes(self) -> int:

@@ -15,6 +15,9 @@ def test_info_describes_slides_and_bundles(demo_slide: Path) -> None:
     assert "2220 x 2967 px" in slide.stdout
     assert "0.499" in slide.stdout
     assert "sha256 matches" in bundle.stdout
+    assert "from 384 µm² on; contours part those of gland that touch" in " ".join(
+        bundle.stdout.replace("│", " ").split()
+    )
 
 
 def test_info_of_nothing_is_one_line(tmp_path: Path) -> None:

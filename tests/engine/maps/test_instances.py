@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from glassrt.engine.maps import instances
 from glassrt.engine.maps.canvas import Tile
 from glassrt.engine.maps.instances import boxes, insides, tell_apart
 from glassrt.engine.maps.mapfile import MapFile, paint
@@ -63,6 +64,15 @@ def test_every_pixel_goes_to_the_seed_it_is_nearest_to(seed: int) -> None:
     mask, seeds = smooth > np.quantile(smooth, 0.4), smooth > np.quantile(smooth, 0.7)
     smallest = int(random.integers(1, 6))
     assert (tell_apart(mask, seeds, smallest) == statement(mask, seeds, smallest)).all()
+
+
+def test_boxes_are_those_of_each_label_however_high_a_band_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.zeros((40, 30), np.int32)
+    labels[3:20, 4:9], labels[10:35, 12:13], labels[0:2, 29:] = 2, 1, 3
+    expected = [[12, 10, 13, 35], [4, 3, 9, 20], [29, 0, 30, 2]]
+    assert boxes(labels).tolist() == expected
+    monkeypatch.setattr(instances, "BAND_PIXELS", 70)
+    assert boxes(labels).tolist() == expected
 
 
 def two_glands() -> np.ndarray:

@@ -146,6 +146,37 @@ with MapFile(Path(sys.argv[1]), 2, 4000, 4000) as map_file:
 """
 
 
+TOUCHING = """
+import sys
+from pathlib import Path
+import numpy as np
+from glassrt.engine.maps.mapfile import MapFile
+from glassrt.engine.maps.regions import find_regions
+
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+with MapFile(Path(sys.argv[1]), 2, 4000, 4000, contour_of=1) as map_file:
+    rows = np.full((3, 40, 4000), 255, np.uint8)
+    rows[0] = 1
+    rows[2] = 0
+    rows[2, :4] = rows[2, :, ::40] = 255
+    for top in range(0, 4000, 40):
+        map_file.write_rows(top, rows)
+    before = peak()
+    found = sum(1 for _ in find_regions(map_file, 1.0, smallest_um2=2))
+    print(found, (peak() - before) // 1024)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
+def test_parting_a_region_takes_30_bytes_a_pixel_of_its_box(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TOUCHING, str(tmp_path / "map.raw")]
+    found, grown_mb = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    assert found == 100 * 100
+    assert grown_mb < 30 * 16
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
 def test_specks_take_no_more_memory_than_a_band(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SPECKS, str(tmp_path / "map.raw")]

@@ -65,7 +65,7 @@ print(json.dumps(told))
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The shipped bundle, not verified anywhere."""
+    """The plain network, not verified anywhere."""
     shipped = open_bundle(PSPNET)
     files = {entry.file: shipped.read_pinned(entry) for entry in named_files(shipped.manifest)}
     return write_bundle(tmp_path_factory.mktemp("bundles") / "copied.glass", shipped.manifest, files)

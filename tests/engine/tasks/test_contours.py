@@ -22,7 +22,6 @@ from glassrt.engine.maps.instances import insides, tell_apart
 from glassrt.engine.runtimes.open import open_backend
 from glassrt.engine.runtimes.protocol import Backend
 from glassrt.engine.tasks.segment import map_image
-from glassrt.engine.tasks.segmentation import smallest_region
 
 MPP = 0.5
 
@@ -58,7 +57,7 @@ def test_a_slide_gets_one_polygon_a_thing(bundle: Bundle, backend: Backend, pixe
     gland, contour = (np.rint(255 * each).astype(np.uint8) for each in (found.probabilities[1], found.contour))
     mask = found.probabilities.argmax(axis=0) == 1
     assert np.array_equal(stored[0] == 1, mask)
-    smallest = smallest_region(bundle) / MPP**2
+    smallest = bundle.segmentation.smallest_region_um2 / MPP**2
     labels = tell_apart(mask, insides(gland, contour), smallest)
     assert smallest == 80
     assert len(features) == labels.max() > 10 * tell_apart(mask, np.ones_like(mask), smallest).max()
@@ -87,7 +86,9 @@ def test_a_scan_gives_the_same_files(bundle: Bundle, backend: Backend, pixels: n
         ({"contour_of": "other"}, "names 'other', which is no class but the background: expected one of gland"),
         ({"contour_of": "vessel"}, "names 'vessel'"),
         ({"smallest_um2": 0}, "smallest_um2"),
-        ({"teachers": [{"name": "a", "sha256": "b", "scales": [], "flips": False}]}, "teachers"),
+        ({"teachers": [{"name": "a", "sha256": "0" * 64, "scales": [], "flips": False}]}, r"length.*scales"),
+        ({"teachers": [{"name": "a", "sha256": "B" * 64, "scales": [1.0], "flips": False}]}, r"\^\[0-9a-f\].*sha256"),
+        ({"teachers": []}, r"length.*teachers"),
     ],
 )
 def test_a_manifest_that_means_nothing_is_refused(bundle: Bundle, change: dict[str, object], message: str) -> None:

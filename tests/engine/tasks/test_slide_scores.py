@@ -30,7 +30,7 @@ def asking(folder: Path, **more: object) -> Bundle:
 
 @pytest.fixture(scope="module")
 def glands(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The shipped bundle, asking for scores and heat."""
+    """The plain network, asking for scores and heat."""
     folder = shutil.copytree(PSPNET, tmp_path_factory.mktemp("bundles") / "asks.glass")
     return asking(folder, scales=[1.0], overlay="heat")
 
