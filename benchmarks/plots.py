@@ -97,11 +97,11 @@ def plot_quality(path: Path, points: dict[str, list[tuple[str, float, float]]]) 
     figure = Figure(figsize=(7.5, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     for number, (kind, shown) in enumerate(points.items()):
-        names, costs, scores = zip(*shown, strict=True)
+        _, costs, scores = zip(*shown, strict=True)
         axes.plot(costs, scores, "o", label=kind)
         below = 4 - 16 * number  # where other kinds are labelled
-        for name, *place in zip(names, costs, scores, strict=True):
-            axes.annotate(name, place, (4, below), textcoords="offset points", fontsize="xx-small")
+        for name, cost, score in shown:
+            axes.annotate(name, (cost, score), (4, below), textcoords="offset points", fontsize="xx-small")
     axes.set_xscale("log")
     axes.set_xlabel("milliseconds a square millimetre of tissue, the network alone")
     axes.set_ylabel("mIoU on GlaS, percent")

@@ -6,7 +6,9 @@ each of their planes of logits but the first, averaged; and round(255 d) of how 
 variation between two of them on average.
 """
 
+import errno
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import combinations, product
@@ -27,15 +29,18 @@ ABOUT = "about.json"
 BESIDE = 2  # planes that are no probability: the first and the last
 KEPT = 4096  # bytes of a map's file beside its tiles, about
 
+DAMAGE = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, RuntimeError)  # as zipfile tells of it
+
 Planes = NDArray[np.uint8]
 
 
 class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a map's file says of it: how it was made, its width and height, and its planes."""
+    """What a map's file says of it: how it was made, its width and height, its planes, and how many tiles it has."""
 
     made: str
     size: tuple[int, int]
     planes: int
+    tiles: int
 
 
 class SoftMap(NamedTuple):
@@ -83,17 +88,27 @@ def reading(path: Path) -> Iterator[zipfile.ZipFile]:
     """The file of a map. Raises TrainingError for one that is missing or damaged, whenever that is noticed."""
     try:
         with zipfile.ZipFile(path) as file:
+            if any(each.compress_type != zipfile.ZIP_DEFLATED for each in file.infolist()):
+                raise zipfile.BadZipFile("Another compression than maps have")
             yield file
     except FileNotFoundError as error:
         raise TrainingError(f"{path} is missing: begin again, and the map is made anew") from error
-    except (zipfile.BadZipFile, zipfile.zlib.error, KeyError, ValueError, EOFError, OSError) as error:  # type: ignore[attr-defined]
+    except (*DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which is of a place before the file's begin
+            raise TrainingError(f"{path} cannot be read ({error.strerror})") from error
         raise TrainingError(f"{path} is damaged ({first_line(error)}): delete it, and the map is made anew") from error
 
 
 def open_map(path: Path) -> SoftMap:
     """The map in a file. Raises TrainingError."""
     with reading(path) as file:
-        return SoftMap(path, msgspec.json.decode(file.read(ABOUT), type=About))  # msgspec's errors are ValueErrors
+        about = msgspec.json.decode(file.read(ABOUT), type=About)  # msgspec's errors are ValueErrors
+        width, height = about.size
+        names = {name_tile(*each) for each in product(tiles(0, height), tiles(0, width))}
+        held = file.namelist()
+        if len(held) != about.tiles + 1 or len({*held} & names) != about.tiles:
+            raise ValueError("its tiles are not those that it should hold")
+        return SoftMap(path, about)
 
 
 def write_map(path: Path, made: str, said: Sequence[MapFile]) -> None:
@@ -103,14 +118,20 @@ def write_map(path: Path, made: str, said: Sequence[MapFile]) -> None:
     """
     first = said[0]
     planes = first.planes - 1 + BESIDE
-    about = About(made, (first.width, first.height), planes)
-    with replace_file(path) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr(ABOUT, msgspec.json.encode(about))
+    held = 0
+    with replace_file(path) as beside, zipfile.ZipFile(beside, "w") as file:
         for row, (top, bottom) in enumerate(bands(first.height, TILE)):
             rows = join([read_rows(each, top, bottom) for each in said])
             for column, (left, right) in enumerate(bands(first.width, TILE)):
                 if rows[0, :, left:right].any():
-                    file.writestr(name_tile(row, column), rows[:, :, left:right].tobytes())
+                    store(file, name_tile(row, column), rows[:, :, left:right].tobytes())
+                    held += 1
+        store(file, ABOUT, msgspec.json.encode(About(made, (first.width, first.height), planes, held)))
+
+
+def store(file: zipfile.ZipFile, name: str, content: bytes) -> None:
+    """Add a part, compressed, without the time: a map that is made anew is the same to the byte."""
+    file.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
 
 
 def name_tile(row: int, column: int) -> str:
@@ -143,10 +164,9 @@ def disagreement(said: Sequence[Planes]) -> NDArray[np.float32]:
     for one, other in pairs:
         apart = one - other
         total += np.abs(apart).sum(axis=0) + np.abs(apart.sum(axis=0))
-    total /= 2 * max(1, len(pairs))
-    return total
+    return np.minimum(total / (2 * max(1, len(pairs))), 255)  # planes that are rounded may add to 256
 
 
-def largest_size(size: Size, planes: int) -> int:
-    """Bytes that the map of so many planes of logits takes at most, were it not compressed at all."""
+def raw_size(size: Size, planes: int) -> int:
+    """Bytes of the map of so many planes of logits before it is compressed."""
     return size[0] * size[1] * (planes - 1 + BESIDE) + KEPT

@@ -21,7 +21,7 @@ from glassrt.training.soft_maps import SoftMap
 from glassrt.training.teachers import Planned, open_made
 
 OPENED = 256  # images and slides that stay open
-KNOWN = 128  # of 255: where less of a pixel was looked at, the teachers did not
+KNOWN = 255  # where a pixel was not looked at wholly, the teachers did not
 
 Matrix = NDArray[np.float64]
 
@@ -47,9 +47,9 @@ class SoftViews:
         self._planned, self._masks, self._look = planned, masks, look
         self._maps = [open_made(each) for each in planned]
         self._squares = [
-            (number, middle)
+            (number, square)
             for number, (each, soft) in enumerate(zip(planned, self._maps, strict=True))
-            for middle in find_squares(soft, each.grid, look.crop)
+            for square in find_squares(soft, each.grid, look.crop)
         ]
         if not self._squares:
             raise DatasetError("the teachers found no tissue on any of the slides: name others")
@@ -62,12 +62,11 @@ class SoftViews:
     def draw(self, number: int, random: Random) -> Example:
         """A view, and as its label uint8 `[planes - 1 + 2, crop, crop]`: probabilities, weight, class mask."""
         look = self._look
-        index, middle = self._squares[shuffled(number, len(self._squares), look.seed)]
+        index, square = self._squares[shuffled(number, len(self._squares), look.seed)]
         grid, source = self._open(index), self._planned[index].source
         turn, _ = augment.turn_at_random(look.resize, look.rotate, random)
         size = (grid.width, grid.height)
-        centre = np.clip(middle + random.uniform(-look.crop / 2, look.crop / 2, 2), 0, size)
-        matrix = augment.lay_square(turn, centre, look.crop)
+        matrix = augment.lay_square(turn, random.uniform(square[:2], square[2:]), look.crop)
         box = bound(matrix, look.crop, size)
         pixels = grid.read(box.left, box.top, *box.size)
         view = warp(pixels, shift(matrix, box), look.crop, cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101)
@@ -81,16 +80,20 @@ class SoftViews:
 
 
 def find_squares(soft: SoftMap, grid: Size, side: int) -> list[NDArray[np.float64]]:
-    """The middles (x, y) of those squares that cover the grid which the teachers looked at."""
+    """Left, top, right and bottom of those squares of a grid which the teachers looked at: together they cover it, and
+    none reaches beyond.
+    """
     found = []
     scale = np.array(soft.about.size) / grid
     for top in window_starts(grid[1], side, side):
-        rows = [int(each * scale[1]) for each in (max(top, 0), min(top + side, grid[1]))]
+        bottom = min(top + side, grid[1])
+        rows = [int(each * scale[1]) for each in (top, bottom)]
         looked = soft.read(Box(0, rows[0], soft.about.size[0], max(rows[1], rows[0] + 1)))[0].any(axis=0)
         for left in window_starts(grid[0], side, side):
-            first, end = (int(each * scale[0]) for each in (max(left, 0), min(left + side, grid[0])))
+            right = min(left + side, grid[0])
+            first, end = (int(each * scale[0]) for each in (left, right))
             if looked[first : max(end, first + 1)].any():
-                found.append(np.array([left + side / 2, top + side / 2]))
+                found.append(np.array([left, top, right, bottom], float))
     return found
 
 

@@ -29,10 +29,11 @@ from glassrt.engine.staging import add_suffix, own_name
 from glassrt.engine.tasks.segment import lay_windows, segment
 from glassrt.engine.tasks.segmentation import choose_map_size
 from glassrt.training.mapping import find_tissue
-from glassrt.training.soft_maps import SoftMap, largest_size, open_map, write_map
+from glassrt.training.soft_maps import SoftMap, open_map, raw_size, write_map
 
 GIGA = 1e9
-COARSEST = 1.5  # times the mpp of teachers that what they teach on may have
+COARSEST = 1.5  # times the mpp of teachers, and of the student, that what they see may have
+COMPRESSED = 5  # times that a map becomes smaller at least: maps of the images of GlaS are 12 times
 
 
 class Source(NamedTuple):
@@ -55,6 +56,13 @@ class Teachers(NamedTuple):
     def manifest(self) -> Segmentation:
         """The first one's."""
         return self.bundles[0].segmentation
+
+    @property
+    def smallest_um2(self) -> float | msgspec.UnsetType:
+        """The smallest region that counts: what they agree on, or the largest of what each says."""
+        if len({each.segmentation.smallest_um2 for each in self.bundles}) == 1:
+            return self.manifest.smallest_um2
+        return max(each.segmentation.smallest_region_um2 for each in self.bundles)
 
     @property
     def described(self) -> tuple[Teacher, ...]:
@@ -82,7 +90,9 @@ def open_teachers(paths: Sequence[Path], scales: tuple[float, ...] | None, flips
     """
     bundles = tuple(open_bundle(path).replace(scales, flips) for path in paths)
     first = bundles[0]
-    for bundle in bundles:
+    for number, bundle in enumerate(bundles):
+        if any(bundle.sha256 == other.sha256 for other in bundles[:number]):
+            raise UsageError(f"--teacher {bundle.path} is named twice: leave one out")
         if not isinstance(bundle.manifest, Segmentation) or isinstance(bundle.manifest, Classification):
             raise UsageError(
                 f"--teacher {bundle.path} is of the kind {bundle.manifest.kind}, which makes no maps: choose another"
@@ -123,11 +133,12 @@ def plan_map(source: Source, teachers: Teachers, mpp: float, folder: Path) -> Pl
     """
     with open_slide(source.path, source.mpp) as slide:
         needed = teachers.manifest.mpp
-        if slide.mpp > COARSEST * needed:
-            raise DatasetError(
-                f"{source.path} has {slide.mpp:g} micrometres per pixel, and the teachers need {needed:g}: they would "
-                "guess; leave it out, or choose other teachers"
-            )
+        for who, wanted, other in (("teachers need", needed, "other teachers"), ("student sees", mpp, "a larger mpp")):
+            if slide.mpp > COARSEST * wanted:
+                raise DatasetError(
+                    f"{source.path} has {slide.mpp:g} micrometres per pixel, and the {who} {wanted:g}: "
+                    f"leave it out, or choose {other}"
+                )
         size = max(choose_map_size(GridReader(slide, needed), each, None) for each in teachers.bundles)
         grid = GridReader(slide, mpp)
     told = msgspec.json.encode([fingerprint(source.path), source.mpp, source.whole, size, teachers.described])
@@ -135,12 +146,12 @@ def plan_map(source: Source, teachers: Teachers, mpp: float, folder: Path) -> Pl
     return Planned(source, folder / f"{source.path.stem[:64]}-{made[:16]}.map", made, size, (grid.width, grid.height))
 
 
-def refuse_small_disk(planned: Sequence[Planned], teachers: Teachers, folder: Path) -> None:
-    """Raise OutputError if the disk may not hold the maps that are still to be made."""
+def refuse_small_disk(planned: Sequence[Planned], teachers: Teachers, folder: Path, processes: int = 1) -> None:
+    """Raise OutputError if the disk may not hold the maps that are still to be made, by several processes at once."""
     missing = [each for each in planned if not each.path.exists()]
-    planes = teachers.manifest.planes
-    kept = sum(largest_size(each.size, planes) for each in missing)
-    meanwhile = max((len(teachers.bundles) * largest_size(each.size, planes) for each in missing), default=0)
+    sizes = [raw_size(each.size, teachers.manifest.planes) for each in missing]
+    kept = sum(size * share_seen(each.source) for size, each in zip(sizes, missing, strict=True)) / COMPRESSED
+    meanwhile = len(teachers.bundles) * sum(sorted(sizes)[-processes:])
     with output_errors(folder):
         free = shutil.disk_usage(folder).free
     if kept + meanwhile > free:
@@ -148,6 +159,14 @@ def refuse_small_disk(planned: Sequence[Planned], teachers: Teachers, folder: Pa
             f"{folder}: the teachers' maps may take {(kept + meanwhile) / GIGA:.3g} GB and {free / GIGA:.3g} GB are "
             "free; free some or choose another --out"
         )
+
+
+def share_seen(source: Source) -> float:
+    """How much of a source is looked at, from 0 to 1."""
+    if source.whole:
+        return 1.0
+    with open_slide(source.path, source.mpp) as slide:
+        return float(find_tissue(slide).searched.mean())
 
 
 def make_map(planned: Planned, teachers: Teachers, backends: Sequence[Backend]) -> None:
@@ -166,16 +185,17 @@ def make_map(planned: Planned, teachers: Teachers, backends: Sequence[Backend]) 
                 for number in range(len(backends))
             ]
         for bundle, backend, map_file in zip(teachers.bundles, backends, said, strict=True):
-            fill(map_file, slide, bundle, backend, tissue)
+            fill(map_file, slide, bundle, backend, tissue, path)
         write_map(path, planned.made, said)
 
 
-def fill(map_file: MapFile, slide: Slide, bundle: Bundle, backend: Backend, tissue: Mask | None) -> None:
-    """What one teacher says of a slide, or of the tissue on it."""
+def fill(map_file: MapFile, slide: Slide, bundle: Bundle, backend: Backend, tissue: Mask | None, path: Path) -> None:
+    """What one teacher says of a slide, or of the tissue on it; what fails to be written is told as `path`."""
     grid = GridReader(slide, bundle.manifest.mpp)
     writer = MapWriter(map_file, tissue if tissue is not None else np.ones((1, 1), np.bool_))
-    segment(grid, lay_windows(grid, bundle, tissue), bundle, backend, (map_file.width, map_file.height), writer.place)
-    with output_errors(map_file.path):
+    writing, size = output_errors(path), (map_file.width, map_file.height)  # whatever fails beyond it is reading
+    segment(grid, lay_windows(grid, bundle, tissue), bundle, backend, size, writing(writer.place))
+    with output_errors(path):
         writer.finish()
 
 

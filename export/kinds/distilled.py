@@ -9,7 +9,7 @@ from torch import Tensor
 from glassrt.engine.bundles.kinds.segmentation import Segmentation
 from glassrt.engine.errors import TrainingError
 from glassrt.export.kinds.made import UNMADE, Made
-from glassrt.export.kinds.segmentation import weights_licence
+from glassrt.export.kinds.segmentation import LICENCE, weights_licence
 from glassrt.training import checkpoint
 from glassrt.training.methods.distil import DistilConfig, Meant
 
@@ -37,6 +37,7 @@ def describe(config: DistilConfig, meant: Meant, name: str) -> Segmentation:
     start = f"The student's encoder started from {weights_licence(student.weights, student.encoder)}."
     if student.whole:
         start = "The student started from the weights of a run of its own network, whose licence applies too."
+    own = [LICENCE] if meant.dataset and not any(LICENCE in each for each in meant.licences) else []
     return Segmentation(
         name=name,
         classes=meant.classes,
@@ -52,7 +53,9 @@ def describe(config: DistilConfig, meant: Meant, name: str) -> Segmentation:
         graphs=UNMADE,
         trained=f"{student.name} on {student.encoder} (weights: {weights}), distilled from "
         f"{taught}, on {meant.learned_from}, {config.steps} steps of {config.batch} crops, seed {config.seed}",
-        licence=f"{' '.join(meant.licences)} {start}",
+        slide_scores=meant.slide_scores,
+        overlay=meant.overlay,
+        licence=" ".join([*meant.licences, *own, start]),
     )
 
 

@@ -19,6 +19,7 @@ COLORS = ((200, 200, 200), (30, 120, 220))
 PAPER_SCALES = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 OEEM = "oeem"
 GLAND = glas.CLASSES[1]
+LICENCE = "Research only: trained on GlaS (Warwick-QU), whose licence allows research use only."
 
 
 def read(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str) -> Made:
@@ -52,8 +53,7 @@ def describe(config: SegmentConfig, method: str, labels: str, name: str) -> Segm
         trained=f"{config.design.name} on {config.encoder} (weights: {Path(config.weights).name}), "
         f"{labels} of GlaS {config.split}, "
         f"{config.loss}, {config.steps} steps of {config.batch} crops, seed {config.seed}",
-        licence="Research only: trained on GlaS (Warwick-QU), whose licence allows research use only. "
-        f"Encoder started from {weights_licence(config.weights, config.encoder)}.",
+        licence=f"{LICENCE} Encoder started from {weights_licence(config.weights, config.encoder)}.",
     )
 
 

@@ -251,3 +251,10 @@ def test_a_checkpoint_of_another_network_is_refused(painted: Path, tmp_path: Pat
     with pytest.raises(TrainingError, match="belongs to another network"):
         oeem.train(config, painted, tmp_path, ALONE, silent)
     assert run.model.exists()
+
+
+def test_contours_are_refused_before_the_first_stage(tmp_path: Path) -> None:
+    text = (CONFIGS / "oeem_compact.toml").read_text().replace("[segment]", "[segment]\ncontour_um = 6.0")
+    (tmp_path / "config.toml").write_text(text)
+    with pytest.raises(TrainingError, match=r"masks made of patch labels do not tell glands apart"):
+        load_config(tmp_path / "config.toml", OeemConfig)

@@ -22,7 +22,10 @@ def distil_command(
     mpp: Annotated[
         float | None,
         typer.Option(
-            min=FINEST_MPP, max=COARSEST_MPP, help="Micrometres per pixel of the images.", show_default="as they say"
+            min=FINEST_MPP,
+            max=COARSEST_MPP,
+            help="Micrometres per pixel of the images, or without these of the slides.",
+            show_default="as they say",
         ),
     ] = None,
     slides: Annotated[Path | None, typer.Option(help="Folder of slides to learn on.", show_default=False)] = None,

@@ -18,6 +18,7 @@ from glassrt.engine.slides.pictures.images import read_image
 SPLITS = ("train", "testA", "testB")
 MPP = 0.62005  # 20x, as the challenge states
 CLASSES = ("other", "gland")
+MASK = "_anno"  # what the name of an image's mask ends in
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def find_images(folder: Path, split: str) -> list[GlasImage]:
     if not found:
         raise DatasetError(f"{folder}: no {split}_*.bmp here; --data must name the folder of the GlaS images")
     images = [
-        GlasImage(path.stem, path, path.with_name(f"{path.stem}_anno.bmp"))
+        GlasImage(path.stem, path, path.with_name(f"{path.stem}{MASK}.bmp"))
         for path in sorted(found, key=lambda path: int(path.stem.split("_")[1]))
     ]
     for image in images:

@@ -7,6 +7,7 @@ these too. Read downwards: settings, what is learned from, maps, examples, loss,
 """
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -18,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glassrt.engine.bundles.parts import ClassInfo, Teacher
+from glassrt.engine.bundles.parts import ClassInfo, Overlay, Resolution, SlideScoring, Teacher
 from glassrt.engine.errors import DatasetError, TrainingError
 from glassrt.engine.files import prepare_folder
 from glassrt.engine.production.entries import SLIDE_SUFFIXES, find_in_folder
 from glassrt.engine.slides.image_file import IMAGE_SUFFIXES
-from glassrt.training import augment, losses, pictures, teachers
+from glassrt.training import augment, checkpoint, losses, pictures, teachers
 from glassrt.training.config import Rate, Schedule, Share, Strict, Weight
 from glassrt.training.datasets import glas
 from glassrt.training.loop import Task, fit
@@ -44,13 +45,13 @@ class DistilConfig(Schedule, frozen=True, kw_only=True):
     """What one student learns."""
 
     student: Design
-    mpp: Annotated[float, Meta(gt=0, le=32)] | UnsetType = UNSET  # that the student sees; unset: what its teachers do
+    mpp: Resolution | UnsetType = UNSET  # that the student sees; unset: what its teachers do
     crop: Side
     window: Side  # of the exported network
     resize: tuple[Rate, Rate]
     rotate: bool
     colour: augment.Colour
-    temperature: Rate = 1.0
+    temperature: Annotated[float, Meta(gt=0, le=2)] = 1.0  # maps hold 255ths: at 2 they tell targets to 0.04
     disagreement: Share = 0.0  # of its weight that a pixel loses where teachers disagree wholly
     label_weight: Weight = 0.0  # of the loss on labels, where there are some
     dataset: Literal["glas"] = "glas"  # that --data names
@@ -61,6 +62,10 @@ class DistilConfig(Schedule, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.resize[0] > self.resize[1]:
             raise ValueError(f"resize {list(self.resize)} must rise")
+        if self.validation:
+            raise ValueError("leave out [validation]: there is no validation set")
+        if self.contour_um and not self.label_weight:
+            raise ValueError("contour_um is of labels: leave it out, or set label_weight")
 
 
 class Meant(Strict, frozen=True, kw_only=True):
@@ -70,23 +75,27 @@ class Meant(Strict, frozen=True, kw_only=True):
     mpp: float
     contour_of: str | UnsetType = UNSET
     smallest_um2: float | UnsetType = UNSET
+    slide_scores: SlideScoring | UnsetType = UNSET
+    overlay: Overlay | UnsetType = UNSET
+    dataset: str | UnsetType = UNSET  # that was among what it learned from
     licences: tuple[str, ...]
     teachers: tuple[Teacher, ...]
     learned_from: str
 
 
 class Material(NamedTuple):
-    """What is learned from: images and slides, and the class masks of those that have labels."""
+    """What is learned from: images and slides, of which the first are of a set, and the masks of those with labels."""
 
     sources: list[Source]
+    of_set: int
     masks: list[NDArray[np.uint8]]
 
-    @property
-    def described(self) -> str:
-        """In words."""
+    def describe(self, named: str) -> str:
+        """In words; `named` is the set."""
         whole = sum(source.whole for source in self.sources)
-        parts = {"images": whole, "slides": len(self.sources) - whole, "masks": len(self.masks)}
-        return ", ".join(f"{count} {name}" for name, count in parts.items() if count)
+        slides = len(self.sources) - whole
+        parts = {f"images of {named}": self.of_set, "images": whole - self.of_set, "slides": slides}
+        return ", ".join(f"{count} {name}" for name, count in {**parts, "masks": len(self.masks)}.items() if count)
 
 
 def gather(
@@ -97,10 +106,13 @@ def gather(
     mpp: float | None = None,
     slides: Path | None = None,
 ) -> Material:
-    """The images of a labelled set in `data`, those in a folder, of which `mpp` may be told, and the slides in another.
-
-    Raises DatasetError or TrainingError.
+    """The images of a labelled set in `data`, those in a folder, and the slides in another. `mpp` is of the images, or
+    where there are none of the slides. Raises DatasetError or TrainingError.
     """
+    if mpp is not None and images is None and slides is None:
+        raise TrainingError(f"--mpp {mpp:g} is of --images or --slides: name a folder, or leave it out")
+    if config.disagreement and len(taught.bundles) == 1:
+        raise TrainingError("disagreement is of several teachers: name another, or set it to 0")
     sources: list[Source] = []
     masks: list[NDArray[np.uint8]] = []
     if data is not None:
@@ -111,16 +123,27 @@ def gather(
         sources += [Source(each.image_path, glas.MPP, True, number) for number, each in numbered]
     elif config.label_weight:
         raise TrainingError("label_weight is of labels, and there are none: name a set with --data, or set it to 0")
-    for folder, suffixes, what in ((images, IMAGE_SUFFIXES, "images"), (slides, SLIDE_SUFFIXES, "slides")):
-        if folder is not None:
-            files = sorted(find_in_folder(folder, frozenset(suffixes)))
-            if not files:
-                raise DatasetError(f"{folder}: no {what} here, of {', '.join(sorted(suffixes))}")
-            whole = what == "images"
-            sources += [Source(path, mpp if whole else None, whole) for path in files]
+    of_set = len(sources)
+    if images is not None:
+        sources += [Source(path, mpp, True) for path in find_files(images, IMAGE_SUFFIXES, "images")]
+    if slides is not None:
+        told = mpp if images is None else None
+        sources += [Source(path, told, False) for path in find_files(slides, SLIDE_SUFFIXES, "slides")]
     if not sources:
         raise TrainingError("nothing to learn from: name --data, --images or --slides")
-    return Material(sources, masks)
+    return Material(sources, of_set, masks)
+
+
+def find_files(folder: Path, suffixes: Collection[str], what: str) -> list[Path]:
+    """The files in a folder, by name. Raises DatasetError."""
+    if not folder.is_dir():
+        raise DatasetError(f"--{what} {folder} is no folder: name one that holds {what}")
+    files = sorted(find_in_folder(folder, frozenset(suffixes)))
+    if not files:
+        raise DatasetError(f"{folder}: no {what} here, of {', '.join(sorted(suffixes))}")
+    if masks := [path for path in files if path.stem.endswith(glas.MASK)]:
+        raise DatasetError(f"{masks[0]} is a mask of GlaS: name that set with --data, or a folder of {what} alone")
+    return files
 
 
 def load_masks(config: DistilConfig, taught: Teachers, data: Path) -> list[NDArray[np.uint8]]:
@@ -143,18 +166,22 @@ def train(config: DistilConfig, taught: Teachers, material: Material, folder: Pa
     """Let the teachers make their maps, then train the student on them, resuming wherever a run in `folder` stopped;
     leaves `folder/model.safetensors`. Raises GlassError.
     """
-    config.student.check()
     world.part(config.batch)
     maps = folder / MAPS
     mpp = config.mpp or taught.manifest.mpp
     planned = [teachers.plan_map(source, taught, mpp, maps) for source in material.sources]
     settings = {"method": METHOD, "config": msgspec.json.encode(config).decode()}
-    run = Run(folder, settings | tell(taught, material, planned, mpp))
+    run = Run(folder, settings | tell(config, taught, material, planned, mpp))
     if run.is_finished():
         return
+    planes = taught.manifest.planes
+    config.student.check()
+    config.student.start(planes)  # now, not after the teachers' hours
+    if run.state.exists():
+        run.check(run.state, checkpoint.load(run.state)[1])
     keep_config(config, folder, world)
     prepare_folder(maps)
-    teachers.refuse_small_disk(planned, taught, maps)
+    teachers.refuse_small_disk(planned, taught, maps, world.size)
     progress = stage("teachers", len(planned))
     with teachers.running(taught) as backends:
         for number in range(world.rank, len(planned), world.size):
@@ -173,22 +200,26 @@ def train(config: DistilConfig, taught: Teachers, material: Material, folder: Pa
         likeliest = torch.where(label[:, -2] > 0, soft_labels(label).argmax(1), IGNORE)
         return pictures.show_segmentation(network, pixels, likeliest)
 
-    planes = taught.manifest.planes
     task = Task(lambda: config.student.start(planes), views.draw, loss, picture)
     fit(task, config, run, world, stage("student", config.steps))
 
 
-def tell(taught: Teachers, material: Material, planned: list[Planned], mpp: float) -> dict[str, str]:
+def tell(
+    config: DistilConfig, taught: Teachers, material: Material, planned: list[Planned], mpp: float
+) -> dict[str, str]:
     """What a run says of its teachers and of what it learned from: it belongs to these."""
     manifest = taught.manifest
     meant = Meant(
         classes=manifest.classes,
         mpp=mpp,
         contour_of=manifest.contour_of,
-        smallest_um2=manifest.smallest_um2,
+        smallest_um2=taught.smallest_um2,
+        slide_scores=manifest.slide_scores,
+        overlay=manifest.overlay,
+        dataset=config.dataset if material.of_set else UNSET,
         licences=tuple(dict.fromkeys(each.manifest.licence for each in taught.bundles)),
         teachers=taught.described,
-        learned_from=material.described,
+        learned_from=material.describe(f"GlaS {config.split}"),
     )
     content = hashlib.sha256("".join(each.made for each in planned).encode())
     for mask in material.masks:

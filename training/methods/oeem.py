@@ -72,6 +72,10 @@ class OeemConfig(Strict, frozen=True, kw_only=True):
     cam: CamConfig
     segment: SegmentConfig
 
+    def __post_init__(self) -> None:
+        if self.segment.contour_um:
+            raise ValueError("segment.contour_um: masks made of patch labels do not tell glands apart: leave it out")
+
 
 Stage = Callable[[str, int], Progress]
 
