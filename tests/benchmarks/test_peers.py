@@ -3,7 +3,7 @@
 import io
 import json
 import re
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from plain_network import PSPNET
 
 from glassrt.benchmarks import peers, regions, tiatoolbox, torch_peers
 from glassrt.benchmarks.commands.peers import peers_command
-from glassrt.benchmarks.contender import Build
+from glassrt.benchmarks.contender import Build, Worker
 from glassrt.engine import open_bundle
 from glassrt.engine.bundles.bundle import Bundle
 from glassrt.engine.errors import BundleError, GlassError
@@ -154,8 +154,11 @@ def contoured(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def test_contours_are_part_of_their_class_everywhere(contoured: Bundle) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (576, 576, 3), np.uint8)
-    exact, *others = (build(contoured, pixels) for build in peers.BUILDS)
-    classes = [each.run().argmax(0) for each in (exact, *others) if each is not None]
+    classes = []
+    for build in peers.BUILDS:
+        with closing(Worker(build, contoured, pixels)) as worker:  # as in the benchmark: some change their process
+            if worker.name is not None:
+                classes.append(worker.classes())
     assert len(classes) > 3
     assert 0.02 < classes[0].mean() < 0.98
     assert all((each != classes[0]).mean() < 1e-3 for each in classes)

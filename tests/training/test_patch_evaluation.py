@@ -1,7 +1,6 @@
 """How bundles that tell tiles apart are scored on patches: against scores worked by hand."""
 
 import json
-import logging
 from pathlib import Path
 
 import cv2
@@ -78,15 +77,12 @@ def make_nuclear(folder: Path, mpp: float) -> Path:
     return folder
 
 
-def test_patches_as_wide_as_a_window_are_resized_to_it(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_patches_as_wide_as_a_window_are_resized_to_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """27 pixels of 0.55 micrometres are 14.85: a window of 64 at 0.232, and not at 0.3."""
     opened = open_bundle(make_nuclear(tmp_path / "fits.glass", 27 * 0.55 / SIDE))
     for number in range(1, 6):
         make_image(tmp_path / "set", number, fibroblast=[[30.0, 20.0]], others=[[30.0, 30.0], [20.0, 25.0]])
     backend = open_backend(opened, "ort")
-    monkeypatch.setattr(logging.getLogger("glassrt"), "propagate", True)
     report = evaluate(opened, backend, "nuclei", tmp_path / "set")
     patches = nuclei.find_patches(tmp_path / "set", "test")
     windows = np.stack([cv2.resize(patches.load(at), (SIDE, SIDE)) for at in range(3)])
