@@ -67,6 +67,7 @@ class Timed(msgspec.Struct):
 
     name: str
     setting: str
+    sha256: str
     isa: str
     processor: str
     runtime: str
@@ -122,24 +123,27 @@ def measure_quality(
 ) -> Report:
     """The scores of each setting on the split, and how long it takes on this kind of processor.
 
-    Scores that are `known` are not computed again; what else is known stays, but for times on this kind of processor.
+    Scores that are `known` are not computed again; what else is known stays, but for times on this kind of processor,
+    and for what is of another bundle of the same name.
     """
-    scored = {each.key: each for each in known.settings}
-    timed = {(each.setting, each.isa): each for each in known.rows}
+    today = {each.name: each.bundle.sha256 for each in settings}
+    scored = {each.key: each for each in known.settings if today.get(each.name, each.sha256) == each.sha256}
+    kept = [each for each in known.rows if today.get(each.setting, each.sha256) == each.sha256]
+    timed = {(each.setting, each.isa): each for each in kept}
     machine = describe_machine()
     with ExitStack() as stack:
         opened = [stack.enter_context(closing(open_setting(each))) for each in settings]
         times = time_settings(settings, opened, progress)
         for setting, backend, runs in zip(settings, opened, times, strict=True):
-            manifest = setting.bundle.manifest
-            found = Scored(setting.name, split, setting.bundle.sha256, *manifest.views, setting.precision, {}, 0.0, 0.0)
+            manifest, sha256 = setting.bundle.manifest, setting.bundle.sha256
+            found = Scored(setting.name, split, sha256, *manifest.views, setting.precision, {}, 0.0, 0.0)
             if found.key not in scored:
                 progress(f"scoring {setting.name}")
                 found.scores = score(setting.bundle, backend)
                 found.windows_per_mm2 = windows_a_mm2(setting.bundle)
                 found.gmac_per_window = count_gmac(setting.bundle)
                 scored[found.key] = found
-            told = (setting.name, backend.isa, machine["processor"], backend.name, backend.batch, runs)
+            told = (setting.name, sha256, backend.isa, machine["processor"], backend.name, backend.batch, runs)
             timed[setting.name, backend.isa] = Timed(
                 f"{setting.name}, {backend.isa}", *told, machine["load"], machine["date"]
             )
@@ -193,11 +197,16 @@ def find_times(report: Report) -> dict[str, dict[str, float]]:
     return found
 
 
+def label(scored: Scored, report: Report) -> str:
+    """What a setting is called where all of a report are shown."""
+    return scored.name + f", {scored.split}" * (len({each.split for each in report.settings}) > 1)
+
+
 def find_points(report: Report) -> dict[str, list[tuple[str, float, float]]]:
     """Points to draw of each kind of processor: setting, milliseconds a square millimetre, mIoU."""
     return {
         kind: [
-            (each.name, times[each.name] * each.windows_per_mm2, each.scores["mIoU"])
+            (label(each, report), times[each.name] * each.windows_per_mm2, each.scores["mIoU"])
             for each in report.settings
             if each.name in times
         ]
@@ -208,12 +217,11 @@ def find_points(report: Report) -> dict[str, list[tuple[str, float, float]]]:
 def draw_table(report: Report) -> list[list[str]]:
     """A row a setting: scores, milliseconds a window on each kind of processor, and what a square millimetre takes."""
     kinds = find_times(report)
-    splits = {each.split for each in report.settings}
     heads = ["", *SCORES, "GMAC", "windows a mm²", *(f"ms, {kind}" for kind in kinds)]
     table = [[*heads, *(f"ms a mm², {kind}" for kind in kinds)]]
     for each in report.settings:
         cells = [
-            each.name + f", {each.split}" * (len(splits) > 1),
+            label(each, report),
             *(f"{each.scores[name]:.2f}" for name in SCORES),
             f"{each.gmac_per_window:.2f}",
             f"{each.windows_per_mm2:.0f}",

@@ -33,7 +33,8 @@ from glassrt.training.soft_maps import SoftMap, open_map, raw_size, write_map
 
 GIGA = 1e9
 COARSEST = 1.5  # times the mpp of teachers, and of the student, that what they see may have
-COMPRESSED = 5  # times that a map becomes smaller at least: maps of the images of GlaS are 12 times
+COMPRESSED = 5  # times that a map becomes smaller, with room: maps of the images of GlaS are 12 times smaller
+FORMAT = 2  # of maps: those of another are made anew
 
 
 class Source(NamedTuple):
@@ -92,7 +93,7 @@ def open_teachers(paths: Sequence[Path], scales: tuple[float, ...] | None, flips
     first = bundles[0]
     for number, bundle in enumerate(bundles):
         if any(bundle.sha256 == other.sha256 for other in bundles[:number]):
-            raise UsageError(f"--teacher {bundle.path} is named twice: leave one out")
+            raise UsageError(f"--teacher {bundle.path} is a bundle that was named before: leave it out")
         if not isinstance(bundle.manifest, Segmentation) or isinstance(bundle.manifest, Classification):
             raise UsageError(
                 f"--teacher {bundle.path} is of the kind {bundle.manifest.kind}, which makes no maps: choose another"
@@ -141,7 +142,7 @@ def plan_map(source: Source, teachers: Teachers, mpp: float, folder: Path) -> Pl
                 )
         size = max(choose_map_size(GridReader(slide, needed), each, None) for each in teachers.bundles)
         grid = GridReader(slide, mpp)
-    told = msgspec.json.encode([fingerprint(source.path), source.mpp, source.whole, size, teachers.described])
+    told = msgspec.json.encode([FORMAT, fingerprint(source.path), source.mpp, source.whole, size, teachers.described])
     made = hashlib.sha256(told).hexdigest()
     return Planned(source, folder / f"{source.path.stem[:64]}-{made[:16]}.map", made, size, (grid.width, grid.height))
 
@@ -150,10 +151,12 @@ def refuse_small_disk(planned: Sequence[Planned], teachers: Teachers, folder: Pa
     """Raise OutputError if the disk may not hold the maps that are still to be made, by several processes at once."""
     missing = [each for each in planned if not each.path.exists()]
     sizes = [raw_size(each.size, teachers.manifest.planes) for each in missing]
-    kept = sum(size * share_seen(each.source) for size, each in zip(sizes, missing, strict=True)) / COMPRESSED
     meanwhile = len(teachers.bundles) * sum(sorted(sizes)[-processes:])
     with output_errors(folder):
         free = shutil.disk_usage(folder).free
+    if sum(sizes) / COMPRESSED + meanwhile <= free:
+        return  # whatever of the slides is tissue, which takes a while to find
+    kept = sum(size * share_seen(each.source) for size, each in zip(sizes, missing, strict=True)) / COMPRESSED
     if kept + meanwhile > free:
         raise OutputError(
             f"{folder}: the teachers' maps may take {(kept + meanwhile) / GIGA:.3g} GB and {free / GIGA:.3g} GB are "

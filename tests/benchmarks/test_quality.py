@@ -100,6 +100,24 @@ def test_scores_of_one_split_are_not_those_of_another(bundle: Bundle, painted: P
     assert [first[0], second[0]] == ["small, 1 scale, fp32, testA", "small, 1 scale, fp32, train"]
 
 
+def test_figures_of_another_bundle_of_the_same_name_go(bundle: Bundle, painted: Path, tmp_path: Path) -> None:
+    report = tmp_path / "quality.json"
+    quality_command(painted, [bundle.path], precision="fp32,int8", json=report)
+    held = json.loads(report.read_text())
+    for each in (held["settings"][0], held["rows"][0]):
+        each["sha256"] = "0" * 64
+    held["rows"][0]["isa"] = "abacus"
+    report.write_text(json.dumps(held))
+    quality_command(painted, [bundle.path], precision="fp32", json=report)
+    found = quality.read_known(report)
+    assert [(each.name, each.sha256) for each in found.settings] == [
+        ("small, 1 scale, int8", bundle.sha256), ("small, 1 scale, fp32", bundle.sha256),
+    ]  # fmt: skip
+    assert [(each.name, each.sha256) for each in found.rows] == [
+        (f"small, 1 scale, int8, {cpu_isa()}", bundle.sha256), (f"small, 1 scale, fp32, {cpu_isa()}", bundle.sha256),
+    ]  # fmt: skip
+
+
 def test_what_cannot_be_measured_is_told(bundle: Bundle, painted: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="none of the bundles has a graph in fp16"):
         quality_command(painted, [bundle.path], precision="fp16")

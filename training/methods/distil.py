@@ -69,7 +69,7 @@ class DistilConfig(Schedule, frozen=True, kw_only=True):
 
 
 class Meant(Strict, frozen=True, kw_only=True):
-    """What a student's bundle takes over from its teachers'."""
+    """What a student's bundle takes over from its teachers: what they ask for besides classes is the first one's."""
 
     classes: tuple[ClassInfo, ...]
     mpp: float
@@ -142,7 +142,9 @@ def find_files(folder: Path, suffixes: Collection[str], what: str) -> list[Path]
     if not files:
         raise DatasetError(f"{folder}: no {what} here, of {', '.join(sorted(suffixes))}")
     if masks := [path for path in files if path.stem.endswith(glas.MASK)]:
-        raise DatasetError(f"{masks[0]} is a mask of GlaS: name that set with --data, or a folder of {what} alone")
+        raise DatasetError(
+            f"{masks[0]} looks like a mask of GlaS: name that set with --data, or a folder of {what} alone"
+        )
     return files
 
 
@@ -182,6 +184,7 @@ def train(config: DistilConfig, taught: Teachers, material: Material, folder: Pa
     keep_config(config, folder, world)
     prepare_folder(maps)
     teachers.refuse_small_disk(planned, taught, maps, world.size)
+    world.wait()  # else those who look later see what others have written
     progress = stage("teachers", len(planned))
     with teachers.running(taught) as backends:
         for number in range(world.rank, len(planned), world.size):
