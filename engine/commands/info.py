@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from glassrt.engine.bundles.bundle import Bundle, open_bundle
+from glassrt.engine.bundles.bundle import SHIPPED, Bundle, open_bundle
 from glassrt.engine.bundles.checks import read_checks
 from glassrt.engine.bundles.kinds.classification import Classification
 from glassrt.engine.bundles.kinds.encoder import Encoder
@@ -19,13 +19,19 @@ from glassrt.engine.slides.slide import Slide
 
 def info_command(
     path: Annotated[
-        Path, typer.Argument(help="A slide, an image or a bundle folder.", show_default=False, readable=False)
+        Path,
+        typer.Argument(
+            help="A slide, an image, a bundle folder or the name of a bundle that ships.",
+            show_default=False,
+            readable=False,
+        ),
     ],
     mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel, for files that do not say.")] = None,
 ) -> None:
     """Describe a slide or a bundle."""
     table = PlainTable(show_header=False)
-    if path.is_dir():
+    ships = path.name == str(path) and not path.exists() and (SHIPPED / f"{path}.glass").is_dir()
+    if ships or path.is_dir():
         describe_bundle(table, open_bundle(path))
     else:
         with open_slide(path, mpp) as slide:

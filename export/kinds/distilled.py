@@ -37,7 +37,8 @@ def describe(config: DistilConfig, meant: Meant, name: str) -> Segmentation:
     start = f"The student's encoder started from {weights_licence(student.weights, student.encoder)}."
     if student.whole:
         start = "The student started from the weights of a run of its own network, whose licence applies too."
-    own = [LICENCE] if meant.dataset and not any(LICENCE in each for each in meant.licences) else []
+    own = [*[LICENCE] * bool(meant.dataset), start]
+    licences = [*meant.licences, *(each for each in own if not any(each in said for said in meant.licences))]
     return Segmentation(
         name=name,
         classes=meant.classes,
@@ -55,7 +56,7 @@ def describe(config: DistilConfig, meant: Meant, name: str) -> Segmentation:
         f"{taught}, on {meant.learned_from}, {config.steps} steps of {config.batch} crops, seed {config.seed}",
         slide_scores=meant.slide_scores,
         overlay=meant.overlay,
-        licence=" ".join([*meant.licences, *own, start]),
+        licence=" ".join(licences),
     )
 
 

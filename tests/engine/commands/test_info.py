@@ -15,6 +15,7 @@ def test_info_describes_slides_and_bundles(demo_slide: Path) -> None:
     assert "2220 x 2967 px" in slide.stdout
     assert "0.499" in slide.stdout
     assert "sha256 matches" in bundle.stdout
+    assert run("info", "glas-glands").stdout == bundle.stdout
     assert "from 384 µm² on; contours part those of gland that touch" in " ".join(
         bundle.stdout.replace("│", " ").split()
     )
