@@ -119,6 +119,7 @@ def measure_quality(
     split: str,
     score: Callable[[Bundle, Backend], dict[str, float]],
     known: Report,
+    runtime: str = "auto",
     progress: Callable[[str], None] = lambda name: None,
 ) -> Report:
     """The scores of each setting on the split, and how long it takes on this kind of processor.
@@ -132,7 +133,7 @@ def measure_quality(
     timed = {(each.setting, each.isa): each for each in kept}
     machine = describe_machine()
     with ExitStack() as stack:
-        opened = [stack.enter_context(closing(open_setting(each))) for each in settings]
+        opened = [stack.enter_context(closing(open_setting(each, runtime))) for each in settings]
         times = time_settings(settings, opened, progress)
         for setting, backend, runs in zip(settings, opened, times, strict=True):
             manifest, sha256 = setting.bundle.manifest, setting.bundle.sha256
@@ -150,9 +151,9 @@ def measure_quality(
     return Report(list(scored.values()), list(timed.values()))
 
 
-def open_setting(setting: Setting) -> Backend:
+def open_setting(setting: Setting, runtime: str = "auto") -> Backend:
     """The setting's network as `score` runs it."""
-    return open_backend(setting.bundle, precision=setting.precision, throughput=True)
+    return open_backend(setting.bundle, runtime, precision=setting.precision, throughput=True)
 
 
 def time_settings(

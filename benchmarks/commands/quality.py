@@ -9,7 +9,7 @@ import typer
 from glassrt.benchmarks.commands.rows import print_machine, print_rows
 from glassrt.benchmarks.machine import write_report
 from glassrt.engine.bundles.bundle import open_bundle
-from glassrt.engine.commands.options import parse_precisions
+from glassrt.engine.commands.options import BACKEND, parse_precisions
 from glassrt.engine.commands.progress import show_status
 from glassrt.training.commands.options import DATA, missing_packages
 
@@ -22,6 +22,7 @@ def quality_command(
         typer.Option(help="Bundle that is run in the multi-scale test too.", show_default=False),
     ] = None,
     precision: Annotated[str, typer.Option(help="Precisions, with commas.")] = "fp32,int8",
+    backend: Annotated[str, BACKEND] = "auto",
     split: Annotated[str, typer.Option(help="Part of GlaS.")] = "testA",
     plot: Annotated[Path | None, typer.Option(help="PNG to draw it to.", show_default=False)] = None,
     json: Annotated[
@@ -48,7 +49,7 @@ def quality_command(
     settings = lay_settings(opened, parse_precisions(precision), [open_bundle(each) for each in many or []])
     known = read_known(json) if json is not None and json.exists() else Report([], [])
     with show_status("bench quality") as progress:
-        report = measure_quality(settings, split, score_glas(data, split), known, progress)
+        report = measure_quality(settings, split, score_glas(data, split), known, backend, progress)
     heads, *rows = draw_table(report)
     print_rows("quality and cost", [dict(zip(heads, row, strict=True)) for row in rows])
     print_machine("GMAC, ms: of a window, the network alone")
