@@ -90,24 +90,24 @@ def plot_scan(path: Path, report: dict[str, Any]) -> None:
 
 def plot_quality(path: Path, points: dict[str, list[tuple[str, float, float]]]) -> None:
     """Score against what a square millimetre costs, as a PNG: on each kind of processor, points of (setting,
-    milliseconds, mIoU).
+    milliseconds, mIoU). A colour a setting, a mark a kind.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
-    for number, (kind, shown) in enumerate(points.items()):
-        _, costs, scores = zip(*shown, strict=True)
-        axes.plot(costs, scores, "o", label=kind)
-        below = 4 - 16 * number  # where other kinds are labelled
+    settings = list(dict.fromkeys(name for shown in points.values() for name, *_ in shown))
+    for number, name in enumerate(settings):
+        axes.plot([], [], "o", color=f"C{number}", label=name)
+    for (kind, shown), mark in zip(points.items(), "osD^vP*X", strict=False):
+        axes.plot([], [], mark, color="black", fillstyle="none", label=kind)
         for name, cost, score in shown:
-            axes.annotate(name, (cost, score), (4, below), textcoords="offset points", fontsize="xx-small")
+            axes.plot(cost, score, mark, color=f"C{settings.index(name)}")
     axes.set_xscale("log")
     axes.set_xlabel("milliseconds a square millimetre of tissue, the network alone")
     axes.set_ylabel("mIoU on GlaS, percent")
-    axes.margins(x=0.25, y=0.1)
     axes.set_title("what bundles are worth and what they cost")
-    axes.legend()
+    figure.legend(loc="outside right upper", fontsize="x-small")
     with replace_file(path) as beside:
         figure.savefig(beside, format="png")
 
